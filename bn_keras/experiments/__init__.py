@@ -1,0 +1,1 @@
+"""Experiments: each module has `run(...)` -> measurements and `plot(...)` -> figure."""

@@ -1,0 +1,75 @@
+"""The multiply-add that is left of a batch normalization which cannot be folded.
+
+Knows nothing of batch normalization or of graphs.
+"""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="bn_keras")
+class ScaleShift(keras.layers.Layer):
+    """Multiply by a constant and add a constant, along some axes.
+
+    `y = scale * x + shift`.
+
+    Args:
+        axes: the axes of the input that the constants vary along, the batch being
+            axis 0, ascending.
+        **kwargs: as for every Keras layer.
+
+    Example:
+    ```python
+    import numpy as np
+    from bn_keras.folding import ScaleShift
+
+    layer = ScaleShift(axes=(1,))
+    layer.build((None, 2))
+    layer.scale.assign([2.0, 3.0])
+    layer.shift.assign([1.0, 0.0])
+    assert np.array_equal(layer(np.ones((1, 2), "float32")), [[3.0, 3.0]])
+    ```
+    """
+
+    def __init__(self, axes, **kwargs):
+        super().__init__(**{**kwargs, "trainable": False})
+        self.axes = tuple(axes)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        """Create `scale` and `shift`, of the sizes of the axes."""
+        shape = tuple(input_shape[axis] for axis in self.axes)
+        # In float32 at least: under a float16 policy the scale may be above 65504.
+        dtype = keras.backend.result_type(self.variable_dtype, "float32")
+        self.scale, self.shift = (
+            self.add_weight(
+                name=name,
+                shape=shape,
+                initializer=start,
+                dtype=dtype,
+                trainable=False,
+                autocast=False,
+            )
+            for name, start in (("scale", "ones"), ("shift", "zeros"))
+        )
+
+    def call(self, inputs):
+        """Return `scale * inputs + shift` in the compute dtype."""
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        shape = [1] * len(inputs.shape)
+        for axis in self.axes:
+            shape[axis] = inputs.shape[axis]
+        scale, shift = (
+            ops.cast(ops.reshape(constant, shape), dtype)
+            for constant in (self.scale, self.shift)
+        )
+        outputs = ops.add(ops.multiply(ops.cast(inputs, dtype), scale), shift)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self):
+        """Everything that the constructor takes."""
+        return {**super().get_config(), "axes": self.axes}

@@ -1,0 +1,17 @@
+"""The papers' networks as plain Functional models, built by nouns.
+
+Knows neither data nor recipes: a builder returns a model that is not compiled.
+"""
+
+from bn_keras.models.convnet import ConvNet
+from bn_keras.models.inception import BNInception, Inception
+from bn_keras.models.local_response_normalization import LocalResponseNormalization
+from bn_keras.models.mlp import MLP
+
+__all__ = [
+    "MLP",
+    "BNInception",
+    "ConvNet",
+    "Inception",
+    "LocalResponseNormalization",
+]

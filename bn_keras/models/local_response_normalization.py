@@ -1,0 +1,121 @@
+"""Local response normalization across channels, which Keras has no layer for.
+
+Knows no network; runs on every Keras backend.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="bn_keras")
+class LocalResponseNormalization(keras.Layer):
+    """Divide each value by the energy of its neighbours in the channel axis.
+
+    `y_i = x_i / (bias + alpha * sum_j x_j^2) ** beta`, the sum over the `depth`
+    channels centred on `i`, those beyond the ends counting as zero.
+
+    The defaults are AlexNet's (k = 2, n = 5, alpha = 1e-4, beta = 0.75). GoogLeNet's
+    paper has the layer in its figure 3 but states no constants, nor does the BN paper;
+    AlexNet's are chosen. Caffe's layer divides `alpha` by `depth` and adds 1.
+
+    Args:
+        depth: channels in the window, an odd number.
+        bias: k, positive; keeps the divisor from zero.
+        alpha: weight of the sum of squares; not divided by `depth`.
+        beta: exponent.
+        data_format: `"channels_last"` for `(batch, ..., channels)`, `"channels_first"`
+            for `(batch, channels, ...)`; None: `keras.config.image_data_format()`.
+        **kwargs: those of `keras.Layer`, such as `name` and `dtype`.
+
+    Raises:
+        ValueError: if `depth` is not odd and positive, or `bias` not positive.
+
+    Example:
+    ```python
+    import numpy as np
+
+    from bn_keras.models import LocalResponseNormalization
+
+    layer = LocalResponseNormalization(depth=1, bias=1.0, alpha=1.0, beta=0.5)
+    y = layer(np.array([[[[3.0]]]], "float32"))  # 3 / sqrt(1 + 9)
+    assert abs(float(y[0, 0, 0, 0]) - 3 / 10**0.5) < 1e-6
+    ```
+
+    Reference:
+        Krizhevsky, Sutskever & Hinton 2012, section 3.3.
+    """
+
+    def __init__(
+        self,
+        depth: int = 5,
+        bias: float = 2.0,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if depth < 1 or depth % 2 == 0:
+            raise ValueError(
+                "`depth` must be odd and positive, so that the window has a centre. "
+                f"Received: depth={depth}"
+            )
+        if bias <= 0:
+            raise ValueError(
+                "`bias` must be positive, or a channel of zeros is divided by zero. "
+                f"Received: bias={bias}"
+            )
+        self.depth = depth
+        self.bias = bias
+        self.alpha = alpha
+        self.beta = beta
+        self.data_format = data_format or keras.config.image_data_format()
+        if self.data_format not in ("channels_last", "channels_first"):
+            raise ValueError(
+                '`data_format` must be "channels_last", "channels_first" or None. '
+                f"Received: data_format={data_format!r}"
+            )
+
+    def call(self, inputs: Any) -> Any:
+        """Normalize a batch.
+
+        Args:
+            inputs: `(batch, ..., channels)` or `(batch, channels, ...)`.
+
+        Returns:
+            The same shape and dtype.
+        """
+        # Squares of float16 values overflow from 256 on.
+        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        x: Any = ops.cast(inputs, dtype)
+        rank = len(x.shape)
+        axis = 1 if self.data_format == "channels_first" else rank - 1
+        channels, radius = x.shape[axis], self.depth // 2
+        padding = [(radius, radius) if i == axis else (0, 0) for i in range(rank)]
+        padded: Any = ops.pad(ops.square(x), padding)
+        before = (slice(None),) * axis
+        energy = sum(
+            padded[(*before, slice(start, start + channels))]
+            for start in range(self.depth)
+        )
+        return ops.cast(
+            x / ops.power(self.bias + self.alpha * energy, self.beta),
+            self.compute_dtype,
+        )
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape it was given."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "depth": self.depth,
+            "bias": self.bias,
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "data_format": self.data_format,
+        }

@@ -1,0 +1,213 @@
+"""Check requests against a loaded signature, and run it.
+
+Knows no version, no transport and no status code: NumPy in, NumPy out.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from serving import tensors
+
+
+class ServingError(Exception):
+    """A request that cannot be answered."""
+
+
+class SignatureNotFoundError(ServingError):
+    """The model has no signature of that name."""
+
+
+class InvalidRequestError(ServingError, ValueError):
+    """Inputs or outputs that the signature does not have, or not like that."""
+
+
+class ExecutionError(ServingError):
+    """The model itself failed; `__cause__` is TensorFlow's error."""
+
+
+def parse_inputs(protos: Mapping[str, object]) -> dict[str, np.ndarray]:
+    """Parse the inputs of a request.
+
+    Args:
+        protos: Input name to `TensorProto`.
+
+    Returns:
+        Input name to array.
+
+    Raises:
+        InvalidRequestError: A proto is malformed; the message names its input.
+    """
+    arrays = {}
+    for alias in sorted(protos):
+        try:
+            arrays[alias] = tensors.parse(protos[alias])
+        except ValueError as error:
+            raise InvalidRequestError(f"tensor parsing error: {alias}") from error
+    return arrays
+
+
+class Signature:
+    """One way to call a loaded model.
+
+    Args:
+        function: The loaded signature function, keyword arguments to dictionary.
+        definition: Its `SignatureDef`.
+
+    Attributes:
+        definition: The `SignatureDef`, as exported.
+        inputs: Input name to `tf.TensorSpec`.
+        outputs: Output names, sorted.
+
+    Example:
+        ```python
+        import numpy as np
+        import tensorflow as tf
+        from tensorflow.core.protobuf import meta_graph_pb2
+
+        from serving.signatures import Signature
+
+        definition = meta_graph_pb2.SignatureDef()
+        definition.inputs["x"].dtype = tf.float32.as_datatype_enum
+        definition.inputs["x"].tensor_shape.dim.add(size=-1)
+        definition.outputs["y"].CopyFrom(definition.inputs["x"])
+        signature = Signature(lambda x: {"y": 2 * x}, definition)
+        signature.run({"x": np.ones(3, np.float32)})["y"]  # array([2., 2., 2.])
+        ```
+    """
+
+    def __init__(self, function: Callable, definition: meta_graph_pb2.SignatureDef):
+        self.definition = definition
+        self.inputs = {
+            alias: tf.TensorSpec(
+                # The stubs do not know that a shape is made from its proto.
+                tf.TensorShape(info.tensor_shape),  # pyright: ignore[reportArgumentType]
+                info.dtype,
+                alias,
+            )
+            for alias, info in sorted(definition.inputs.items())
+        }
+        self.outputs = sorted(definition.outputs)
+        self._defaults = {
+            alias: tensors.parse(proto) for alias, proto in definition.defaults.items()
+        }
+        self._function = function
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Raise `InvalidRequestError` unless these are the names of the inputs."""
+        sent, expected = set(names), set(self.inputs)
+        if len(sent) > len(expected) or (
+            len(sent) < len(expected) and not self._defaults
+        ):
+            raise InvalidRequestError(
+                f"input size does not match signature: {len(sent)}!={len(expected)} "
+                f"len({_braced(sent)}) != len({_braced(expected)}). "
+                f"Sent extra: {_braced(sent - expected)}. "
+                f"Missing but required: {_braced(expected - sent)}."
+            )
+        for alias in sorted(expected - sent - set(self._defaults)):
+            raise InvalidRequestError(
+                f"Signature input alias: {alias}(feed name: "
+                f"{self.definition.inputs[alias].name}) not found in request and no "
+                "default value provided. Inputs expected to be in the request "
+                f"{_braced(sent)}, or default input alias set: "
+                f"{','.join(sorted(self._defaults))}"
+            )
+        if sent - expected:
+            raise InvalidRequestError(
+                "Inputs contains invalid name. Used request inputs: "
+                f"{','.join(sorted(sent & expected))}, request input: "
+                f"{','.join(sorted(sent))}"
+            )
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], output_filter: Iterable[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Check the inputs, run the model, return its outputs.
+
+        Everything is checked before TensorFlow sees it: a wrong rank may abort
+        the whole process inside a kernel.
+
+        Args:
+            inputs: Input name to array, of the shapes and types of `self.inputs`.
+            output_filter: Names of the outputs wanted; none of them means all.
+
+        Returns:
+            Output name to array.
+
+        Raises:
+            InvalidRequestError: A name, type, shape or output name that the signature
+                does not have, or an empty batch.
+            ExecutionError: The model raised an error.
+        """
+        self.check_names(inputs)
+        outputs = self._select(output_filter)
+        given = {**self._defaults, **inputs}
+        for position, (alias, spec) in enumerate(self.inputs.items()):
+            _check_type(position, spec, given[alias])
+            _check_shape(spec, given[alias].shape)
+        try:
+            results = self._function(
+                **{
+                    alias: tf.constant(given[alias], spec.dtype)
+                    for alias, spec in self.inputs.items()
+                }
+            )
+            return {alias: tensors.to_array(results[alias]) for alias in outputs}
+        except tf.errors.OpError as error:
+            raise ExecutionError(error.message) from error
+
+    def _select(self, output_filter: Iterable[str]) -> list[str]:
+        chosen = []
+        for alias in output_filter:
+            if alias not in self.outputs:
+                raise InvalidRequestError(
+                    f"output tensor alias not found in signature: {alias} Outputs "
+                    f"expected to be in the set {_braced(self.outputs)}."
+                )
+            if alias in chosen:
+                raise InvalidRequestError(f"duplicate output tensor alias: {alias}")
+            chosen.append(alias)
+        return chosen or self.outputs
+
+
+def _check_type(position: int, spec: tf.TensorSpec, array: np.ndarray) -> None:
+    expected = _type_name(spec.dtype)
+    try:
+        provided = _type_name(tf.as_dtype(array.dtype))
+    except TypeError:
+        provided = str(array.dtype)
+    if provided != expected:
+        raise InvalidRequestError(
+            f"Expects arg[{position}] to be {expected} but {provided} is provided"
+        )
+
+
+def _check_shape(spec: tf.TensorSpec, shape: tuple[int, ...]) -> None:
+    expected = f'Expected input "{spec.name}" of shape {spec.shape}'
+    if not spec.shape.is_compatible_with(shape):
+        mend = (
+            "a single example needs a leading batch axis of 1"
+            if spec.shape[1:].is_compatible_with(shape)
+            else "reshape it, None standing for any size"
+        )
+        raise InvalidRequestError(f"{expected}. Received: shape {shape}; {mend}.")
+    batched = spec.shape.rank is None or (spec.shape.rank and spec.shape[0] is None)
+    if batched and shape and shape[0] == 0:
+        raise InvalidRequestError(
+            f"{expected} with at least one example. Received: shape {shape}, an "
+            "empty batch; send no request for no examples."
+        )
+
+
+def _type_name(dtype: tf.DType) -> str:
+    """Name a type as TensorFlow's C++ does: `float`, `double`, `half`, ..."""
+    name = types_pb2.DataType.Name(dtype.as_datatype_enum)
+    return name.removeprefix("DT_").lower()
+
+
+def _braced(names: Iterable[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"

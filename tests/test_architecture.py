@@ -1,0 +1,132 @@
+"""The floors of the house: imports go strictly down."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A module's floor; a package (models, folding, experiments) is one room.
+FLOORS = {
+    "bn_keras.files": 0,
+    "bn_keras.statistics": 0,
+    "bn_keras.kernels": 0,
+    "bn_keras.recipes": 0,
+    "bn_keras.batch_normalization": 1,
+    "bn_keras.models": 2,
+    "bn_keras.data": 3,
+    "bn_keras.population": 3,
+    "bn_keras.folding": 3,
+    "serving.tensors": 1,
+    "serving.signatures": 2,
+    "serving.servables": 3,
+    "bn_keras.training": 4,
+    "bn_keras.evaluation": 4,
+    "bn_keras.exporter": 4,
+    "bn_keras.experiments": 5,
+    "serving.client": 5,
+    "serving.server": 5,
+    "bn_keras.demo": 6,
+    "bn_keras.cli": 7,
+    "bn_keras.__main__": 8,
+}
+# Rooms of one floor in the order in which they may see one another.
+WITHIN_A_FLOOR = {("bn_keras.kernels", "bn_keras.statistics")}
+MAY_START_SERVING = {"bn_keras.cli", "bn_keras.demo"}
+MAY_IMPORT_TENSORFLOW = {"bn_keras.data", "bn_keras.exporter", "bn_keras.cli"}
+
+
+def rooms():
+    """`(room, file)` for every module of both packages but their front doors."""
+    for package in ("bn_keras", "serving"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if parts[1:] != ("__init__",):
+                yield ".".join(parts[:2]), path
+
+
+def imports(path):
+    """Every imported module of a file, with whether it stands at its top level."""
+    tree = ast.parse(path.read_text(), str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides its floor"
+            names = [node.module or ""]
+            if node.module in ("bn_keras", "serving"):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, node in tree.body
+
+
+CASES = [pytest.param(*case, id=str(case[1].relative_to(ROOT))) for case in rooms()]
+
+
+@pytest.mark.parametrize(("room", "path"), CASES)
+def test_every_import_goes_strictly_down(room, path):
+    assert room in FLOORS, f"{room} has no floor: give it one here and in README"
+    for name, _ in imports(path):
+        target = ".".join(name.split(".")[:2])
+        if target not in FLOORS and target.startswith(("bn_keras.", "serving.")):
+            # A name from a package's front door, which stands above its rooms.
+            assert FLOORS[room] >= 5, f"{room} imports {name} from the front door"
+        if target not in FLOORS or target == room or (room, target) in WITHIN_A_FLOOR:
+            continue
+        assert FLOORS[target] < FLOORS[room], f"{room} imports {target}"
+
+
+@pytest.mark.parametrize(("room", "path"), CASES)
+def test_the_library_and_serving_share_a_directory_not_an_import(room, path):
+    if room in MAY_START_SERVING:
+        return
+    other = "serving" if room.startswith("bn_keras") else "bn_keras"
+    assert not [name for name, _ in imports(path) if name.split(".")[0] == other]
+
+
+@pytest.mark.parametrize(("room", "path"), CASES)
+def test_tensorflow_is_imported_only_where_it_is_needed(room, path):
+    if room.startswith("serving"):
+        return
+    found = [
+        (name, top) for name, top in imports(path) if name.split(".")[0] == "tensorflow"
+    ]
+    assert not found or room in MAY_IMPORT_TENSORFLOW
+    assert not [name for name, top in found if top], "import it inside the function"
+
+
+@pytest.mark.parametrize(("room", "path"), CASES)
+def test_plots_and_data_sets_are_imported_only_where_they_are_made(room, path):
+    if room.startswith(("bn_keras.data", "bn_keras.demo", "bn_keras.experiments")):
+        return
+    assert not {name.split(".")[0] for name, _ in imports(path)} & {
+        "matplotlib",
+        "sklearn",
+    }
+
+
+def test_every_floor_names_a_room_that_stands():
+    standing = {room for room, _ in rooms()}
+    assert set(FLOORS) <= standing
+
+
+def test_the_library_imports_on_jax_without_tensorflow_data_or_serving():
+    code = (
+        "import sys, bn_keras;"
+        "print([name for name in ('tensorflow', 'serving', 'bn_keras.data',"
+        " 'bn_keras.experiments') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,206 @@
+"""The command line: what it prints, its exit status, and one line for every error."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from bn_keras import BatchNormalization, cli
+from serving import PredictionServer
+
+COMMAND = str(Path(sys.executable).with_name("bn-keras"))
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and standard error of one command."""
+    try:
+        status = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def fails(capsys, *arguments):
+    """The one line of a command that must end with status 2."""
+    status, _, error = run(capsys, *arguments)
+    assert status == 2
+    assert error.startswith("bn-keras")
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1), name="image"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, use_bias=False),
+            BatchNormalization(),
+            keras.layers.Softmax(name="probabilities"),
+        ]
+    )
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture
+def taken_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield taken.getsockname()[1]
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    _, out, _ = run(capsys, "--help")
+    for command in ("demo", "train", "evaluate", "export", "serve", "predict"):
+        assert f"bn-keras {command}" in out
+        status, help_text, _ = run(capsys, command, "--help")
+        assert status == 0
+        assert f"example:\n  bn-keras {command}" in help_text
+
+
+def test_train_evaluate_and_export_hand_on_their_files(capsys, tmp_path):
+    status, _, _ = run(
+        capsys, "train", "bn-mlp", "--data", "digits", "--workdir", tmp_path,
+        "--epochs", 1,
+    )  # fmt: skip
+    assert status == 0
+    status, out, _ = run(
+        capsys, "evaluate", tmp_path / "bn-mlp.keras", "--data", "digits"
+    )
+    found = dict(line.split() for line in out.splitlines())
+    assert found["images"] == "360"
+    assert 0.3 < float(found["top1"]) <= float(found["top5"]) <= 1
+    status, out, _ = run(
+        capsys, "export", tmp_path / "bn-mlp.keras", tmp_path / "models"
+    )
+    assert out.strip() == str(tmp_path / "models" / "1")
+    assert (tmp_path / "models" / "1" / "saved_model.pb").is_file()
+
+
+def test_predict_answers_for_arrays_and_images_as_the_model_does(
+    capsys, tmp_path, model_file
+):
+    run(capsys, "export", model_file, tmp_path / "m")
+    batch = np.random.default_rng(0).random((3, 8, 8, 1)).astype("float32")
+    np.save(tmp_path / "batch.npy", batch)
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(picture).save(tmp_path / "digit.png")
+    Image.fromarray(picture).resize((16, 16), 0).convert("RGB").save(
+        tmp_path / "large.png"
+    )
+    files = [tmp_path / name for name in ("batch.npy", "digit.png", "large.png")]
+    with PredictionServer(tmp_path / "m", port=0) as server:
+        _, out, _ = run(
+            capsys, "predict", "--address", server.address, "--model-name", "m", *files
+        )
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["file"] for answer in answers] == [str(file) for file in files]
+    model = keras.models.load_model(model_file)
+    expected = [batch, picture.reshape(1, 8, 8, 1) / 255]
+    for answer, values in zip(answers, expected, strict=False):
+        np.testing.assert_allclose(answer["probabilities"], model(values), atol=1e-6)
+    assert np.shape(answers[2]["probabilities"]) == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["bake"], "invalid choice: 'bake'"),
+        (["train", "vgg", "--data", "digits", "--workdir", "w"], "Received: 'vgg'"),
+        (["train", "mlp", "--data", "cats", "--workdir", "w"], "Received: 'cats'"),
+        (
+            ["evaluate", "no.keras", "--data", "digits"],
+            "no.keras, which does not exist",
+        ),
+        (["export", "no.h5", "models"], "ends in .keras. Received: no.h5"),
+        (["export", "m.keras", "d", "--version", "0"], "expected 1 or more"),
+        (["serve", "nowhere", "--port", "0"], "nowhere"),
+        (["serve", "d", "--port", "70000"], "expected 0 to 65535"),
+        (
+            ["predict", "--address", "127.0.0.1:1", "--model-name", "m", "x.npy"],
+            "UNAVAILABLE",
+        ),
+    ],
+)
+def test_a_wrong_command_is_one_line(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_idx_file_is_one_line(capsys, tmp_path, mnist_directory):
+    for path in mnist_directory.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:1000])
+    line = fails(
+        capsys, "train", "mlp", "--data", "mnist", "--data-dir", tmp_path,
+        "--workdir", tmp_path / "w",
+    )  # fmt: skip
+    assert "train-images-idx3-ubyte.gz" in line
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_work_directory_that_is_a_file_is_one_line(capsys, tmp_path):
+    (tmp_path / "w").write_text("")
+    for command in (["demo"], ["train", "mlp", "--data", "digits"]):
+        line = fails(capsys, *command, "--workdir", tmp_path / "w")
+        assert str(tmp_path / "w") in line
+
+
+def test_a_file_that_is_no_model_is_one_line(capsys, tmp_path):
+    (tmp_path / "m.keras").write_text("no archive")
+    assert "m.keras" in fails(capsys, "export", tmp_path / "m.keras", tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_version_that_is_there_is_one_line(capsys, tmp_path, model_file):
+    run(capsys, "export", model_file, tmp_path / "m")
+    before = sorted((tmp_path / "m").rglob("*"))
+    line = fails(capsys, "export", model_file, tmp_path / "m", "--version", 1)
+    assert "Version 1 is already in" in line
+    assert sorted((tmp_path / "m").rglob("*")) == before
+
+
+def test_a_taken_port_and_an_empty_directory_are_one_line(
+    capsys, tmp_path, model_file, taken_port
+):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in fails(capsys, "serve", tmp_path / "empty", "--port", 0)
+    run(capsys, "export", model_file, tmp_path / "m")
+    line = fails(capsys, "serve", tmp_path / "m", "--port", taken_port)
+    assert str(taken_port) in line
+
+
+def test_what_the_server_refuses_is_one_line(capsys, tmp_path, model_file):
+    run(capsys, "export", model_file, tmp_path / "m")
+    np.save(tmp_path / "wrong.npy", np.zeros((1, 28, 28, 1), "float32"))
+    (tmp_path / "text.png").write_text("no picture")
+    with PredictionServer(tmp_path / "m", port=0) as server:
+        ask = ["predict", "--address", server.address, "--model-name"]
+        line = fails(capsys, *ask, "m", tmp_path / "wrong.npy")
+        assert "INVALID_ARGUMENT" in line
+        assert "NOT_FOUND" in fails(capsys, *ask, "other", tmp_path / "wrong.npy")
+        assert "text.png" in fails(capsys, *ask, "m", tmp_path / "text.png")
+        assert "gone.npy" in fails(capsys, *ask, "m", tmp_path / "gone.npy")
+
+
+def test_the_installed_command_says_an_error_in_one_line_and_nothing_else():
+    done = subprocess.run(
+        [COMMAND, "serve", "nowhere", "--port", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1

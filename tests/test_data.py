@@ -1,0 +1,119 @@
+"""Data sets: what they hold, and what a bad file is told."""
+
+import gzip
+
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from bn_keras import data
+
+NAMES = [
+    f"{split}-{kind}"
+    for split in ("train", "t10k")
+    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+]
+
+
+def idx(values):
+    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+    return header + values.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def small_mnist(tmp_path):
+    """Four IDX files of 6 images of 2x3 pixels, two of them gzipped."""
+    images = np.arange(36).reshape(6, 2, 3) * 7
+    for name in NAMES:
+        content = idx(images if "images" in name else np.arange(6))
+        if name.startswith("t10k"):
+            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def test_digits_are_split_into_all_of_scikit_learns():
+    digits = data.digits()
+    bundle = load_digits()
+    np.testing.assert_array_equal(digits.test.labels, bundle.target[::5])
+    np.testing.assert_array_equal(digits.test.images[..., 0] * 16, bundle.images[::5])
+    together = np.concatenate([digits.train.images, digits.test.images])
+    assert sorted(map(bytes, together)) == sorted(
+        map(bytes, (bundle.images / 16).astype("float32"))
+    )
+    assert len(digits.class_names) == 10
+
+
+def test_plain_and_gzipped_idx_files_are_read(small_mnist):
+    mnist = data.mnist(small_mnist)
+    expected = np.arange(36).reshape(6, 2, 3, 1) * 7 / 255
+    for split in (mnist.train, mnist.test):
+        np.testing.assert_allclose(split.images, expected, rtol=1e-6)
+        np.testing.assert_array_equal(split.labels, np.arange(6))
+
+
+def test_binary_images_hold_zeros_and_ones(small_mnist):
+    binary = data.mnist(small_mnist, binary=True).train.images
+    np.testing.assert_array_equal(np.ravel(binary), np.arange(36) * 7 > 127)
+
+
+def test_the_original_mnist_files_hold_what_their_page_says(mnist_directory):
+    mnist = data.mnist(mnist_directory)
+    assert mnist.train.images.shape == (60_000, 28, 28, 1)
+    assert mnist.test.images.shape == (10_000, 28, 28, 1)
+    assert mnist.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+
+
+def test_without_a_directory_keras_downloads(monkeypatch):
+    pair = (np.zeros((2, 28, 28), np.uint8), np.zeros(2, np.uint8))
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (pair, pair))
+    assert data.load("mnist").train.images.shape == (2, 28, 28, 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "Received: neither"),
+        (lambda path: path.write_bytes(b""), "Received: an empty file"),
+        (lambda path: path.write_bytes(b"PNG and so on"), "Received: 504e4720"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-5]), "Received: 31 bytes"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "Received: 37 bytes"),
+        (lambda path: path.write_bytes(idx(np.zeros((2, 2, 3)))), "Received: 2 images"),
+        (lambda path: (path.unlink(), path.mkdir()), "Cannot read .*Is a directory"),
+    ],
+)
+def test_a_bad_idx_file_is_named(small_mnist, damage, message):
+    damage(small_mnist / "train-images-idx3-ubyte")
+    with pytest.raises(ValueError, match=message):
+        data.mnist(small_mnist)
+
+
+def test_a_truncated_gzip_file_is_named(small_mnist):
+    path = small_mnist / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"Cannot read .*t10k-labels-idx1-ubyte\.gz"):
+        data.mnist(small_mnist)
+
+
+def test_an_unknown_data_set_is_an_error():
+    with pytest.raises(ValueError, match=r"digits, mnist\. Received: 'cifar'"):
+        data.load("cifar")
+
+
+def test_the_bundled_digits_take_no_directory(tmp_path):
+    with pytest.raises(ValueError, match="takes no directory"):
+        data.load("digits", tmp_path)
+
+
+def test_batches_hold_every_example_once_and_shuffle_by_the_seed():
+    split = data.digits().test
+
+    def labels(seed):
+        return np.concatenate([batch for _, batch in split.batches(100, seed)])
+
+    np.testing.assert_array_equal(labels(None), split.labels)
+    np.testing.assert_array_equal(labels(1), labels(1))
+    assert (labels(1) != labels(2)).any()
+    np.testing.assert_array_equal(np.sort(labels(1)), np.sort(split.labels))

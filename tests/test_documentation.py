@@ -1,0 +1,112 @@
+"""What the documentation says runs: README, docstrings, notebooks."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import bn_keras
+import serving
+from bn_keras import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.compile(r"^ *```python\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def blocks(text):
+    return [inspect.cleandoc(block) for block in PYTHON.findall(text)]
+
+
+def modules():
+    for package in (bn_keras, serving):
+        yield package
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.endswith("__main__"):
+                yield importlib.import_module(found.name)
+
+
+def public_objects():
+    """Public functions, classes and methods, where they are defined."""
+    for module in modules():
+        for name, value in vars(module).items():
+            if (
+                name.startswith("_")
+                or getattr(value, "__module__", "") != module.__name__
+            ):
+                continue
+            if inspect.isfunction(value) or inspect.isclass(value):
+                yield f"{module.__name__}.{name}", value
+            if inspect.isclass(value):
+                for method, function in vars(value).items():
+                    if not method.startswith("_") and inspect.isfunction(function):
+                        yield f"{module.__name__}.{name}.{method}", function
+
+
+EXAMPLES = [
+    pytest.param(block, id=f"{name}-{number}")
+    for name, value in public_objects()
+    for number, block in enumerate(blocks(value.__doc__ or ""))
+] + [
+    pytest.param(block, id=f"README-{number}")
+    for number, block in enumerate(blocks(README))
+]
+
+
+@pytest.mark.parametrize("block", EXAMPLES)
+def test_every_example_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "example", "exec"), {"__name__": "__main__"})
+
+
+def test_every_public_function_of_the_front_door_has_an_example():
+    for name in bn_keras.__all__:
+        value = getattr(bn_keras, name)
+        if not inspect.ismodule(value):
+            assert blocks(value.__doc__), f"{name} has no example"
+
+
+def test_readme_shows_only_commands_that_parse():
+    lines = re.findall(r"^bn-keras .*", README + cli.EXAMPLES, re.MULTILINE)
+    lines += re.findall(r"^ +(bn-keras .*)", cli.EXAMPLES, re.MULTILINE)
+    assert len(lines) > 6
+    for line in lines:
+        cli.build_parser().parse_args(line.split("#")[0].split()[1:])
+
+
+def test_readmes_tree_names_what_stands():
+    tree = README.split("## The house")[1].split("```")[1]
+    for line in tree.splitlines():
+        for name in re.findall(r"^ {2}(\w+\.py|\w+/)", line):
+            assert (ROOT / "bn_keras" / name).exists(), name
+    for room in ("bn_keras", "serving", "notebooks", "benchmarks", "tests", ".ci/run"):
+        assert (ROOT / room).exists()
+        assert room in tree
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_every_notebook_runs_and_draws(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "bn_keras", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("usage: bn-keras")

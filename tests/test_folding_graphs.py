@@ -1,0 +1,431 @@
+"""Folded models of every shape of graph: nested, shared, named, masked, stateful."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from folding_checks import all_layers, fold_and_compare, inputs_of, roughen
+from keras import layers
+
+from bn_keras import BatchNormalization
+from bn_keras.folding import ScaleShift, fold_batch_normalization
+
+
+def tower(name="tower", size=4, output="features"):
+    """A small nested model with two normalizations."""
+    inputs = keras.Input((size,))
+    x = layers.Dense(5, name="dense")(inputs)
+    x = layers.ReLU(name="relu")(BatchNormalization(name="first")(x))
+    x = BatchNormalization(name="second")(layers.Dense(4, name=output)(x))
+    return keras.Model(inputs, x, name=name)
+
+
+def test_nested_models_are_inlined_and_names_stay_unique():
+    inputs = keras.Input((4,), name="image")
+    x = layers.Dense(4, name="dense")(inputs)
+    x = BatchNormalization(name="first")(x)
+    outer = keras.Sequential([keras.Input((4,)), tower(), layers.ReLU()], name="outer")
+    x = layers.Dense(2, name="classes")(outer(x))
+    model = roughen(keras.Model(inputs, x, name="whole"))
+    result = fold_and_compare(model, 1e-5, folded=3, left=0)
+    assert [entry.layer for entry in result.report.entries] == [
+        "first",
+        "outer/tower/first",
+        "outer/tower/second",
+    ]
+    assert result.report.entries[1].into == ("outer/tower/dense",)
+    assert result.model.name == "whole"
+    names = [layer.name for layer in result.model.layers]
+    assert {"dense", "outer_tower_dense", "classes"} <= set(names)
+    assert not [x for x in result.model.layers if isinstance(x, keras.Model)]
+
+
+def test_the_output_of_a_nested_model_keeps_the_nested_models_name():
+    inputs = keras.Input((4,), name="image")
+    inner = tower("scores", output="scores")
+    model = roughen(keras.Model(inputs, inner(inputs)))
+    assert model.output_names == ["scores"]
+    fold_and_compare(model, 1e-5, folded=2, left=0)
+
+
+def test_a_folded_output_normalization_leaves_its_name_on_the_output():
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3), BatchNormalization(name="answer")]
+    )
+    result = fold_and_compare(roughen(model), 1e-5, folded=1, left=0)
+    assert result.model.output_names == ["answer"]
+
+
+def test_a_tower_called_twice_goes_on_sharing_its_folded_layers():
+    one, other = keras.Input((4,), name="one"), keras.Input((4,), name="other")
+    shared = tower()
+    x = layers.Concatenate()([shared(one), shared(other)])
+    model = roughen(keras.Model([one, other], layers.Dense(2)(x)))
+    result = fold_and_compare(model, 1e-5, folded=4, left=0)
+    assert [x.layer for x in result.report.entries][:2] == [
+        "tower/first (call 1)",
+        "tower/first (call 2)",
+    ] or result.report.entries[1].layer.endswith("(call 2)")
+    assert len([x for x in result.model.layers if isinstance(x, layers.Dense)]) == 3
+    assert "un-shared" not in str(result.report)
+
+
+def test_a_shared_layer_in_front_of_two_normalizations_is_un_shared():
+    inputs = keras.Input((4,))
+    shared = layers.Dense(3, name="shared")
+    one = BatchNormalization()(shared(inputs))
+    other = BatchNormalization()(shared(layers.ReLU()(inputs)))
+    plain = shared(layers.Activation("tanh")(inputs))
+    model = roughen(keras.Model(inputs, [one, other, plain]))
+    result = fold_and_compare(model, 1e-5, folded=2, left=0)
+    assert len([x for x in result.model.layers if isinstance(x, layers.Dense)]) == 3
+    assert result.report.entries[0].rule == "Dense, then BN; un-shared"
+
+
+def test_a_normalization_called_twice_folds_per_call():
+    inputs = keras.Input((4,))
+    shared = BatchNormalization(name="bn")
+    one = shared(layers.Dense(3)(inputs))
+    other = shared(layers.Dense(3, activation="relu")(inputs))
+    model = roughen(keras.Model(inputs, [one, other]))
+    result = fold_and_compare(model, 1e-5, folded=1, left=1)
+    outcomes = {x.layer: x.outcome for x in result.report.entries}
+    assert outcomes == {"bn (call 1)": "folded", "bn (call 2)": "multiply-add"}
+
+
+def test_a_linear_output_that_is_used_elsewhere_is_left_alone():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3, name="dense")(inputs)
+    y = layers.ReLU()(BatchNormalization()(x))
+    model = roughen(keras.Model(inputs, layers.Add()([x, y])))
+    result = fold_and_compare(model, 1e-5, folded=0, left=1)
+    assert "'dense' is used elsewhere too" in result.report.entries[0].reason
+    model = roughen(keras.Model(inputs, [x, y]))
+    result = fold_and_compare(model, 1e-5, folded=0, left=1)
+    assert "'dense' is a model output too" in result.report.entries[0].reason
+
+
+def test_nested_dictionaries_of_inputs_and_outputs_keep_their_structure():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    x = BatchNormalization(name="bn")(layers.Dense(3, name="dense")(a))
+    outputs = {"x": [x, {"again": x}], "b": b, "sum": (layers.Dense(2)(x) + 1.0,)}
+    fold_and_compare(roughen(keras.Model({"a": a, "b": b}, outputs)), 1e-5, 1, 0)
+    listed = keras.Model([a, b], [x, b, x])
+    fold_and_compare(roughen(listed), 1e-5, 1, 0)
+    single = keras.Model([a], [x])
+    fold_and_compare(roughen(single), 1e-5, 1, 0)
+
+
+def test_a_nested_model_that_takes_a_dictionary_is_inlined():
+    a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
+    merged = layers.Concatenate()([layers.Dense(2)(b), layers.Dense(3)(a)])
+    outputs = {"z": BatchNormalization()(merged), "passed": b}
+    inner = keras.Model({"b": b, "a": a}, outputs, name="inner")
+    one, other = keras.Input((4,), name="one"), keras.Input((3,), name="other")
+    answers = inner({"a": one, "b": other})
+    model = keras.Model([one, other], [answers["z"], answers["passed"]])
+    assert model.output_names == ["inner", "inner"]
+    fold_and_compare(roughen(model), 1e-5, folded=1, left=0)
+
+
+def test_an_unused_output_of_a_nested_model_does_not_stop_folding():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3)(inputs)
+    inner = keras.Model(inputs, [BatchNormalization()(x), layers.ReLU()(x)])
+    outer = keras.Input((4,))
+    model = keras.Model(outer, inner(outer)[0])
+    fold_and_compare(roughen(model), 1e-5, folded=1, left=0)
+
+
+def test_an_unused_input_stays_an_input():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    model = keras.Model([a, b], BatchNormalization()(layers.Dense(3)(a)))
+    fold_and_compare(roughen(model), 1e-5, folded=1, left=0)
+
+
+def test_masks_reach_the_layers_behind_a_folded_normalization():
+    tokens = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(4, 5, mask_zero=True)(tokens)
+    x = BatchNormalization(name="left")(x)
+    x = BatchNormalization(name="folded")(layers.Dense(3)(layers.Dropout(0.5)(x)))
+    x = keras.Sequential([layers.LSTM(4), layers.Dense(2)], name="head")(x)
+    model = roughen(keras.Model(tokens, x))
+    with_padding = np.array([[1, 2, 3, 0, 0, 0], [3, 1, 0, 2, 2, 1]], "int32")
+    fold_and_compare(model, 1e-5, folded=2, left=0, inputs=with_padding)
+
+
+def test_operations_that_are_not_layers_are_kept():
+    inputs = keras.Input((4,))
+    x = BatchNormalization()(layers.Dense(3)(inputs))
+    x = keras.ops.relu(x) * 2.0 - keras.ops.mean(x, axis=-1, keepdims=True)
+    first, second = keras.ops.split(keras.ops.concatenate([x, x], axis=-1), 2, axis=-1)
+    x = first[:, 1:] @ np.ones((2, 2), "float32") + second[:, :2]
+    fold_and_compare(roughen(keras.Model(inputs, x)), 1e-5, folded=1, left=0)
+
+
+def test_layers_with_states_and_functions_are_copied_with_them():
+    inputs = keras.Input((4,))
+    normalization = layers.Normalization()
+    normalization.adapt(np.random.default_rng(0).normal(3, 2, (50, 4)))
+    x = layers.Dense(3)(normalization(inputs))
+    x = layers.Lambda(lambda x: x * 2)(BatchNormalization()(x))
+    x = layers.Dropout(0.5, name="dropout")(x)
+    model = keras.Model(inputs, x)
+    model.layers[2].kernel.assign(np.random.default_rng(1).normal(size=(4, 3)))
+    result = fold_and_compare(model, 1e-5, folded=1, left=0)
+    state, copied = (
+        m.get_layer("dropout").seed_generator.state for m in (model, result.model)
+    )
+    assert copied is not state
+    np.testing.assert_array_equal(copied, state)
+
+
+def test_calls_with_a_training_argument_keep_it():
+    inputs = keras.Input((4,))
+    x = layers.Dropout(0.5)(layers.Dense(300)(inputs), training=True)
+    x = BatchNormalization()(x, training=False)
+    model = roughen(keras.Model(inputs, layers.ReLU()(x)))
+    result = fold_batch_normalization(model)
+    assert "training=True" in result.report.entries[0].reason
+    ones = np.ones((1, 4), "float32")
+    assert not np.array_equal(result.model(ones), result.model(ones))
+
+
+def test_normalization_called_in_training_mode_is_kept_and_reported():
+    inputs = keras.Input((4,))
+    x = BatchNormalization(name="kept")(layers.Dense(3)(inputs), training=True)
+    inner = keras.Sequential([keras.Input((3,)), layers.Dense(3), BatchNormalization()])
+    model = roughen(keras.Model(inputs, inner(x, training=True)))
+    result = fold_and_compare(model, 1e-5, folded=0, left=2)
+    for entry in result.report.entries:
+        assert (entry.outcome, entry.reason) == (
+            "kept",
+            "it is called with training=True",
+        )
+
+
+def test_normalization_inside_another_layer_is_kept_and_reported():
+    inputs = keras.Input((5, 4))
+    cell = layers.TimeDistributed(BatchNormalization(name="inside"), name="steps")
+    x = layers.LSTM(3)(cell(layers.Dense(3)(inputs)))
+    model = roughen(keras.Model(inputs, BatchNormalization()(layers.Dense(2)(x))))
+    result = fold_and_compare(model, 1e-5, folded=1, left=1)
+    kept = result.report.entries[0]
+    assert (kept.layer, kept.outcome) == ("steps/inside", "kept")
+    assert kept.reason == "it is inside 'steps' (TimeDistributed)"
+
+
+@keras.saving.register_keras_serializable("tests")
+class Doubling(layers.Dense):
+    """Dense, with another `call`."""
+
+    def call(self, inputs, training=None):
+        return 2 * super().call(inputs)
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnNormalization(BatchNormalization):
+    """A normalization with a type of its own."""
+
+
+def test_subclasses_of_known_layers_are_not_folded():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, BatchNormalization()(Doubling(3)(inputs)))
+    result = fold_and_compare(roughen(model), 1e-5, folded=0, left=1)
+    assert "Doubling" in result.report.entries[0].reason
+    model = keras.Model(inputs, OwnNormalization()(layers.Dense(3)(inputs)))
+    result = fold_and_compare(roughen(model), 1e-5, folded=0, left=1)
+    assert result.report.entries[0].outcome == "kept"
+
+
+def test_quantized_and_lora_layers_are_not_folded():
+    for change, word in (
+        (lambda layer: layer.quantize("int8"), "quantized"),
+        (lambda layer: layer.enable_lora(2), "LoRA"),
+    ):
+        inputs = keras.Input((4,))
+        dense = layers.Dense(3)
+        model = keras.Model(inputs, BatchNormalization()(dense(inputs)))
+        roughen(model)
+        change(dense)
+        result = fold_and_compare(model, 1e-5, folded=0, left=1)
+        assert word in result.report.entries[0].reason
+
+
+def test_constraints_and_regularizers_are_dropped_from_folded_layers_only():
+    inputs = keras.Input((4,))
+    options = {"kernel_regularizer": "l2", "kernel_constraint": "non_neg"}
+    x = BatchNormalization()(layers.Dense(3, name="folded", **options)(inputs))
+    x = layers.Dense(2, name="other", **options)(layers.ReLU()(x))
+    result = fold_and_compare(roughen(keras.Model(inputs, x)), 1e-5, 1, 0)
+    assert result.model.get_layer("folded").kernel_regularizer is None
+    assert result.model.get_layer("folded").kernel_constraint is None
+    assert result.model.get_layer("other").kernel_regularizer is not None
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_folds_the_float32_weights(policy):
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3, dtype=policy)(inputs)
+    x = layers.ReLU(dtype=policy)(BatchNormalization(dtype=policy)(x))
+    model = roughen(keras.Model(inputs, x), wide=False)
+    # One unit in the last place of the compute dtype at each of three roundings.
+    tolerance = 3 * 2.0 ** (-10 if policy == "mixed_float16" else -7)
+    result = fold_and_compare(model, tolerance, folded=1, left=0)
+    assert result.model.layers[1].kernel.dtype == "float32"
+
+
+def test_a_fold_that_overflows_float16_stays_a_multiply_add():
+    inputs = keras.Input((3,))
+    normalization = BatchNormalization(epsilon=1e-12, dtype="mixed_float16")
+    x = layers.Dense(3, dtype="mixed_float16", name="dense")(inputs)
+    model = keras.Model(inputs, normalization(x))
+    normalization.moving_variance.assign([1e-12, 1.0, 1.0])
+    model.layers[1].kernel.assign(np.eye(3))
+    small = np.full((1, 3), 1e-3, "float32")
+    result = fold_and_compare(model, 1e-3, folded=0, left=1, inputs=small)
+    reason = result.report.entries[0].reason
+    assert "kernel of 'dense' is not finite in float16" in reason
+
+
+def test_a_normalization_that_changes_the_dtype_stays_a_multiply_add():
+    inputs = keras.Input((3,))
+    x = layers.Dense(3, dtype="mixed_float16")(inputs)
+    x = BatchNormalization(dtype="float32")(x)
+    model = roughen(keras.Model(inputs, x), wide=False)
+    result = fold_and_compare(model, 1e-3, folded=0, left=1)
+    assert "turns float16 into float32" in result.report.entries[0].reason
+
+
+def test_a_nested_model_of_another_dtype_casts_as_before():
+    inner = keras.Sequential([keras.Input((3,)), layers.Dense(2), BatchNormalization()])
+    inputs = keras.Input((3,))
+    x = layers.Dense(3, dtype="mixed_float16")(inputs)
+    model = roughen(keras.Model(inputs, inner(x)), wide=False)
+    fold_and_compare(model, 1e-5, folded=1, left=0)
+
+
+def test_broken_statistics_stay_visible():
+    inputs = keras.Input((3,))
+    normalization = BatchNormalization()
+    model = keras.Model(inputs, normalization(layers.Dense(3)(inputs)))
+    normalization.moving_variance.assign([-1.0, 1.0, 1.0])
+    report = fold_batch_normalization(model).report
+    assert "not finite" in report.entries[0].reason
+
+
+def test_a_folded_model_is_saved_and_loaded(tmp_path):
+    inputs = keras.Input((5, 6, 3))
+    x = BatchNormalization(axis=(1, 3))(layers.ReLU()(inputs))
+    x = layers.ReLU()(BatchNormalization(name="bn")(layers.Conv2D(4, 3)(x)))
+    result = fold_and_compare(roughen(keras.Model(inputs, x)), 1e-5, 1, 1)
+    result.model.save(tmp_path / "folded.keras")
+    loaded = keras.models.load_model(tmp_path / "folded.keras")
+    values = inputs_of(result.model)
+    np.testing.assert_array_equal(loaded(values), result.model(values))
+    (left,) = (x for x in loaded.layers if isinstance(x, ScaleShift))
+    assert left.axes == (1, 3)
+    assert not left.trainable_variables
+
+
+def test_a_model_without_normalization_is_copied():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    result = fold_and_compare(model, 1e-6, folded=0, left=0)
+    assert result.report.entries == ()
+
+
+def test_folding_twice_changes_nothing_more():
+    model = roughen(tower())
+    once = fold_and_compare(model, 1e-5, folded=2)
+    twice = fold_and_compare(once.model, 0.0, folded=0, left=0)
+    assert len(all_names(twice.model)) == len(all_names(once.model))
+
+
+def all_names(model):
+    return [layer.name for layer in all_layers(model)]
+
+
+def test_a_folded_model_can_still_be_trained_further_up():
+    result = fold_batch_normalization(roughen(tower()))
+    result.model.compile("sgd", "mse")
+    assert result.model.fit(np.ones((4, 4)), np.ones((4, 4)), verbose=0)
+
+
+def test_subclassed_models_are_refused_with_the_mend():
+    class Own(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(TypeError, match=r"Functional or Sequential.*Received: Own$"):
+        fold_batch_normalization(Own())
+    with pytest.raises(TypeError, match=r"Fold the Functional.*Received: Dense$"):
+        fold_batch_normalization(layers.Dense(3))
+
+    class Changed(keras.Model):
+        def call(self, inputs, training=None, mask=None):
+            return 2 * super().call(inputs)
+
+    inputs = keras.Input((4,))
+    with pytest.raises(TypeError, match="Received: Changed"):
+        fold_batch_normalization(Changed(inputs, layers.Dense(3)(inputs)))
+
+
+def test_models_that_are_not_built_are_refused_with_the_mend():
+    model = keras.Sequential([layers.Dense(3)], name="open")
+    with pytest.raises(ValueError, match=r"keras\.Input.*unbuilt Sequential 'open'"):
+        fold_batch_normalization(model)
+
+
+def test_layers_that_cannot_be_copied_are_named():
+    class NoConfig(layers.Layer):
+        def __init__(self, function, /):
+            super().__init__(name="odd")
+            self.function = function
+
+        def call(self, inputs):
+            return self.function(inputs)
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, NoConfig(keras.ops.relu)(inputs))
+    with pytest.raises(ValueError, match=r"get_config.*Received: 'odd' \(NoConfig\)"):
+        fold_batch_normalization(model)
+
+
+def test_the_report_is_a_readable_table():
+    inputs = keras.Input((4,))
+    x = layers.ReLU()(BatchNormalization(name="one")(layers.Dense(3, name="d")(inputs)))
+    model = keras.Model(inputs, layers.ReLU()(BatchNormalization(name="two")(x)))
+    lines = str(fold_batch_normalization(model).report).splitlines()
+    assert lines[0].split() == "batch normalization outcome into rule or reason".split()
+    assert lines[1] == "one                  folded        d     Dense, then BN"
+    assert lines[2].startswith("two                  multiply-add        it stands")
+    assert lines[3] == "1 folded, 1 left"
+
+
+def test_models_fold_on_the_jax_backend_without_tensorflow():
+    code = """
+import sys, keras, numpy as np
+from bn_keras.folding import fold_batch_normalization
+i = keras.Input((8, 8, 3))
+x = keras.layers.Conv2D(4, 3, groups=1, padding="same")(i)
+x = keras.layers.AveragePooling2D(3, 2, padding="same")(x)
+b = keras.layers.BatchNormalization()
+x = keras.layers.ReLU()(b(x))
+x = keras.layers.Dense(2)(keras.layers.BatchNormalization()(x))
+m = keras.Model(i, x)
+b.moving_mean.assign([1.0, -2, 3, 0]); b.moving_variance.assign([1e-4, 1, 9, 1e4])
+r = fold_batch_normalization(m)
+v = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+a, b = np.array(m(v)), np.array(r.model(v))
+assert abs(a - b).max() <= 1e-5 * abs(a).max()
+assert r.report.folded == 2, str(r.report)
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        check=True,
+    )

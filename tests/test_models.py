@@ -1,0 +1,130 @@
+"""The small builders against their formulas, and on JAX."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from bn_keras.models import MLP, ConvNet
+
+
+def count(weights):
+    return sum(int(np.prod(weight.shape)) for weight in weights)
+
+
+def images(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+# MLP
+
+
+@pytest.mark.parametrize("units", [(100, 100, 100), (7,), ()])
+def test_the_mlp_has_as_many_parameters_as_its_formula(units):
+    widths = (28 * 28, *units)
+    kernels = sum(a * b for a, b in zip(widths, units, strict=False))
+    predictions = widths[-1] * 10 + 10
+    plain, normalized = MLP(units=units, normalization=None), MLP(units=units)
+    assert plain.count_params() == kernels + sum(units) + predictions
+    assert count(normalized.trainable_weights) == kernels + 2 * sum(units) + predictions
+    assert normalized.count_params() == kernels + 4 * sum(units) + predictions
+
+
+def test_the_mlp_is_section_4_1_in_numpy():
+    model = MLP((4, 3, 1), classes=3, units=(6, 5))
+    x = images((9, 4, 3, 1))
+    z = x.reshape(9, -1).astype("float64")
+    for index in (1, 2):
+        kernel = model.get_layer(f"hidden_{index}_dense").get_weights()[0]
+        epsilon = model.get_layer(f"hidden_{index}_bn").epsilon
+        u = z @ kernel.astype("float64")
+        z = 1 / (1 + np.exp(-(u - u.mean(0)) / np.sqrt(u.var(0) + epsilon)))
+    kernel, bias = model.get_layer("predictions").get_weights()
+    expected = np.exp(z @ kernel + bias)
+    expected /= expected.sum(1, keepdims=True)
+    actual = keras.ops.convert_to_numpy(model(x, training=True))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+def test_the_mlp_starts_small_gaussian_and_no_two_layers_alike():
+    model = MLP()
+    second, third = (
+        model.get_layer(f"hidden_{i}_dense").get_weights()[0] for i in (2, 3)
+    )
+    assert not np.array_equal(second, third)
+    # The standard error of a standard deviation from 10,000 values is 0.7 %.
+    assert second.std() == pytest.approx(0.1, rel=0.03)
+    assert second.mean() == pytest.approx(0, abs=0.005)
+    ones = MLP(units=(3, 3), kernel_initializer="ones")
+    assert all(np.all(layer == 1) for layer in ones.get_weights()[::5])
+
+
+def test_the_mlp_takes_flat_examples_and_gives_logits():
+    model = MLP((20,), classes=4, units=(3,), classifier_activation=None)
+    assert model.output_shape == (None, 4)
+    assert not np.allclose(np.sum(model.predict_on_batch(images((2, 20))), axis=1), 1)
+
+
+# ConvNet
+
+
+def test_the_convnet_learns_digits():
+    keras.utils.set_random_seed(1)
+    digits = load_digits()
+    x, y = digits.images[..., None].astype("float32") / 16, digits.target
+    model = ConvNet((8, 8, 1))
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy"
+    )
+    for start in 3 * list(range(0, 1280, 64)):
+        model.train_on_batch(x[start : start + 64], y[start : start + 64])
+    answers = keras.ops.convert_to_numpy(model(x[1280:], training=True))
+    right = answers.argmax(1) == y[1280:]
+    assert right.mean() > 0.8  # chance: 0.1
+
+
+@pytest.mark.parametrize("filters", [(4,), (4, 6, 8)])
+def test_the_convnet_halves_each_side_once_a_stage(filters):
+    model = ConvNet((17, 8, 2), filters=filters)
+    pool = model.get_layer(f"stage_{len(filters)}_pool")
+    halvings = 2 ** len(filters)
+    assert pool.output.shape == (None, 17 // halvings, 8 // halvings, filters[-1])
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 8, 1), (8, 3, 1), (None, 8, 1)])
+def test_the_convnet_names_a_shape_it_cannot_halve(shape):
+    with pytest.raises(ValueError, match=r"at least 4 pixels.*Received: input_shape="):
+        ConvNet(shape)
+
+
+@pytest.mark.parametrize("builder", [MLP, partial(ConvNet, (8, 8, 1))])
+@pytest.mark.parametrize("wrong", [0, "batch", keras.layers.BatchNormalization()])
+def test_the_small_builders_name_a_normalization_they_cannot_call(builder, wrong):
+    with pytest.raises(
+        ValueError, match=r"returns a new layer.*Received: normalization"
+    ):
+        builder(normalization=wrong)
+
+
+def test_the_models_run_on_jax_without_tensorflow():
+    code = """
+import sys, keras, numpy as np
+from bn_keras.models import MLP, ConvNet, LocalResponseNormalization
+assert keras.backend.backend() == "jax"
+x = np.ones((2, 8, 8, 1), "float32")
+for model in (MLP((8, 8, 1), units=(3,)), ConvNet((8, 8, 1), filters=(2,))):
+    assert np.all(np.isfinite(model(x, training=True)))
+y = np.asarray(LocalResponseNormalization(1, 1.0, 1.0, 0.5)(x))
+np.testing.assert_allclose(y, 0.5**0.5, rtol=1e-6)
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        check=True,
+    )
