@@ -7,13 +7,24 @@ Knows Keras' layer conventions and when to use which moments; the arithmetic is 
 import keras
 from keras import ops
 
+from bn_keras.axes import broadcastable, checked_axis, full_mask, kept_axes
 from bn_keras.kernels import normalize, normalize_batch
-from bn_keras.statistics import moving_average, unbiased_variance
+from bn_keras.renormalization import checked_clipping, corrections
+from bn_keras.statistics import (
+    average_in,
+    batch_moments,
+    masked_mean,
+    unbiased_variance,
+    weight_of_new,
+)
+from bn_keras.synchronization import across_replicas, several_replicas
+
+AVERAGINGS = ("moving", "cumulative", "debiased")
 
 
 @keras.saving.register_keras_serializable(package="bn_keras")
 class BatchNormalization(keras.layers.Layer):
-    """Batch normalization with exact statistics.
+    """Batch normalization with exact statistics; every argument of Keras' layer.
 
     In training mode each channel is normalized by the moments of the mini-batch,
 
@@ -26,15 +37,22 @@ class BatchNormalization(keras.layers.Layer):
     + (1 - momentum) * variance * m / (m - 1)`,
 
     where m counts the (unmasked) values behind each mean. In inference mode the moving
-    statistics take the place of the batch's. A mini-batch with fewer than two values
-    per channel leaves them untouched. Statistics are kept in float32 at least, whatever
-    the dtype policy.
+    statistics take the place of the batch's.
+
+    A channel's moving statistics stay as they are where a mini-batch has fewer than two
+    values for it (an empty or all-masked batch, one example), and where its moments are
+    not finite: a batch with NaN or infinity shows in the outputs and in the loss, and
+    leaves the population statistics usable. With one value per channel the outputs are
+    `beta`.
+
+    Statistics are kept and computed in float32 at least, whatever the dtype policy.
 
     Args:
         axis: the axis, or the axes, that keep statistics of their own: usually the
             channels. An int gives convolutional normalization on feature maps and
             per-activation normalization on `(batch, features)`; several axes, such as
-            `(1, 2, 3)`, give per-activation normalization of a feature map.
+            `(1, 2, 3)`, give per-activation normalization of a feature map. Weights
+            have the shape of these axes, in ascending order.
         momentum: weight of the past in the moving averages, in [0, 1].
         epsilon: added to the variance inside the root.
         center: learn an offset `beta`.
@@ -43,9 +61,27 @@ class BatchNormalization(keras.layers.Layer):
             moving_variance_initializer: initializers, as in Keras.
         beta_regularizer, gamma_regularizer: regularizers, as in Keras.
         beta_constraint, gamma_constraint: constraints, as in Keras.
-        unbiased: store the unbiased variance estimate, `m / (m - 1)` of the biased one,
-            as the paper does. False stores the biased one, as Keras' layer does. The
-            batch itself is always normalized by the biased variance.
+        renorm, renorm_clipping, renorm_momentum: batch renormalization, as in Keras.
+        synchronized: normalize by the moments of all replicas' batches together, under
+            any `tf.distribute` strategy. On JAX this is always so. Unsynchronized, the
+            statistics that are saved are the mean over the replicas of each one's: each
+            replica's batch counts as a mini-batch of Algorithm 2.
+        unbiased: what the population estimate receives is the unbiased variance,
+            `m / (m - 1)` of the biased one, as in the paper. False stores the biased
+            one, as Keras' layer does. The batch itself is always normalized by the
+            biased variance.
+        averaging: `"moving"`; `"cumulative"`, all mini-batches with equal weight (what
+            `momentum=None` means elsewhere); `"debiased"`, the moving average without
+            the weight of the initial values. The last two keep one more weight, the
+            number of updates of each channel.
+        virtual_batch_size: normalize ghost batches of this many examples, each by its
+            own moments; it must divide the batch. The population statistics receive the
+            mean of the ghost batches' (Hoffer et al. 2017).
+        frozen_statistics: normalize by the moving statistics in training too, and never
+            update them, while `gamma` and `beta` train. Keras' `fit` overrides a
+            `training=False` given where a Functional model calls a layer; this
+            attribute stays, and may be set at any time before `compile`. With
+            `trainable=False` nothing trains.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
@@ -54,11 +90,12 @@ class BatchNormalization(keras.layers.Layer):
             layer is `trainable`.
         mask: optional boolean tensor of the inputs' shape without the last axis, or
             broadcastable to the inputs' shape: False positions do not count in the
-            moments. They are normalized like all others.
+            moments. They are normalized like all others, and the mask is passed on.
 
     Raises:
         ValueError: for an axis out of range, repeated, or of unknown or zero size, a
-            negative `epsilon`, a `momentum` outside [0, 1], a mask of another shape.
+            negative `epsilon`, a `momentum` outside [0, 1], an unknown `averaging`, a
+            `virtual_batch_size` that does not divide the batch, a mask of another rank.
 
     Example:
     ```python
@@ -90,8 +127,15 @@ class BatchNormalization(keras.layers.Layer):
         gamma_regularizer=None,
         beta_constraint=None,
         gamma_constraint=None,
+        renorm=False,
+        renorm_clipping=None,
+        renorm_momentum=0.99,
+        synchronized=False,
         *,
         unbiased=True,
+        averaging="moving",
+        virtual_batch_size=None,
+        frozen_statistics=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -103,7 +147,17 @@ class BatchNormalization(keras.layers.Layer):
             raise ValueError(
                 f"`epsilon` must not be negative. Received: epsilon={epsilon}"
             )
-        self.axis = axis if isinstance(axis, int) else tuple(axis)
+        if averaging not in AVERAGINGS:
+            raise ValueError(
+                f"`averaging` must be one of {', '.join(AVERAGINGS)}. "
+                f"Received: averaging={averaging!r}"
+            )
+        if virtual_batch_size is not None and (virtual_batch_size < 1 or renorm):
+            raise ValueError(
+                "`virtual_batch_size` must be a positive integer, without `renorm`. "
+                f"Received: virtual_batch_size={virtual_batch_size}, renorm={renorm}"
+            )
+        self.axis = checked_axis(axis)
         self.momentum = float(momentum)
         self.epsilon = float(epsilon)
         self.center = center
@@ -118,7 +172,14 @@ class BatchNormalization(keras.layers.Layer):
         self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
         self.beta_constraint = keras.constraints.get(beta_constraint)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
+        self.renorm = renorm
+        self.renorm_clipping = checked_clipping(renorm_clipping) if renorm else None
+        self.renorm_momentum = renorm_momentum
+        self.synchronized = synchronized
         self.unbiased = unbiased
+        self.averaging = averaging
+        self.virtual_batch_size = virtual_batch_size
+        self.frozen_statistics = frozen_statistics
         self.supports_masking = True
         self.gamma = self.beta = None
 
@@ -134,6 +195,14 @@ class BatchNormalization(keras.layers.Layer):
                 name=name, shape=shape, dtype=dtype, autocast=False, **arguments
             )
 
+        def add_statistic(name, initializer):
+            return add(
+                name, initializer=initializer, trainable=False, aggregation="mean"
+            )
+
+        def initial_stddev(shape, dtype=None):
+            return ops.sqrt(self.moving_variance_initializer(shape, dtype=dtype))
+
         if self.scale:
             self.gamma = add(
                 "gamma",
@@ -148,14 +217,18 @@ class BatchNormalization(keras.layers.Layer):
                 regularizer=self.beta_regularizer,
                 constraint=self.beta_constraint,
             )
-        self.moving_mean = add(
-            "moving_mean", initializer=self.moving_mean_initializer, trainable=False
+        self.moving_mean = add_statistic("moving_mean", self.moving_mean_initializer)
+        self.moving_variance = add_statistic(
+            "moving_variance", self.moving_variance_initializer
         )
-        self.moving_variance = add(
-            "moving_variance",
-            initializer=self.moving_variance_initializer,
-            trainable=False,
-        )
+        if self.renorm:
+            self.moving_stddev = add_statistic("moving_stddev", initial_stddev)
+            self.renorm_mean = add_statistic(
+                "renorm_mean", self.moving_mean_initializer
+            )
+            self.renorm_stddev = add_statistic("renorm_stddev", initial_stddev)
+        if self.averaging != "moving":
+            self.updates = add_statistic("updates", "zeros")
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape), axes={axis: input_shape[axis] for axis in kept}
         )
@@ -163,26 +236,19 @@ class BatchNormalization(keras.layers.Layer):
     def call(self, inputs, training=None, mask=None):
         """Normalize `inputs`; see the class for the arguments."""
         kept = kept_axes(self.axis, inputs.shape)
-        axes = [axis for axis in range(len(inputs.shape)) if axis not in kept]
+        mask = full_mask(mask, inputs)
         inputs = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        gamma, beta, moving_mean, moving_variance = (
-            self._broadcastable(weight, inputs, kept)
-            for weight in (
-                self.gamma,
-                self.beta,
-                self.moving_mean,
-                self.moving_variance,
-            )
+        gamma, beta = (
+            broadcastable(weight, inputs, kept) for weight in (self.gamma, self.beta)
         )
-        if training and self.trainable:
-            outputs, moments = normalize_batch(
-                inputs, gamma, beta, axes, self.epsilon, full_mask(mask, inputs)
-            )
-            self._update_moving_statistics(moments)
+        if training and self.trainable and not self.frozen_statistics:
+            outputs = self._normalize_batch(inputs, gamma, beta, kept, mask)
         else:
-            outputs = normalize(
-                inputs, gamma, beta, moving_mean, moving_variance, self.epsilon
+            mean, variance = (
+                broadcastable(weight, inputs, kept)
+                for weight in (self.moving_mean, self.moving_variance)
             )
+            outputs = normalize(inputs, gamma, beta, mean, variance, self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
@@ -212,87 +278,108 @@ class BatchNormalization(keras.layers.Layer):
                 for name in ("beta", "gamma")
                 for kind in ("regularizer", "constraint")
             },
-            "unbiased": self.unbiased,
+            **{
+                name: getattr(self, name)
+                for name in (
+                    "renorm",
+                    "renorm_clipping",
+                    "renorm_momentum",
+                    "synchronized",
+                    "unbiased",
+                    "averaging",
+                    "virtual_batch_size",
+                    "frozen_statistics",
+                )
+            },
         }
 
-    def _broadcastable(self, weight, inputs, kept):
-        if weight is None:
-            return None
-        shape = [1] * len(inputs.shape)
-        for axis in kept:
-            shape[axis] = inputs.shape[axis]
-        return ops.reshape(ops.cast(weight, inputs.dtype), shape)
+    def _normalize_batch(self, inputs, gamma, beta, kept, mask):
+        """Normalize by the batch's own moments and let the statistics follow."""
+        axes = [axis for axis in range(len(inputs.shape)) if axis not in kept]
+        shape, virtual = ops.shape(inputs), self.virtual_batch_size is not None
+        if virtual:
+            inputs, mask = self._virtual_batches(inputs, mask, kept)
+            axes = [axis + 1 for axis in axes]
+        at_once = not (virtual or self.renorm)
+        factor, offset = (gamma, beta) if at_once else (None, None)
+        if self.synchronized and several_replicas():
+            moments = across_replicas(batch_moments(inputs, axes, mask))
+            outputs = normalize(
+                inputs, factor, offset, moments.mean, moments.variance, self.epsilon
+            )
+        else:
+            outputs, moments = normalize_batch(
+                inputs, factor, offset, axes, self.epsilon, mask
+            )
+        outputs = ops.reshape(outputs, shape) if virtual else outputs
+        if self.renorm:
+            r, d = corrections(
+                moments.mean,
+                moments.variance,
+                broadcastable(self.renorm_mean, inputs, kept),
+                broadcastable(self.renorm_stddev, inputs, kept),
+                self.epsilon,
+                self.renorm_clipping,
+            )
+            outputs = outputs * r + d
+        if not at_once:
+            outputs = outputs if gamma is None else outputs * gamma
+            outputs = outputs if beta is None else outputs + beta
+        self._update_statistics(moments)
+        return outputs
 
-    def _update_moving_statistics(self, moments):
+    def _virtual_batches(self, inputs, mask, kept):
+        """Both as `(virtual batches, virtual_batch_size, ...)`."""
+        size, batch = self.virtual_batch_size, inputs.shape[0]
+        if 0 in kept or (batch is not None and batch % size):
+            raise ValueError(
+                "`virtual_batch_size` must divide the batch, the first axis. Received: "
+                f"virtual_batch_size={size}, axis={self.axis}, input shape "
+                f"{tuple(inputs.shape)}"
+            )
+        if mask is not None:
+            mask = ops.broadcast_to(mask, ops.shape(inputs))
+            mask = ops.reshape(mask, (-1, size, *ops.shape(inputs)[1:]))
+        return ops.reshape(inputs, (-1, size, *ops.shape(inputs)[1:])), mask
+
+    def _update_statistics(self, moments):
+        """Average the moments into the statistics, channel by channel."""
         count, mean, variance = moments
-        if self.unbiased:
-            variance = unbiased_variance(variance, count)
         if isinstance(count, int) and count < 2:
             return
-        for variable, value in (
-            (self.moving_mean, mean),
-            (self.moving_variance, variance),
-        ):
+        population = unbiased_variance(variance, count) if self.unbiased else variance
+        usable = ops.isfinite(mean + population)
+        if not isinstance(count, int):
+            usable = ops.logical_and(usable, count >= 2)
+        if self.virtual_batch_size is not None:
+            mean, population = (
+                masked_mean(values, usable) for values in (mean, population)
+            )
+            usable = ops.any(usable, axis=0)
+        usable = ops.reshape(usable, self.moving_mean.shape)
+
+        def average_into(variable, value, weight):
             old = ops.convert_to_tensor(variable)
             value = ops.cast(ops.reshape(value, variable.shape), variable.dtype)
-            new = moving_average(old, value, self.momentum)
-            if not isinstance(count, int):
-                enough = ops.broadcast_to(count, mean.shape) >= 2
-                new = ops.where(ops.reshape(enough, variable.shape), new, old)
+            new = ops.where(usable, average_in(old, value, weight), old)
             variable.assign(new)
+            return new
 
-
-def kept_axes(axis, shape):
-    """The axes with statistics of their own: checked, ascending, not negative.
-
-    Args:
-        axis: an int or several, negative ones counted from the end.
-        shape: the inputs' shape.
-
-    Returns:
-        A list of ints.
-
-    Raises:
-        ValueError: for an axis out of range, repeated, or of unknown or zero size.
-    """
-    rank = len(shape)
-    given = (axis,) if isinstance(axis, int) else axis
-    if not given or any(not -rank <= one < rank for one in given):
-        raise ValueError(
-            f"`axis` must name axes of the input, {-rank} to {rank - 1}. "
-            f"Received: axis={axis}, input shape {tuple(shape)}"
+        weight = 1 - self.momentum
+        if self.averaging != "moving":
+            updates = ops.convert_to_tensor(self.updates)
+            weight = weight_of_new(self.averaging, self.momentum, updates)
+            self.updates.assign(updates + ops.cast(usable, updates.dtype))
+        average_into(self.moving_mean, mean, weight)
+        if not self.renorm:
+            average_into(self.moving_variance, population, weight)
+            return
+        stddev = ops.sqrt(variance + self.epsilon)
+        average_into(self.renorm_mean, mean, 1 - self.renorm_momentum)
+        average_into(self.renorm_stddev, stddev, 1 - self.renorm_momentum)
+        # The statistic averaged is the deviation; the variance follows from it.
+        stddev = average_into(
+            self.moving_stddev, ops.sqrt(population + self.epsilon), weight
         )
-    kept = sorted(one % rank for one in given)
-    if len(set(kept)) < len(kept):
-        raise ValueError(
-            f"`axis` must not name an axis twice. Received: axis={axis}, "
-            f"input shape {tuple(shape)}"
-        )
-    if any(not shape[one] for one in kept):
-        raise ValueError(
-            "Every axis that keeps statistics must have a known size of at least 1. "
-            f"Received: axis={axis}, input shape {tuple(shape)}"
-        )
-    return kept
-
-
-def full_mask(mask, inputs):
-    """A mask broadcastable to `inputs`; None stays None.
-
-    Args:
-        mask: boolean, of the inputs' rank, or of that rank without the last axis.
-        inputs: `(batch, ...)`.
-
-    Raises:
-        ValueError: for a mask of another rank.
-    """
-    if mask is None:
-        return None
-    shape, rank = tuple(mask.shape), len(inputs.shape)
-    if len(shape) not in (rank, rank - 1):
-        raise ValueError(
-            "The mask must have the inputs' shape, or that shape without the last "
-            f"axis. Received: mask shape {shape}, input shape {tuple(inputs.shape)}"
-        )
-    mask = ops.cast(mask, "bool")
-    return mask if len(shape) == rank else ops.expand_dims(mask, -1)
+        variance = ops.maximum(ops.square(stddev) - self.epsilon, 0)
+        average_into(self.moving_variance, variance, 1)

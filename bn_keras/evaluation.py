@@ -35,7 +35,8 @@ def evaluate(model, split):
             f"{split.labels.max()}; choose the data set that it was trained on"
         )
     own = np.take_along_axis(probabilities, split.labels[:, np.newaxis], axis=-1)
-    rank = np.sum(probabilities > own, axis=-1)
+    # Ties and NaN count against the model.
+    rank = np.sum(~(probabilities < own), axis=-1) - 1
     return {
         "images": len(split.labels),
         "top1": float(np.mean(rank < 1)),

@@ -9,60 +9,97 @@ import keras
 import numpy as np
 from keras import ops
 
-from bn_keras.batch_normalization import BatchNormalization, full_mask, kept_axes
-from bn_keras.statistics import Moments, batch_moments, unbiased_variance
+from bn_keras.axes import broadcastable, full_mask, kept_axes
+from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.kernels import normalize
+from bn_keras.statistics import (
+    Moments,
+    average_in,
+    batch_moments,
+    merge_moments,
+    unbiased_variance,
+)
 
 NORMALIZATION_LAYERS = (BatchNormalization, keras.layers.BatchNormalization)
+METHODS = ("algorithm2", "pooled", "layerwise")
 
 
-def estimate_population_statistics(model, data, steps=None):
+def estimate_population_statistics(
+    model, data, method="algorithm2", steps=None, verbose=1
+):
     """Replace the moving statistics of a trained model by population estimates.
 
-    With `mean_B` and `variance_B` the moments of mini-batch B, for every
-    batch-normalization layer
+    With `mean_B` and `variance_B` the moments of mini-batch B of `m_B` values:
 
-    `moving_mean = E_B[mean_B]`,
-    `moving_variance = m / (m - 1) * E_B[variance_B]`,
+    - `"algorithm2"`: `moving_mean = E_B[mean_B]`,
+      `moving_variance = E_B[variance_B * m_B / (m_B - 1)]`, all mini-batches with equal
+      weight, as the paper has it. Mini-batches should be of training's size.
+    - `"pooled"`: the mean and the unbiased variance of all values of all mini-batches
+      together, merged exactly: how they are cut does not matter to a layer that has no
+      other one before it.
+    - `"layerwise"`: as pooled, one layer after the other, each with all layers before
+      it already in inference mode. It reads the data once for each layer.
 
-    each layer normalizing by the mini-batch's moments meanwhile, every other layer
-    (dropout) in inference mode. Weights stay as they are; so do layers with
-    `trainable=False`. Layers may be nested, and may be Keras' own or ours.
-    Mini-batches with fewer than two values per channel are left out.
+    The first two let each normalization layer normalize by the mini-batch's own moments
+    meanwhile. Everything else (dropout) runs in inference mode. Weights stay as they
+    are, and so do layers with `trainable=False` or `frozen_statistics`. Layers may be
+    nested, and may be Keras' own or ours. A layer that the model calls several times
+    counts each call as a mini-batch. A channel with fewer than two values in a
+    mini-batch, or with moments that are not finite, is left out of it. If the estimate
+    is interrupted, or fails, the statistics are as before.
+
+    On data of a new domain this is domain adaptation: weights from the old one,
+    statistics from the new one.
 
     Args:
         model: a built Keras model.
-        data: an array `(examples, ...)`, cut into mini-batches of 256, or an iterable
-            of mini-batches: arrays `(batch, ...)`, structures of them for models of
-            several inputs, or tuples whose first element is that (labels are ignored).
+        data: an array `(examples, ...)`, cut evenly into mini-batches of at most 256,
+            or an iterable of mini-batches: arrays `(batch, ...)`, structures of them
+            for models of several inputs, or tuples whose first element is that (labels
+            are ignored).
+        method: `"algorithm2"`, `"pooled"` or `"layerwise"`.
         steps: the number of mini-batches to use; None for all.
+        verbose: 1 shows a progress bar, 0 does not.
 
     Returns:
         A dict from each layer's path to the largest movement of its mean, in standard
-        deviations: `max |new mean - old mean| / sqrt(new variance + epsilon)`.
+        deviations: `max |new mean - old mean| / sqrt(new variance + epsilon)`. Equal
+        paths are numbered, `path (2)`.
 
     Raises:
-        ValueError: where the model has no such layer, or no mini-batch reached one with
-            two values or more. The statistics are then as before.
+        ValueError: for an unknown method, `steps` below 1, a model without such a
+            layer, data that can be read only once where it must be read for each layer, or
+            if some layer got no mini-batch with two values or more.
 
     Example:
     ```python
-    import keras, numpy as np
+    import keras
+    import numpy as np
     from bn_keras import BatchNormalization, estimate_population_statistics
 
     model = keras.Sequential([keras.Input((2,)), BatchNormalization()])
     data = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]])
-    moved = estimate_population_statistics(model, data)
-    print(model.layers[0].moving_variance)  # 4 and 0
+    moved = estimate_population_statistics(model, data, verbose=0)
+    assert np.allclose(model.layers[0].moving_mean.numpy(), [2.0, 1.0])
+    assert np.allclose(model.layers[0].moving_variance.numpy(), [4.0, 0.0])
     ```
 
     Reference:
-        Ioffe & Szegedy 2015, Algorithm 2, steps 8 to 10.
+        Ioffe & Szegedy 2015, Algorithm 2, steps 8 to 10; Wu & Johnson 2021, "Rethinking
+        'Batch' in BatchNorm", section 3, for `"pooled"` and `"layerwise"`.
     """
+    if method not in METHODS:
+        raise ValueError(
+            f"`method` must be one of {', '.join(METHODS)}. Received: {method!r}"
+        )
+    if steps is not None and steps < 1:
+        raise ValueError(f"`steps` must be None or at least 1. Received: {steps}")
     layers = [
         layer
-        # Keras has no public walk through nested models and wrappers.
         for layer in model._flatten_layers()
-        if isinstance(layer, NORMALIZATION_LAYERS) and layer.trainable
+        if isinstance(layer, NORMALIZATION_LAYERS)
+        and layer.trainable
+        and not getattr(layer, "frozen_statistics", False)
     ]
     if not layers:
         raise ValueError(
@@ -70,73 +107,172 @@ def estimate_population_statistics(model, data, steps=None):
             f"statistics for. Received: {type(model).__name__} {model.name!r} of "
             f"{len(model.layers)} layers, none of them one"
         )
-    before = {layer.path: _moving_statistics(layer) for layer in layers}
-    sums = {layer.path: Moments(0, 0.0, 0.0) for layer in layers}
-
-    def add(layer, moments):
-        count = int(np.max(moments.count))
-        if count < 2:
-            return
-        number, mean, variance = sums[layer.path]
-        batch_mean, batch_variance = (
-            np.asarray(ops.convert_to_numpy(value), np.float64)
-            for value in (moments.mean, moments.variance)
-        )
-        sums[layer.path] = Moments(
-            number + 1,
-            mean + batch_mean,
-            variance + unbiased_variance(batch_variance, count),
-        )
-
+    batches = _Batches(data, steps, verbose)
+    variables = [v for layer in layers for v in layer.non_trainable_variables]
+    before = [ops.convert_to_numpy(variable) for variable in variables]
+    means = [ops.convert_to_numpy(layer.moving_mean) for layer in layers]
     try:
-        with _observed(layers, add):
-            for step, batch in enumerate(_batches(data)):
-                if step == steps:
-                    break
-                model(batch, training=False)
-        for layer in layers:
-            if not sums[layer.path].count:
-                raise ValueError(
-                    "Every layer must see at least one mini-batch with two values or "
-                    f"more per channel. Received: none for layer {layer.path!r}; use "
-                    "larger mini-batches"
-                )
-    finally:
-        for layer in layers:
-            _assign(layer, *before[layer.path])
-    moved = {}
+        if method == "layerwise":
+            _estimate_layerwise(model, layers, batches)
+        else:
+            _estimate_at_once(model, layers, batches, method)
+    except BaseException:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        raise
+    return _movements(layers, means)
+
+
+class _Batches:
+    """The inputs of each mini-batch, read anew at each iteration, with progress."""
+
+    def __init__(self, data, steps, verbose):
+        self.data, self.steps, self.verbose = data, steps, verbose
+        if hasattr(data, "shape"):
+            self.data = np.array_split(data, max(1, -(-len(data) // 256)))
+        self.only_once = iter(self.data) is self.data
+
+    def __iter__(self):
+        known = len(self.data) if hasattr(self.data, "__len__") else self.steps
+        target = known if self.steps is None else min(known, self.steps)
+        bar = keras.utils.Progbar(target, verbose=self.verbose, unit_name="batch")
+        step = 0
+        for batch in self.data:
+            yield batch[0] if isinstance(batch, tuple) else batch
+            step += 1
+            bar.update(step, finalize=False)
+            if step == self.steps:
+                break
+        bar.update(step, finalize=True)
+
+
+def _estimate_at_once(model, layers, batches, method):
+    """All layers in one pass, each normalizing by its mini-batch."""
+    estimates = {id(layer): _Estimate(layer) for layer in layers}
+
+    def observe(layer, moments):
+        estimates[id(layer)].add(moments, method)
+
+    with _observed(layers, observe, by_batch=True):
+        for batch in batches:
+            model(batch, training=False)
     for layer in layers:
-        number, mean, variance = sums[layer.path]
-        mean, variance = mean / number, variance / number
-        shape = layer.moving_mean.shape
-        _assign(layer, mean.reshape(shape), variance.reshape(shape))
-        shift = np.abs(mean.reshape(shape) - before[layer.path][0])
-        deviation = np.sqrt(variance.reshape(shape) + layer.epsilon)
-        moved[layer.path] = float(np.max(shift / deviation))
-    return moved
+        estimates[id(layer)].store(method)
+
+
+def _estimate_layerwise(model, layers, batches):
+    """One layer a pass, in the order of their first calls."""
+    if batches.only_once:
+        raise ValueError(
+            "The method 'layerwise' reads the data once for each layer. Received: an "
+            f"iterator, {type(batches.data).__name__}; pass a list or a data set"
+        )
+    order = []
+
+    def note(layer, moments):
+        if layer not in order:
+            order.append(layer)
+
+    with _observed(layers, note):
+        for batch in batches:
+            model(batch, training=False)
+            break
+    for layer in order + [layer for layer in layers if layer not in order]:
+        estimate = _Estimate(layer)
+
+        def observe(_, moments, estimate=estimate):
+            estimate.add(moments, "pooled")
+
+        with _observed([layer], observe):
+            for batch in batches:
+                model(batch, training=False)
+        estimate.store("pooled")
+
+
+class _Estimate:
+    """What is known of one layer's population, in float64, channel by channel."""
+
+    def __init__(self, layer):
+        self.layer = layer
+        zeros = np.zeros(layer.moving_mean.shape)
+        self.moments = Moments(zeros, zeros, zeros)
+
+    def add(self, moments, method):
+        shape = self.moments.mean.shape
+        count, mean, variance = (
+            np.asarray(ops.convert_to_numpy(value), np.float64) for value in moments
+        )
+        count = np.broadcast_to(count, mean.shape).reshape(shape)
+        mean, variance = mean.reshape(shape), variance.reshape(shape)
+        usable = (count >= 2) & np.isfinite(mean + variance)
+        count, mean, variance = (
+            np.where(usable, value, 0) for value in (count, mean, variance)
+        )
+        if method == "algorithm2":
+            variance = unbiased_variance(variance, count)
+            number = self.moments.count + usable
+            weight = usable / np.maximum(number, 1)
+            self.moments = Moments(
+                number,
+                average_in(self.moments.mean, mean, weight),
+                average_in(self.moments.variance, variance, weight),
+            )
+        else:
+            self.moments = merge_moments(self.moments, Moments(count, mean, variance))
+
+    def store(self, method):
+        count, mean, variance = self.moments
+        seen = count > 0
+        if not seen.any():
+            raise ValueError(
+                "Every layer must see at least one mini-batch with two finite values "
+                f"or more per channel. Received: none for layer {self.layer.path!r}; "
+                "use larger mini-batches"
+            )
+        if method != "algorithm2":
+            variance = unbiased_variance(variance, count)
+        layer = self.layer
+        variables = [(layer.moving_mean, mean), (layer.moving_variance, variance)]
+        if getattr(layer, "renorm", False):
+            # Training goes on from the deviation.
+            stddev = np.sqrt(variance + layer.epsilon)
+            variables.append((layer.moving_stddev, stddev))
+        for variable, value in variables:
+            old = ops.convert_to_numpy(variable)
+            variable.assign(np.where(seen, value, old).astype(old.dtype))
 
 
 @contextmanager
-def _observed(layers, add):
-    """Run `layers` in training mode and pass the moments of each call to `add`."""
+def _observed(layers, observe, by_batch=False):
+    """Pass each call's moments to `observe(layer, moments)`.
 
-    def observe(layer):
+    The layers answer in inference mode, or `by_batch`: normalized by these moments.
+    """
+
+    def wrap(layer):
         call = layer.call
 
         def observed(inputs, training=None, mask=None):
-            dtype = keras.backend.result_type(inputs.dtype, "float32")
             kept = kept_axes(layer.axis, inputs.shape)
             axes = [axis for axis in range(len(inputs.shape)) if axis not in kept]
-            add(
-                layer,
-                batch_moments(ops.cast(inputs, dtype), axes, full_mask(mask, inputs)),
+            dtype = keras.backend.result_type(inputs.dtype, "float32")
+            values = ops.cast(inputs, dtype)
+            moments = batch_moments(values, axes, full_mask(mask, inputs))
+            observe(layer, moments)
+            if not by_batch:
+                return call(inputs, training=False)
+            gamma, beta = (
+                broadcastable(weight, values, kept)
+                for weight in (layer.gamma, layer.beta)
             )
-            return call(inputs, training=True, mask=mask)
+            _, mean, variance = moments
+            outputs = normalize(values, gamma, beta, mean, variance, layer.epsilon)
+            return ops.cast(outputs, layer.compute_dtype)
 
         layer.call = observed
 
     for layer in layers:
-        observe(layer)
+        wrap(layer)
     try:
         yield
     finally:
@@ -144,22 +280,14 @@ def _observed(layers, add):
             del layer.call
 
 
-def _batches(data):
-    if hasattr(data, "shape"):
-        for start in range(0, len(data), 256):
-            yield data[start : start + 256]
-    else:
-        for batch in data:
-            yield batch[0] if isinstance(batch, tuple) else batch
-
-
-def _moving_statistics(layer):
-    return (
-        ops.convert_to_numpy(layer.moving_mean),
-        ops.convert_to_numpy(layer.moving_variance),
-    )
-
-
-def _assign(layer, mean, variance):
-    layer.moving_mean.assign(mean)
-    layer.moving_variance.assign(variance)
+def _movements(layers, means):
+    moved = {}
+    for layer, old in zip(layers, means, strict=True):
+        variance = ops.convert_to_numpy(layer.moving_variance)
+        shift = np.abs(ops.convert_to_numpy(layer.moving_mean) - old)
+        path, number = layer.path, 1
+        while path in moved:
+            number += 1
+            path = f"{layer.path} ({number})"
+        moved[path] = float(np.max(shift / np.sqrt(variance + layer.epsilon)))
+    return moved

@@ -6,10 +6,14 @@ plain `keras.ops`, everything else is arithmetic that NumPy arrays and tensors s
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
 # An array of NumPy or a tensor of the backend: both carry the operators used here.
 Array = Any
+
+# So many values are summed plainly with an error that the second pass mends.
+FEW = 4096
 
 
 class Moments(NamedTuple):
@@ -26,45 +30,65 @@ class Moments(NamedTuple):
     variance: Array
 
 
-def batch_moments(inputs, axes, mask=None):
+def batch_moments(inputs, axes, mask=None, pairwise=False):
     """Moments of a batch over `axes`, in two passes.
 
-    `mean = sum(x) / m`, `variance = sum((x - mean)**2) / m`: never
-    `E[x**2] - E[x]**2`, which cancels where the mean is large. The mean itself is
-    taken relative to the batch's first values, so that 400,000 float32 values around
-    1000 are summed as 400,000 values around 0.
+    With `c` the mean as a first pass finds it, and `d = x - c`,
+
+    `mean = c + E[d]`, `variance = E[d**2] - E[d]**2`.
+
+    In exact arithmetic `E[d] = 0`. In float32 a plain sum of 400,000 values around 1000
+    misses their mean by more than their standard deviation; so the first pass sums
+    distances to the first example's mean, and the second pass mends what is left.
+    Gradients flow through both moments.
 
     Args:
         inputs: tensor `(batch, ...)`, at least float32.
         axes: the axes to reduce.
         mask: optional boolean tensor broadcastable to `inputs`; False is left out.
+        pairwise: whether the backend sums pairwise, as XLA does; then the plain formula
+            `variance = E[(x - mean)**2]` is as exact.
 
     Returns:
-        `Moments`, the reduced axes kept with size 1 (a static count is an int); with
-        nothing to count: count 0, mean 0, variance 0.
+        `Moments`, the reduced axes kept with size 1 (a static count is an int). With
+        nothing to count: count 0, mean 0, variance 0; but NaN for a batch that turns
+        out to be empty only where the compiled graph runs.
 
     Reference:
-        Ioffe & Szegedy 2015, Algorithm 1.
+        Ioffe & Szegedy 2015, Algorithm 1; Chan, Golub & LeVeque 1983, equation 1.7.
     """
     axes = tuple(axes)
     if mask is None:
         count = reduction_size(inputs, axes)
-        weights = None
     else:
-        weights = ops.cast(ops.broadcast_to(mask, ops.shape(inputs)), inputs.dtype)
-        count = ops.sum(weights, axis=axes, keepdims=True)
+        mask = ops.broadcast_to(mask, ops.shape(inputs))
+        count = ops.sum(ops.cast(mask, inputs.dtype), axis=axes, keepdims=True)
+        inputs = ops.where(mask, inputs, 0)
+    divisor = at_least_one(count, inputs.dtype)
+
+    nonempty = mask is None and (not isinstance(count, int) or count > 0)
 
     def mean_of(values):
-        if weights is not None:
-            values = ops.where(weights > 0, values, 0)
-        return ops.sum(values, axis=axes, keepdims=True) / at_least_one(
-            count, inputs.dtype
-        )
+        if nonempty:
+            return ops.mean(values, axis=axes, keepdims=True)
+        values = values if mask is None else ops.where(mask, values, 0)
+        return ops.sum(values, axis=axes, keepdims=True) / divisor
 
-    shift = ops.stop_gradient(mean_of(inputs))
-    mean = shift + mean_of(inputs - shift)
-    variance = mean_of(ops.square(inputs - mean))
-    return Moments(count, mean, variance)
+    if pairwise:
+        mean = mean_of(inputs)
+        return Moments(count, mean, mean_of(ops.square(inputs - mean)))
+    if isinstance(count, int) and count <= FEW:
+        center = mean_of(inputs)
+    else:
+        first = inputs[:1] if 0 in axes else inputs
+        size = at_least_one(reduction_size(first, axes), inputs.dtype)
+        guess = ops.sum(first, axis=axes, keepdims=True) / size
+        center = guess + mean_of(inputs - guess)
+    center = ops.stop_gradient(center)
+    distance = inputs - center
+    error = mean_of(distance)
+    variance = mean_of(ops.square(distance)) - ops.square(error)
+    return Moments(count, center + error, ops.maximum(variance, 0))
 
 
 def reduction_size(inputs, axes):
@@ -82,6 +106,17 @@ def at_least_one(count, dtype):
     return ops.maximum(ops.cast(count, dtype), 1)
 
 
+def masked_mean(values, mask):
+    """Mean over the first axis where `mask` is True; 0 where it never is.
+
+    Args:
+        values: tensor `(groups, ...)`.
+        mask: boolean tensor of that shape.
+    """
+    number = ops.sum(ops.cast(mask, values.dtype), axis=0)
+    return ops.sum(ops.where(mask, values, 0), axis=0) / ops.maximum(number, 1)
+
+
 def merge_moments(a, b):
     """Moments of the union of two sets of values (Chan, Golub & LeVeque 1983).
 
@@ -90,7 +125,7 @@ def merge_moments(a, b):
     + (mean_b - mean_a)**2 * n_a * n_b / n`.
 
     Args:
-        a, b: `Moments` of shape `(channels,)`, counts broadcastable to that; NumPy.
+        a, b: `Moments` of NumPy arrays `(channels,)`, or of a count for all channels.
             A count of 0 is allowed: its mean and variance then have no effect.
 
     Returns:
@@ -108,9 +143,7 @@ def merge_moments(a, b):
     ```
     """
     count = a.count + b.count
-    if count == 0:
-        return a
-    share = b.count / count
+    share = b.count / np.maximum(count, 1)
     delta = b.mean - a.mean
     return Moments(
         count,
@@ -131,10 +164,40 @@ def unbiased_variance(variance, count):
     """
     if isinstance(count, int):
         return variance * (count / max(count - 1, 1))
+    if isinstance(count, np.ndarray):
+        return variance * (count / np.maximum(count - 1, 1))
     count = ops.cast(count, variance.dtype)
     return variance * (count / ops.maximum(count - 1, 1))
 
 
-def moving_average(average, value, momentum):
-    """`momentum * average + (1 - momentum) * value`, exact at `momentum = 1`."""
-    return average + (value - average) * (1 - momentum)
+def weight_of_new(averaging, momentum, updates):
+    """Weight of the newest value in an average, after `updates` earlier ones.
+
+    `"cumulative"`: `1 / (updates + 1)`, so that all values weigh the same.
+    `"debiased"`: `(1 - momentum) / (1 - momentum**(updates + 1))`, the moving average as if it had
+    begun at the first value. In a plain moving average the weight is `1 - momentum`.
+
+    Args:
+        averaging: `"cumulative"` or `"debiased"`.
+        momentum: in [0, 1]; weight of the past. At 1 both are the same.
+        updates: number of values averaged so far: a number or an array of them.
+
+    Returns:
+        The weight, of the shape of `updates`.
+
+    Reference:
+        Kingma & Ba 2015, "Adam", section 3.
+    """
+    if averaging == "cumulative" or momentum == 1:
+        return 1 / (updates + 1)
+    return (1 - momentum) / (1 - momentum ** (updates + 1))
+
+
+def average_in(average, value, weight):
+    """`(1 - weight) * average + weight * value`, exact at the weights 0 and 1.
+
+    Args:
+        average, value: arrays of one shape.
+        weight: in [0, 1], broadcastable to them.
+    """
+    return average + (value - average) * weight

@@ -73,7 +73,9 @@ def train(recipe, data, workdir=None, callbacks=(), verbose: str | int = "auto")
         verbose=verbose,
     )
     if recipe.batch_normalization:
-        estimate_population_statistics(model, data.train.batches(256))
+        estimate_population_statistics(
+            model, data.train.batches(recipe.batch_size), "pooled", verbose=0
+        )
     if workdir is not None:
         with published(Path(workdir) / f"{recipe.name}.keras") as beside:
             model.save(beside)

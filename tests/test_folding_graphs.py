@@ -65,10 +65,12 @@ def test_a_tower_called_twice_goes_on_sharing_its_folded_layers():
     x = layers.Concatenate()([shared(one), shared(other)])
     model = roughen(keras.Model([one, other], layers.Dense(2)(x)))
     result = fold_and_compare(model, 1e-5, folded=4, left=0)
-    assert [x.layer for x in result.report.entries][:2] == [
+    assert [x.layer for x in result.report.entries] == [
         "tower/first (call 1)",
+        "tower/second (call 1)",
         "tower/first (call 2)",
-    ] or result.report.entries[1].layer.endswith("(call 2)")
+        "tower/second (call 2)",
+    ]
     assert len([x for x in result.model.layers if isinstance(x, layers.Dense)]) == 3
     assert "un-shared" not in str(result.report)
 
@@ -108,6 +110,13 @@ def test_a_linear_output_that_is_used_elsewhere_is_left_alone():
     assert "'dense' is a model output too" in result.report.entries[0].reason
 
 
+def test_a_folded_normalization_that_is_an_output_stops_the_next_one():
+    inputs = keras.Input((4,))
+    first = BatchNormalization()(layers.Dense(3)(inputs))
+    model = keras.Model(inputs, [first, BatchNormalization()(first)])
+    fold_and_compare(roughen(model), 1e-5, folded=1, left=1)
+
+
 def test_nested_dictionaries_of_inputs_and_outputs_keep_their_structure():
     a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
     x = BatchNormalization(name="bn")(layers.Dense(3, name="dense")(a))
@@ -131,6 +140,15 @@ def test_a_nested_model_that_takes_a_dictionary_is_inlined():
     fold_and_compare(roughen(model), 1e-5, folded=1, left=0)
 
 
+def test_a_nested_model_of_listed_inputs_takes_a_dictionary_by_their_names():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    x = layers.Subtract()([layers.Dense(3)(b), layers.ReLU()(layers.Dense(3)(a))])
+    inner = keras.Model([b, a], layers.Dense(2)(BatchNormalization()(x)), name="inner")
+    one, other = keras.Input((4,), name="one"), keras.Input((4,), name="other")
+    model = keras.Model([one, other], inner({"a": one, "b": other}))
+    fold_and_compare(roughen(model), 1e-5, folded=1, left=0)
+
+
 def test_an_unused_output_of_a_nested_model_does_not_stop_folding():
     inputs = keras.Input((4,))
     x = layers.Dense(3)(inputs)
@@ -151,10 +169,43 @@ def test_masks_reach_the_layers_behind_a_folded_normalization():
     x = layers.Embedding(4, 5, mask_zero=True)(tokens)
     x = BatchNormalization(name="left")(x)
     x = BatchNormalization(name="folded")(layers.Dense(3)(layers.Dropout(0.5)(x)))
-    x = keras.Sequential([layers.LSTM(4), layers.Dense(2)], name="head")(x)
-    model = roughen(keras.Model(tokens, x))
+    model = roughen(keras.Model(tokens, layers.LSTM(4)(x)))
     with_padding = np.array([[1, 2, 3, 0, 0, 0], [3, 1, 0, 2, 2, 1]], "int32")
     fold_and_compare(model, 1e-5, folded=2, left=0, inputs=with_padding)
+
+
+# Keras says that a nested model hands no mask on, which is nothing new here.
+@pytest.mark.filterwarnings("ignore:Layer 'inner' .* does not support masking")
+def test_a_nested_model_called_with_a_mask_of_its_own_is_left_whole():
+    steps = keras.Input((6, 4))
+    x = layers.LSTM(3)(BatchNormalization(name="inside")(steps))
+    inner = keras.Model(steps, x, name="inner")
+    inputs, mask = keras.Input((6, 4)), keras.Input((6,), dtype="bool")
+    model = keras.Model([inputs, mask], inner(inputs, mask=mask))
+    roughen(model)
+    values = [inputs_of(model)[0], np.arange(6) < np.array([[2], [6], [3]])]
+    result = fold_and_compare(model, 1e-5, folded=0, left=1, inputs=values)
+    assert result.report.entries[0].layer == "inner/inside"
+
+
+def test_layers_of_many_arguments_are_called_as_before():
+    inputs = keras.Input((6, 4), name="inputs")
+    x = BatchNormalization()(layers.Dense(4)(inputs))
+    x = layers.MultiHeadAttention(2, 3)(x, inputs, use_causal_mask=True)
+    y, *state = layers.Bidirectional(layers.GRU(3, return_state=True))(x)
+    z = layers.GRU(3)(x, initial_state=state[0])
+    x = layers.Concatenate()([y, z, layers.GlobalMaxPooling1D()(x)])
+    fold_and_compare(roughen(keras.Model(inputs, x)), 1e-5, folded=1, left=0)
+
+
+def test_a_model_between_inner_tensors_of_another_folds():
+    whole = roughen(tower())
+    start, end = whole.get_layer("relu").output, whole.get_layer("second").output
+    fold_and_compare(keras.Model(start, end), 1e-5, folded=1, left=0)
+    part = keras.Model(whole.input, whole.get_layer("first").output)
+    fold_and_compare(part, 1e-5, folded=1, left=0)
+    doubled = keras.Sequential([keras.Input((4,)), tower("one"), tower("two")])
+    fold_and_compare(roughen(doubled), 1e-5, folded=4, left=0)
 
 
 def test_operations_that_are_not_layers_are_kept():
@@ -201,10 +252,8 @@ def test_normalization_called_in_training_mode_is_kept_and_reported():
     model = roughen(keras.Model(inputs, inner(x, training=True)))
     result = fold_and_compare(model, 1e-5, folded=0, left=2)
     for entry in result.report.entries:
-        assert (entry.outcome, entry.reason) == (
-            "kept",
-            "it is called with training=True",
-        )
+        assert entry.outcome == "kept"
+        assert entry.reason == "it is called with training=True"
 
 
 def test_normalization_inside_another_layer_is_kept_and_reported():
@@ -301,7 +350,9 @@ def test_a_normalization_that_changes_the_dtype_stays_a_multiply_add():
 
 
 def test_a_nested_model_of_another_dtype_casts_as_before():
-    inner = keras.Sequential([keras.Input((3,)), layers.Dense(2), BatchNormalization()])
+    start = keras.Input((3,))
+    x = BatchNormalization()(layers.Dense(2)(keras.ops.exp(start)))
+    inner = keras.Model(start, x)
     inputs = keras.Input((3,))
     x = layers.Dense(3, dtype="mixed_float16")(inputs)
     model = roughen(keras.Model(inputs, inner(x)), wide=False)
@@ -399,15 +450,17 @@ def test_the_report_is_a_readable_table():
     x = layers.ReLU()(BatchNormalization(name="one")(layers.Dense(3, name="d")(inputs)))
     model = keras.Model(inputs, layers.ReLU()(BatchNormalization(name="two")(x)))
     lines = str(fold_batch_normalization(model).report).splitlines()
-    assert lines[0].split() == "batch normalization outcome into rule or reason".split()
+    assert lines[0] == "batch normalization  outcome       into  rule or reason"
     assert lines[1] == "one                  folded        d     Dense, then BN"
     assert lines[2].startswith("two                  multiply-add        it stands")
     assert lines[3] == "1 folded, 1 left"
 
 
-def test_models_fold_on_the_jax_backend_without_tensorflow():
+def test_models_fold_on_the_jax_backend_where_tensorflow_is_not_installed():
     code = """
-import sys, keras, numpy as np
+import sys
+sys.modules["tensorflow"] = None  # as if it were not installed
+import keras, numpy as np
 from bn_keras.folding import fold_batch_normalization
 i = keras.Input((8, 8, 3))
 x = keras.layers.Conv2D(4, 3, groups=1, padding="same")(i)
@@ -422,7 +475,6 @@ v = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
 a, b = np.array(m(v)), np.array(r.model(v))
 assert abs(a - b).max() <= 1e-5 * abs(a).max()
 assert r.report.folded == 2, str(r.report)
-assert "tensorflow" not in sys.modules
 """
     subprocess.run(
         [sys.executable, "-c", code],

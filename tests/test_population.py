@@ -1,11 +1,16 @@
 """Algorithm 2 against its formula in NumPy."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
 
-from bn_keras import BatchNormalization, estimate_population_statistics
+import bn_keras
+from bn_keras import BatchNormalization
+from bn_keras.population import METHODS
 
+estimate = partial(bn_keras.estimate_population_statistics, verbose=0)
 LAYERS = [BatchNormalization, keras.layers.BatchNormalization]
 
 
@@ -21,7 +26,7 @@ def model_of(*layers):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_estimate_is_the_mean_of_the_batches_moments(layer):
     model, data = model_of(layer()), batches()
-    moved = estimate_population_statistics(model, data)
+    moved = estimate(model, data)
     mean = np.mean([batch.mean(0) for batch in data], axis=0)
     variance = 5 / 4 * np.mean([batch.var(0) for batch in data], axis=0)
     found = model.layers[0]
@@ -35,7 +40,7 @@ def test_the_estimate_is_the_mean_of_the_batches_moments(layer):
 def test_a_later_layer_sees_batches_that_earlier_ones_normalized(layer):
     model = model_of(layer(epsilon=1e-3), keras.layers.Dropout(0.9), layer())
     data = batches()
-    estimate_population_statistics(model, data)
+    estimate(model, data)
     variance = 5 / 4 * np.mean([b.var(0) / (b.var(0) + 1e-3) for b in data], axis=0)
     np.testing.assert_allclose(model.layers[2].moving_mean, 0, atol=1e-5)
     np.testing.assert_allclose(model.layers[2].moving_variance, variance, rtol=1e-5)
@@ -44,19 +49,21 @@ def test_a_later_layer_sees_batches_that_earlier_ones_normalized(layer):
 def test_weights_stay_and_layers_are_left_as_they_were():
     model = model_of(keras.layers.Dense(4), BatchNormalization(momentum=0.9))
     before = model.get_weights()
-    estimate_population_statistics(model, batches())
+    estimate(model, batches())
     after = model.get_weights()
     for old, new in zip(before[:4], after[:4], strict=True):
         np.testing.assert_array_equal(old, new)
     assert "call" not in vars(model.layers[1])
     values = batches(1)[0]
-    np.testing.assert_array_equal(model(values), model(values, training=False))
+    layer, inputs = model.layers[1], np.asarray(model.layers[0](values))
+    expected = (inputs - layer.moving_mean) / np.sqrt(layer.moving_variance + 1e-3)
+    np.testing.assert_allclose(model(values), expected, atol=1e-5)
 
 
 def test_nested_layers_are_found_and_frozen_ones_left():
     frozen = BatchNormalization(trainable=False)
     model = model_of(keras.Sequential([BatchNormalization()]), frozen)
-    moved = estimate_population_statistics(model, batches())
+    moved = estimate(model, batches())
     assert list(moved) == [model.layers[0].layers[0].path]
     np.testing.assert_array_equal(frozen.moving_variance, 1)
 
@@ -64,8 +71,8 @@ def test_nested_layers_are_found_and_frozen_ones_left():
 def test_data_may_be_an_array_or_batches_with_labels():
     values = batches(1, size=12)[0]
     models = [model_of(BatchNormalization()) for _ in range(2)]
-    estimate_population_statistics(models[0], values)
-    estimate_population_statistics(models[1], [(values, np.zeros(12))])
+    estimate(models[0], values)
+    estimate(models[1], [(values, np.zeros(12))])
     for one, other in zip(models[0].weights, models[1].weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -73,7 +80,7 @@ def test_data_may_be_an_array_or_batches_with_labels():
 def test_steps_bounds_the_batches_used():
     data = batches()
     model = model_of(BatchNormalization())
-    estimate_population_statistics(model, data, steps=1)
+    estimate(model, data, steps=1)
     np.testing.assert_allclose(model.layers[0].moving_mean, data[0].mean(0), rtol=1e-5)
 
 
@@ -85,20 +92,157 @@ def test_an_interrupted_estimate_restores_everything():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        estimate_population_statistics(model, interrupted())
+        estimate(model, interrupted())
     np.testing.assert_array_equal(model.layers[0].moving_mean, 0)
     np.testing.assert_array_equal(model.layers[0].moving_variance, 1)
     assert "call" not in vars(model.layers[0])
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_uneven_batches_of_the_pooled_methods_are_one_population(layer, method):
+    values = np.concatenate(batches())
+    model = model_of(layer())
+    estimate(model, [values[:2], values[2:5], values[5:]], method=method)
+    found, pooled = model.layers[0], values.astype(np.float64)
+    for statistic, expected in (
+        (found.moving_mean, pooled.mean(0)),
+        (found.moving_variance, pooled.var(0, ddof=1)),
+    ):
+        same = np.allclose(statistic, expected, rtol=1e-5)
+        assert same == (method != "algorithm2")
+
+
+def test_layerwise_a_layer_sees_what_it_will_see_at_inference():
+    model = model_of(BatchNormalization(), keras.layers.ReLU(), BatchNormalization())
+    data = batches()
+    estimate(model, data, method="layerwise")
+    first, _, second = model.layers
+    values = np.concatenate(data).astype(np.float64)
+    deviation = np.sqrt(values.var(0, ddof=1) + 1e-3)
+    hidden = np.maximum((values - values.mean(0)) / deviation, 0)
+    np.testing.assert_allclose(first.moving_mean, values.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(second.moving_mean, hidden.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(second.moving_variance, hidden.var(0, ddof=1), rtol=1e-4)
+
+
+def test_layerwise_needs_data_that_can_be_read_again():
+    with pytest.raises(ValueError, match="reads the data once for each layer"):
+        estimate(model_of(BatchNormalization()), iter(batches()), method="layerwise")
+
+
+def test_layers_of_one_name_in_two_models_are_two_populations():
+    def tower(name):
+        inputs = keras.Input((1,))
+        return keras.Model(inputs, BatchNormalization(name="bn")(inputs), name=name)
+
+    left, right = keras.Input((1,)), keras.Input((1,))
+    towers = [tower("left"), tower("right")]
+    outputs = keras.layers.Concatenate()([towers[0](left), towers[1](right)])
+    near, far = batches()[0][:, :1], batches()[0][:, :1] + 100
+    moved = estimate(keras.Model([left, right], outputs), [([near, far], None)])
+    assert set(moved) == {"bn", "bn (2)"}
+    for model, values in zip(towers, (near, far), strict=True):
+        np.testing.assert_allclose(
+            model.get_layer("bn").moving_mean, values.mean(0), rtol=1e-5
+        )
+
+
+def test_a_layer_called_twice_counts_each_call_as_a_mini_batch():
+    left, right = keras.Input((4,)), keras.Input((4,))
+    shared = BatchNormalization()
+    model = keras.Model([left, right], [shared(left), shared(right)])
+    one, other = batches(2)
+    estimate(model, [([one, other + 10], None)])
+    expected = (one.mean(0) + other.mean(0) + 10) / 2
+    np.testing.assert_allclose(shared.moving_mean, expected, rtol=1e-5)
+    expected = 5 / 4 * (one.var(0) + other.var(0)) / 2
+    np.testing.assert_allclose(shared.moving_variance, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_masked_steps_do_not_count(layer):
+    model = keras.Sequential(
+        [keras.Input((6, 3)), keras.layers.Masking(mask_value=0.0), layer()]
+    )
+    values = np.random.default_rng(0).normal(5, 1, (4, 6, 3)).astype("float32")
+    values[:, 4:] = 0
+    estimate(model, [values], method="pooled")
+    kept = values[:, :4].reshape(-1, 3).astype(np.float64)
+    found = model.layers[-1]
+    np.testing.assert_allclose(found.moving_mean, kept.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found.moving_variance, kept.var(0, ddof=1), rtol=1e-4)
+
+
+def test_channels_without_values_keep_their_statistics():
+    layer = BatchNormalization(axis=(1, 2))
+    model = keras.Sequential(
+        [keras.Input((2, 3)), keras.layers.Masking(mask_value=0.0), layer]
+    )
+    values = np.random.default_rng(0).normal(5, 1, (4, 2, 3)).astype("float32")
+    values[:3, 1] = 0
+    estimate(model, [values])
+    np.testing.assert_allclose(layer.moving_mean[0], values[:, 0].mean(0), rtol=1e-5)
+    np.testing.assert_array_equal(layer.moving_mean[1], 0)
+    np.testing.assert_array_equal(layer.moving_variance[1], 1)
+
+
+def test_a_batch_of_nan_is_left_out():
+    data = batches(2)
+    model = model_of(BatchNormalization())
+    estimate(model, [data[0], np.full((5, 4), np.nan, "float32"), data[1]])
+    expected = np.mean([batch.mean(0) for batch in data], axis=0)
+    np.testing.assert_allclose(model.layers[0].moving_mean, expected, rtol=1e-5)
+
+
+def test_a_renormalizing_layer_trains_on_from_the_estimate():
+    layer = BatchNormalization(renorm=True)
+    model, data = model_of(layer), batches(1)
+    estimate(model, data)
+    np.testing.assert_allclose(
+        np.square(layer.moving_stddev) - 1e-3, layer.moving_variance, rtol=1e-5
+    )
+
+
+def test_adapting_to_a_new_domain_changes_statistics_only():
+    model = model_of(BatchNormalization())
+    values = batches(1, size=100)[0]
+    estimate(model, [values])
+    answers = np.asarray(model(values))
+    moved = estimate(model, [3 * values + 7])
+    assert max(moved.values()) > 1
+    # A shifted and scaled domain is the old one to a layer with epsilon near 0.
+    np.testing.assert_allclose(model(3 * values + 7), answers, atol=1e-3)
+
+
+def test_progress_is_shown(capsys):
+    model = model_of(BatchNormalization())
+    bn_keras.estimate_population_statistics(model, batches(), verbose=1)
+    assert "3/3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "best"}, "algorithm2, pooled, layerwise. Received: 'best'"),
+        ({"steps": 0}, "at least 1. Received: 0"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        estimate(model_of(BatchNormalization()), batches(), **arguments)
+
+
 @pytest.mark.parametrize("data", [[], [np.ones((1, 4), "float32")]])
 def test_too_little_data_is_an_error_and_changes_nothing(data):
     model = model_of(BatchNormalization())
-    with pytest.raises(ValueError, match=r"two values or more .* Received: none"):
-        estimate_population_statistics(model, data)
+    with pytest.raises(
+        ValueError, match=r"two finite values or more .* Received: none"
+    ):
+        estimate(model, data)
     np.testing.assert_array_equal(model.layers[0].moving_variance, 1)
 
 
 def test_a_model_without_batch_normalization_is_an_error():
     with pytest.raises(ValueError, match="Received: Sequential"):
-        estimate_population_statistics(model_of(keras.layers.Dense(2)), batches())
+        estimate(model_of(keras.layers.Dense(2)), batches())

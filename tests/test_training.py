@@ -47,10 +47,8 @@ def test_training_ends_with_the_population_statistics(digits):
         model.get_layer("hidden_1_dense").kernel
     )
     found = model.get_layer("hidden_1_bn")
-    weights = [
-        inputs[start : start + 256].mean(0) for start in range(0, len(inputs), 256)
-    ]
-    np.testing.assert_allclose(found.moving_mean, np.mean(weights, 0), atol=1e-4)
+    np.testing.assert_allclose(found.moving_mean, inputs.mean(0), atol=1e-5)
+    np.testing.assert_allclose(found.moving_variance, inputs.var(0, ddof=1), rtol=1e-4)
 
 
 def test_one_seed_is_one_result(digits):
@@ -82,6 +80,13 @@ def test_top_one_and_top_five_count_what_they_say():
     )
     found = evaluate(probabilities_of(table), split)
     assert found == {"images": 4, "top1": 0.25, "top5": 0.75}
+
+
+@pytest.mark.parametrize("answer", [0.0, np.nan])
+def test_a_model_that_cannot_tell_classes_apart_is_never_right(answer):
+    split = data.Split(np.zeros((4, 1, 1, 1), "float32"), np.arange(4))
+    found = evaluate(probabilities_of([[answer] * 7]), split)
+    assert (found["top1"], found["top5"]) == (0, 0)
 
 
 def test_a_model_for_other_images_is_an_error(digits):

@@ -104,7 +104,7 @@ def _through(call, affine, forward):
         return affine.on(tuple(dims[axis] for axis in affine.axes))
     where = "in front of" if forward else "behind"
     raise NotFoldableError(
-        f"it stands {where} {call.label!r} ({kind.__name__}), not linear"
+        f"it stands {where} {call.label!r} ({kind.__name__}), which it cannot pass"
     )
 
 

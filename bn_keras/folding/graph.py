@@ -217,7 +217,8 @@ def _inline(graph, function, inputs, prefix, context):
     edges = {id(x): edge for x, edge in zip(function.inputs, inputs, strict=True)}
     nodes_by_depth = function._nodes_by_depth
     for depth in sorted(nodes_by_depth, reverse=True):
-        for node in nodes_by_depth[depth]:
+        # Keras lists the calls of equal depth last to first.
+        for node in reversed(nodes_by_depth[depth]):
             if node.is_input or any(id(x) not in edges for x in node.input_tensors):
                 continue  # an input layer, or a node that belongs to another model
             args, kwargs = node.arguments.fill_in(edges)

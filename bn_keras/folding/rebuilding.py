@@ -4,6 +4,7 @@ Knows how layers are copied; which weights are folded is decided elsewhere.
 """
 
 import itertools
+from typing import Any
 
 import keras
 from keras import layers, tree
@@ -35,18 +36,14 @@ def build_model(graph):
         fresh = key not in copies
         if fresh:
             copies[key] = _copy(call, names[key])
-        args, kwargs = (
-            tree.map_structure(
-                lambda x: tensors[x] if isinstance(x, Edge) else x, argument
-            )
-            for argument in call.arguments
-        )
         if call.affine is not None:
-            args, kwargs = (tensors[call.inputs[0]],), {}
-        outputs = tree.flatten(copies[key](*args, **kwargs))
+            outputs = copies[key](tensors[call.inputs[0]])
+        else:
+            args, kwargs = call.arguments
+            outputs = copies[key](*_filled(args, tensors), **_filled(kwargs, tensors))
         if fresh:
             _set_variables(copies[key], call)
-        tensors.update(zip(call.outputs, outputs, strict=True))
+        tensors.update(zip(call.outputs, tree.flatten(outputs), strict=True))
     structure = tree.pack_sequence_as(graph.input_tensors, inputs)
     outputs = _outputs(graph, tensors)
     model = keras.Model(
@@ -56,6 +53,12 @@ def build_model(graph):
     )
     model(structure)  # Keras exports no model that was never called
     return model
+
+
+def _filled(arguments, tensors) -> Any:
+    return tree.map_structure(
+        lambda x: tensors[x] if isinstance(x, Edge) else x, arguments
+    )
 
 
 def _outputs(graph, tensors):
@@ -76,17 +79,19 @@ def _outputs(graph, tensors):
 def _names(graph, keys):
     # A layer keeps its name if nobody else may claim it; copies and inlined layers
     # whose name is taken are named by their path.
-    outputs = dict(zip(graph.outputs, graph.output_names, strict=True))
     reserved = {
         *(x._keras_history.operation.name for x in tree.flatten(graph.input_tensors)),
         *graph.output_names,
     }
+    # An output's name goes to the layer in front of every output of that name.
+    claims = {}
+    for edge, name in zip(graph.outputs, graph.output_names, strict=True):
+        claims.setdefault(name, set()).add(keys.get(edge.producer))
     owners = {}
     for call in graph.calls:
-        name = call.operation.name
-        bears = any(outputs.get(edge) == name for edge in call.outputs)
-        if bears or name not in reserved:
-            owners.setdefault(name, keys[call])
+        name, key = call.operation.name, keys[call]
+        if name not in reserved or claims.get(name) == {key}:
+            owners.setdefault(name, key)
     taken, names = reserved | set(owners), {}
     for call in graph.calls:
         key, name = keys[call], call.operation.name
@@ -108,22 +113,27 @@ def _copy(call, name):
     # The function of a Lambda would go through its configuration as bytecode.
     if not isinstance(operation, keras.Layer) or type(operation) is layers.Lambda:
         return copy_stateless(operation, name)
-    config = {**operation.get_config(), "name": name}
-    if call.weights is not None:
-        for key in config:
-            if key.endswith(("_constraint", "_regularizer")):
-                config[key] = None
-            elif key.endswith("_initializer"):
-                config[key] = "zeros"
-        config.update(call.settings)
     try:
+        config = {**operation.get_config(), "name": name}
+        if call.weights is not None:
+            config = _for_inference(config) | call.settings
         return type(operation).from_config(config)
     except (TypeError, ValueError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
             "Every layer must be copied by `from_config(get_config())`: complete the "
             f"layer's `get_config`. Received: {call.path!r} "
-            f"({type(operation).__name__}), which raised: {error}"
+            f"({type(operation).__name__}), which raised: {reason}"
         ) from error
+
+
+def _for_inference(config):
+    for key in config:
+        if key.endswith(("_constraint", "_regularizer")):
+            config[key] = None
+        elif key.endswith("_initializer"):
+            config[key] = "zeros"
+    return config
 
 
 def _set_variables(layer, call):

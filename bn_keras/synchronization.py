@@ -1,0 +1,57 @@
+"""Moments of the whole batch where each replica holds a part of it.
+
+Knows `tf.distribute`; on JAX there is nothing to do, since an array that
+`keras.distribution` shards is reduced over all of its shards.
+"""
+
+import keras
+
+from bn_keras.statistics import Moments
+
+
+def several_replicas():
+    """Whether this runs in one of several replicas of a `tf.distribute` strategy."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context is not None and context.num_replicas_in_sync > 1
+
+
+def across_replicas(moments):
+    """Merge the replicas' moments by count, mean and squared distances.
+
+    With `n = sum n_i`: `mean = sum n_i mean_i / n`,
+    `variance = sum n_i (variance_i + (mean_i - mean)**2) / n`, never
+    `E[x**2] - E[x]**2`. Replicas may hold different numbers of values, or none.
+    Gradients flow to every replica.
+
+    Args:
+        moments: this replica's `Moments`; `several_replicas()` holds.
+
+    Returns:
+        The `Moments` of all replicas together.
+
+    Reference:
+        Chan, Golub & LeVeque 1983.
+    """
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+
+    def total(value):
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    mean, variance = moments.mean, moments.variance
+    # An array of the mean's shape: the gradient of all_reduce wants no scalars.
+    own = tf.broadcast_to(tf.cast(moments.count, mean.dtype), tf.shape(mean))
+    count = total(own)
+    share = own / tf.maximum(count, 1)
+
+    def mean_of(value):
+        # The moments of an empty replica may be NaN; they weigh nothing.
+        return total(tf.math.multiply_no_nan(value, share))
+
+    merged = mean_of(mean)
+    return Moments(count, merged, mean_of(variance + tf.square(mean - merged)))

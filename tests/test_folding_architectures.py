@@ -1,0 +1,100 @@
+"""Whole networks, folded: answers, counts, reasons, time, exchange formats."""
+
+import re
+import time
+from collections import Counter
+
+import keras
+import numpy as np
+import pytest
+from folding_checks import fold_and_compare, inputs_of, relative_difference, roughen
+from keras import applications, layers
+
+from bn_keras import BatchNormalization
+from bn_keras.folding import fold_batch_normalization
+from bn_keras.models import BNInception
+
+# Name: (side of the input, calls folded, calls left). ResNet-50 v2 normalizes in front
+# of its convolutions, behind an addition that the next block reads too: 17 stay.
+ARCHITECTURES = {
+    "ResNet50": (64, 53, 0),
+    "ResNet50V2": (64, 32, 17),
+    "MobileNetV2": (64, 52, 0),
+    "InceptionV3": (75, 94, 0),
+}
+BEHIND_IT = "; it stands in front of '...' (Activation), which it cannot pass (forward)"
+REASONS = {
+    "ResNet50V2": {
+        f"the output of '...' is used elsewhere too (backward){BEHIND_IT}": 16,
+        "'...' (ZeroPadding2D) pads with zeros: the shift is wrong at the border "
+        f"(backward){BEHIND_IT}": 1,
+    }
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_known_architecture_folds_as_far_as_its_graph_allows(name):
+    side, folded, left = ARCHITECTURES[name]
+    build = getattr(applications, name)
+    options = {"classifier_activation": None, "classes": 10}
+    model = build(weights=None, input_shape=(side, side, 3), **options)
+    result = fold_and_compare(roughen(model, wide=False), 1e-5, folded, left)
+    reasons = Counter(
+        re.sub("'[^']*'", "'...'", entry.reason)
+        for entry in result.report.entries
+        if entry.reason
+    )
+    assert reasons == REASONS.get(name, {})
+
+
+def test_bn_inception_folds_whole_in_under_two_seconds():
+    model = roughen(BNInception(input_shape=(64, 64, 3)), wide=False)
+    start = time.perf_counter()
+    result = fold_batch_normalization(model)
+    assert time.perf_counter() - start < 2
+    assert (result.report.folded, result.report.left) == (69, 0)
+    # One kernel and one bias for each convolution, and the classifier's.
+    assert result.model.count_params() == 11_178_336
+    inputs = inputs_of(model, batch=1)
+    assert relative_difference(model(inputs), result.model(inputs)) <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def folded():
+    """A folded model with a multiply-add in it, inputs, and the original's answers."""
+    inputs = keras.Input((16, 16, 3), name="image")
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+    x = layers.ReLU()(BatchNormalization()(x))
+    y = layers.ReLU()(BatchNormalization(name="left")(x))
+    x = layers.GlobalAveragePooling2D()(layers.Add()([x, y]))
+    model = roughen(keras.Model(inputs, layers.Dense(5)(x)), wide=False)
+    fold_and_compare(model, 1e-5, folded=1, left=1)
+    values = inputs_of(model)
+    # Folded afresh: Keras refuses to export a model that was never called.
+    return fold_batch_normalization(model).model, values, np.array(model(values))
+
+
+# What other people's converters warn of on their way.
+@pytest.mark.filterwarnings("ignore")
+def test_the_onnx_export_of_a_folded_model_answers_the_same(folded, tmp_path):
+    pytest.importorskip("onnx", reason="Keras writes ONNX through onnx and tf2onnx")
+    pytest.importorskip("tf2onnx", reason="Keras writes ONNX through onnx and tf2onnx")
+    runtime = pytest.importorskip("onnxruntime", reason="it runs the ONNX file")
+    model, values, expected = folded
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    (actual,) = session.run(None, {session.get_inputs()[0].name: values})
+    assert relative_difference(expected, actual) <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_litert_export_of_a_folded_model_answers_the_same(folded, tmp_path):
+    litert = pytest.importorskip(
+        "ai_edge_litert.interpreter", reason="it runs the LiteRT file"
+    )
+    model, values, expected = folded
+    model.export(tmp_path / "model.tflite", format="litert", verbose=False)
+    interpreter = litert.Interpreter(model_path=str(tmp_path / "model.tflite"))
+    run = interpreter.get_signature_runner()
+    (actual,) = run(**dict.fromkeys(run.get_input_details(), values)).values()
+    assert relative_difference(expected, actual) <= 1e-5

@@ -1,0 +1,81 @@
+"""Folding leaves the answers of random graphs as they are."""
+
+import keras
+from folding_checks import fold_and_compare, roughen
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+from bn_keras import BatchNormalization
+
+UNARY = [
+    BatchNormalization,
+    layers.BatchNormalization,
+    lambda: BatchNormalization(axis=(1, 2, 3)),
+    lambda: layers.Conv2D(4, 3, padding="same"),
+    lambda: layers.Conv2D(4, 2, strides=2, padding="same", use_bias=False),
+    lambda: layers.Conv2D(4, 1, activation="relu"),
+    lambda: layers.DepthwiseConv2D(2, padding="same"),
+    lambda: layers.SeparableConv2D(4, 3, padding="same"),
+    lambda: layers.Conv2DTranspose(4, 2, strides=2),
+    lambda: layers.Dense(4),
+    lambda: layers.EinsumDense("...x,xy->...y", 4),
+    layers.ReLU,
+    lambda: layers.AveragePooling2D(2, 1, padding="same"),
+    lambda: layers.MaxPooling2D(2, 1, padding="same"),
+    lambda: layers.ZeroPadding2D(1),
+    lambda: layers.Dropout(0.5),
+]
+ADD, CONCATENATE, SHARE, NEST = range(4)
+STEP = st.one_of(
+    st.sampled_from(UNARY[:2]), st.sampled_from(UNARY), st.sampled_from(range(4))
+)
+PICK = st.integers(0, 99)
+
+
+def grow(x, plan):
+    """Apply `(step, pick, pick)` in turn to earlier tensors; return the last two."""
+    tensors, made = [x], []
+    for step, one, other in plan:
+        x, y = tensors[-1 - one % 2 * (len(tensors) > 1)], tensors[other % len(tensors)]
+        alike = x.shape[1:3] == y.shape[1:3]
+        if step == ADD and alike and x.shape == y.shape:
+            x = layers.Add()([x, y])
+        elif step == CONCATENATE and alike and x.shape[-1] < 9:
+            x = layers.Concatenate()([x, y])
+        elif step == SHARE and made:
+            layer, shape = made[other % len(made)]
+            if shape != x.shape:
+                continue
+            x = layer(x)
+        elif step == NEST:
+            inner = keras.Input(x.shape[1:])
+            steps = [layers.Conv2D(4, 2), BatchNormalization(), layers.ReLU()]
+            y = inner
+            for layer in steps[other % 2 :]:
+                y = layer(y)
+            x = keras.Model(inner, y)(x)
+        elif callable(step):
+            layer = step()
+            made.append((layer, x.shape))
+            x = layer(x)
+        tensors.append(x)
+    return tensors[-2:]
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(STEP, PICK, PICK), min_size=2, max_size=10), st.booleans())
+def test_random_graphs_answer_the_same_when_folded(plan, head):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    keras.config.set_floatx("float64")
+    try:
+        inputs = keras.Input((6, 6, 4))
+        outputs = grow(inputs, plan)
+        if head:
+            outputs = layers.Dense(2)(layers.GlobalAveragePooling2D()(outputs[-1]))
+        model = roughen(keras.Model(inputs, outputs))
+        fold_and_compare(model, 1e-9)
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy(before)
