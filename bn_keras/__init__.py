@@ -5,6 +5,7 @@ from bn_keras.batch_normalization import BatchNormalization
 from bn_keras.exporter import export_saved_model
 from bn_keras.folding import fold_batch_normalization
 from bn_keras.population import estimate_population_statistics
+from bn_keras.replacement import replace_batch_normalization
 
 __all__ = [
     "BatchNormalization",
@@ -12,5 +13,6 @@ __all__ = [
     "export_saved_model",
     "fold_batch_normalization",
     "models",
+    "replace_batch_normalization",
 ]
 __version__ = "0.1.0"

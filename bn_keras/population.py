@@ -68,8 +68,8 @@ def estimate_population_statistics(
 
     Raises:
         ValueError: for an unknown method, `steps` below 1, a model without such a
-            layer, data that can be read only once where it must be read for each layer, or
-            if some layer got no mini-batch with two values or more.
+            layer, data that can be read only once where it must be read for each layer,
+            or if some layer got no mini-batch with two values or more.
 
     Example:
     ```python

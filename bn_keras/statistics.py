@@ -174,8 +174,9 @@ def weight_of_new(averaging, momentum, updates):
     """Weight of the newest value in an average, after `updates` earlier ones.
 
     `"cumulative"`: `1 / (updates + 1)`, so that all values weigh the same.
-    `"debiased"`: `(1 - momentum) / (1 - momentum**(updates + 1))`, the moving average as if it had
-    begun at the first value. In a plain moving average the weight is `1 - momentum`.
+    `"debiased"`: `(1 - momentum) / (1 - momentum**(updates + 1))`, the moving average
+    as if it had begun at the first value. In a plain moving average the weight is
+    `1 - momentum`.
 
     Args:
         averaging: `"cumulative"` or `"debiased"`.

@@ -23,6 +23,7 @@ FLOORS = {
     "bn_keras.models": 2,
     "bn_keras.data": 3,
     "bn_keras.population": 3,
+    "bn_keras.replacement": 3,
     "bn_keras.folding": 3,
     "serving.tensors": 1,
     "serving.signatures": 2,
