@@ -11,7 +11,6 @@ from bn_keras.axes import broadcastable, checked_axis, full_mask, kept_axes
 from bn_keras.kernels import normalize, normalize_batch
 from bn_keras.renormalization import checked_clipping, corrections
 from bn_keras.statistics import (
-    average_in,
     batch_moments,
     masked_mean,
     unbiased_variance,
@@ -348,7 +347,8 @@ class BatchNormalization(keras.layers.Layer):
         if isinstance(count, int) and count < 2:
             return
         population = unbiased_variance(variance, count) if self.unbiased else variance
-        usable = ops.isfinite(mean + population)
+        # A mean that is not finite makes a variance that is not.
+        usable = ops.isfinite(population)
         if not isinstance(count, int):
             usable = ops.logical_and(usable, count >= 2)
         if self.virtual_batch_size is not None:
@@ -359,11 +359,11 @@ class BatchNormalization(keras.layers.Layer):
         usable = ops.reshape(usable, self.moving_mean.shape)
 
         def average_into(variable, value, weight):
-            old = ops.convert_to_tensor(variable)
             value = ops.cast(ops.reshape(value, variable.shape), variable.dtype)
-            new = ops.where(usable, average_in(old, value, weight), old)
-            variable.assign(new)
-            return new
+            old = ops.convert_to_tensor(variable)
+            change = ops.where(usable, (value - old) * weight, 0)
+            variable.assign_add(change)
+            return old + change
 
         weight = 1 - self.momentum
         if self.averaging != "moving":

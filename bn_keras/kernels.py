@@ -12,10 +12,9 @@ from keras import ops
 
 from bn_keras.statistics import Moments, batch_moments, reduction_size
 
-# TensorFlow's fused kernel sums plainly. Up to this many standard deviations between a
-# channel's mean and 0 its moments were seen right to 2e-4 with a million values a
-# channel (tests/test_kernels.py); beyond, it runs again on shifted inputs.
-FAR = 30.0
+# TensorFlow's fused kernel sums plainly, and loses digits of a sum this many times the
+# standard deviation of what it adds.
+LARGE_SUM = 1e7
 
 
 def normalize(inputs, gamma, beta, mean, variance, epsilon):
@@ -153,7 +152,7 @@ def _large(inputs, axes):
     A batch of unknown size counts as large if it reduces over positions too.
     """
     size = prod(inputs.shape) if None not in inputs.shape else None
-    return len(axes) > 1 if size is None else size >= 2**17
+    return len(axes) > 1 if size is None else size >= 2**16
 
 
 def _compiled_by_xla():
@@ -210,20 +209,26 @@ def _fused(inputs, gamma, beta, epsilon):
     @tf.custom_gradient
     def kernel(x, gamma, beta):
         found = forward(x)
-        mean = found.batch_mean
-        deviation = tf.sqrt(found.batch_variance + epsilon)
-        far = tf.reduce_any(tf.abs(mean) > FAR * deviation)
-        y, own_mean, unbiased, *saved = tf.cond(
-            far, lambda: forward(x - mean), lambda: found
-        )
         count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), x.dtype)
+        deviation = tf.sqrt(found.batch_variance + epsilon)
+        limit = deviation * tf.minimum(LARGE_SUM / tf.maximum(count, 1), 30.0)
+        far = tf.reduce_any(tf.abs(found.batch_mean) > limit)
+
+        def exact_mean():
+            # Example by example, so that no sum is long.
+            rest = tf.reduce_mean(x - found.batch_mean, (1, 2))
+            return found.batch_mean + tf.reduce_mean(rest, 0)
+
+        shift = tf.cond(far, exact_mean, lambda: tf.zeros_like(found.batch_mean))
+        y, mean, unbiased, *saved = tf.cond(
+            far, lambda: forward(x - shift), lambda: found
+        )
         variance = unbiased * (tf.maximum(count - 1, 1) / tf.maximum(count, 1))
 
         def gradient(dy, _, __):
-            shifted = tf.cond(far, lambda: x - mean, lambda: x)
             return tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=dy,
-                x=shifted,
+                x=tf.cond(far, lambda: x - shift, lambda: x),
                 scale=gamma,
                 reserve_space_1=saved[0],
                 reserve_space_2=saved[1],
@@ -232,7 +237,6 @@ def _fused(inputs, gamma, beta, epsilon):
                 is_training=True,
             )[:3]
 
-        mean = tf.cond(far, lambda: mean + own_mean, lambda: mean)
-        return (y, mean, variance), gradient
+        return (y, mean + shift, variance), gradient
 
     return kernel(inputs, gamma, beta)
