@@ -2,10 +2,12 @@
 
 TensorFlow writes some lines to the standard error stream while it is imported, whatever
 its log level, and an error of the command line shall be one line. What it wrote is
-shown again if the start fails. `python -m bn_keras` is the same command without this.
+shown again if the start fails; Ctrl-C ends it without a word. `python -m bn_keras` is
+the same command without this.
 """
 
 import os
+import signal
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -34,11 +36,16 @@ def main():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     # gRPC logs what it also raises.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        with _silenced():
-            from bn_keras import cli
+    # The imports swallow some exceptions, and have nothing yet to clear away.
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    with _silenced():
+        from bn_keras import cli
 
-            cli.start_backend()
-    except KeyboardInterrupt:
-        return 130
+        cli.start_backend()
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # An exit, unlike death by the signal, lets every `finally` clear its files away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return cli.main()

@@ -4,9 +4,14 @@ Knows the arguments, the exit status and how an error becomes one line; no arith
 """
 
 import argparse
+import functools
 import json
+import os
 import sys
+import textwrap
 from pathlib import Path
+
+from bn_keras import __version__, arguments, data, errors, recipes
 
 EXAMPLES = """\
 examples:
@@ -35,6 +40,9 @@ def build_parser():
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function, help, example):
@@ -54,10 +62,13 @@ def build_parser():
         "bn-keras demo --workdir bn-keras-demo --json results.json",
     )
     sub.add_argument(
-        "--workdir", type=Path, default=Path("bn-keras-demo"), help="made if missing"
+        "--workdir",
+        type=arguments.path,
+        default=Path("bn-keras-demo"),
+        help="made if missing",
     )
     sub.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the figures there"
+        "--json", type=arguments.path, metavar="FILE", help="write the figures there"
     )
 
     sub = command(
@@ -66,19 +77,26 @@ def build_parser():
         "bn-keras train bn-mlp --data mnist --data-dir mnist/ --workdir run/",
     )
     sub.add_argument(
-        "recipe", metavar="RECIPE", help="mlp, bn-mlp, convnet, bn-convnet"
+        "recipe",
+        metavar="RECIPE",
+        choices=recipes.RECIPES,
+        help=", ".join(recipes.RECIPES),
     )
     _add_data(sub)
-    sub.add_argument("--workdir", type=Path, required=True, help="made if missing")
-    sub.add_argument("--epochs", type=_positive, help="instead of the recipe's")
-    sub.add_argument("--seed", type=int, help="instead of the recipe's")
+    sub.add_argument(
+        "--workdir", type=arguments.path, required=True, help="made if missing"
+    )
+    sub.add_argument(
+        "--epochs", type=arguments.positive, help="instead of the recipe's"
+    )
+    sub.add_argument("--seed", type=arguments.seed, help="instead of the recipe's")
 
     sub = command(
         _evaluate,
         "Print top-1 and top-5 accuracy on the test examples.",
         "bn-keras evaluate run/bn-mlp.keras --data digits",
     )
-    sub.add_argument("model", metavar="MODEL.keras", type=Path)
+    sub.add_argument("model", metavar="MODEL.keras", type=arguments.path)
     _add_data(sub)
 
     sub = command(
@@ -86,10 +104,34 @@ def build_parser():
         "Fold the batch normalization and write DIR/<version>, a SavedModel.",
         "bn-keras export run/bn-mlp.keras models/digits",
     )
-    sub.add_argument("model", metavar="MODEL.keras", type=Path)
-    sub.add_argument("directory", metavar="DIR", type=Path, help="made if missing")
+    sub.add_argument("model", metavar="MODEL.keras", type=arguments.path)
     sub.add_argument(
-        "--version", type=_positive, help="default: one above the highest in DIR"
+        "directory", metavar="DIR", type=arguments.path, help="made if missing"
+    )
+    sub.add_argument(
+        "--version",
+        type=arguments.positive,
+        help="default: one above the highest in DIR",
+    )
+    sub.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="the classes' names, one a line; or a data set's name",
+    )
+    sub.add_argument(
+        "--scale",
+        type=float,
+        default=1 / 255,
+        help="factor of the pixels 0 to 255 of a picture; default: 1/255",
+    )
+    sub.add_argument(
+        "--offset", type=float, default=0.0, help="added after it; default: %(default)s"
+    )
+    sub.add_argument(
+        "--crop-fraction",
+        type=float,
+        default=1.0,
+        help="share of a resized picture that is kept; default: %(default)s",
     )
 
     sub = command(
@@ -97,31 +139,44 @@ def build_parser():
         "Serve the latest version in a directory over gRPC until interrupted.",
         "bn-keras serve models/digits --port 8500",
     )
-    sub.add_argument("directory", metavar="DIR", type=Path, help="holds DIR/<version>")
+    sub.add_argument(
+        "directory", metavar="DIR", type=arguments.path, help="holds DIR/<version>"
+    )
     sub.add_argument("--model-name", metavar="NAME", help="default: last part of DIR")
     sub.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     sub.add_argument(
         "--port",
-        type=_port,
+        type=arguments.port,
         default=8500,
         help="0 for a free one; default: %(default)s",
     )
 
     sub = command(
         _predict,
-        "Ask a server (this one or TensorFlow Serving) about .npy files and images.",
+        "Ask a server (this one or TensorFlow Serving) about .npy, .npz and image "
+        "files. Prints a line of JSON for each, null where a value is not finite.",
         "bn-keras predict --address 127.0.0.1:8500 --model-name digits batch.npy",
     )
-    sub.add_argument("--address", required=True, metavar="HOST:PORT")
+    sub.add_argument(
+        "--address", type=arguments.address, required=True, metavar="HOST:PORT"
+    )
     sub.add_argument("--model-name", required=True, metavar="NAME")
-    sub.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS")
+    sub.add_argument(
+        "--timeout",
+        type=arguments.seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="of each call; default: %(default)s",
+    )
     sub.add_argument(
         "files",
         nargs="+",
         metavar="FILE",
-        type=Path,
-        help=".npy: a batch as the model takes it; an image: fitted to the model's "
-        "input size, its values divided by 255",
+        type=arguments.path,
+        help=".npy: a batch as the model takes it (float64 is sent as float32); .npz: "
+        "one array for each input, its key the input's name; an image: one example, "
+        "fitted to the model's input size, black 0 and white 1. Models trained on the "
+        "data sets here know light ink on black",
     )
     return parser
 
@@ -144,25 +199,18 @@ def main(arguments=None):
 
     Returns:
         The exit status: 0, 1 (a result misses its bound), 2 (an error, told in one
-        line) or 130 (interrupted).
+        line) or 130 (interrupted; `serve`, once it serves, ends with 0). With
+        `BN_KERAS_TRACEBACK=1` in the environment an error is raised instead.
     """
     options = build_parser().parse_args(arguments)
     try:
         return options.function(options)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, TypeError) as error:
-        message = str(error)
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        message = f"{error.strerror}{where}" if error.strerror else str(error)
     except Exception as error:
-        import grpc
-
-        if not isinstance(error, grpc.RpcError):
+        if os.environ.get("BN_KERAS_TRACEBACK") == "1":
             raise
-        message = f"{error.code().name}: {error.details()}"
-    line = " ".join(message.split())
+        line = textwrap.shorten(errors.message(error), 1000, placeholder=" ...")
     print(f"bn-keras: error: {line}", file=sys.stderr)
     return 2
 
@@ -171,12 +219,20 @@ def _demo(options):
     from bn_keras import demo
     from bn_keras.files import published
 
-    options.workdir.mkdir(parents=True, exist_ok=True)
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise FileNotFoundError(
-            f"--json needs an existing folder. Received: {options.json}"
-        )
-    results, failures = demo.run(options.workdir)
+    if options.json is not None:
+        folder = options.json.absolute().parent
+        if options.json.is_dir():
+            raise ValueError(
+                f"--json expects a file. Received: {options.json}, a folder; name a "
+                "file in it"
+            )
+        if not folder.is_dir() and folder != options.workdir.absolute():
+            raise ValueError(
+                f"--json expects a file in a folder that exists. Received: "
+                f"{options.json}; make {folder} first"
+            )
+    _make_folder(options.workdir)
+    results, failures = demo.run(options.workdir, command=_command())
     if options.json is not None:
         with published(options.json) as beside:
             beside.write_text(json.dumps(results, indent=2) + "\n")
@@ -188,32 +244,31 @@ def _demo(options):
 def _train(options):
     from dataclasses import replace
 
-    from bn_keras import data
-    from bn_keras.recipes import RECIPES
     from bn_keras.training import train
 
-    if options.recipe not in RECIPES:
-        raise ValueError(
-            f"The recipe must be one of {', '.join(RECIPES)}. "
-            f"Received: {options.recipe!r}"
-        )
     given = {"epochs": options.epochs, "seed": options.seed}
     recipe = replace(
-        RECIPES[options.recipe],
+        recipes.RECIPES[options.recipe],
         **{key: value for key, value in given.items() if value is not None},
     )
+    path = options.workdir / f"{recipe.name}.keras"
+    if path.is_dir():
+        raise ValueError(
+            f"Expected {path} to be free, or an earlier model to replace. Received: a "
+            "folder; choose another --workdir"
+        )
     examples = data.load(options.data, options.data_dir)
-    options.workdir.mkdir(parents=True, exist_ok=True)
+    _make_folder(options.workdir)
     train(recipe, examples, options.workdir)
-    print(f"saved {options.workdir / recipe.name}.keras")
+    print(f"saved {path}")
     return 0
 
 
 def _evaluate(options):
-    from bn_keras import data
     from bn_keras.evaluation import evaluate
+    from bn_keras.inputs import load_model
 
-    model = _load_model(options.model)
+    model = load_model(options.model)
     examples = data.load(options.data, options.data_dir)
     for name, value in evaluate(model, examples.test).items():
         print(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}")
@@ -221,10 +276,27 @@ def _evaluate(options):
 
 
 def _export(options):
+    from bn_keras import data
     from bn_keras.exporter import export_saved_model
+    from bn_keras.inputs import load_model
+    from bn_keras.preprocessing import Preprocessing
 
-    model = _load_model(options.model)
-    print(export_saved_model(model, options.directory, version=options.version))
+    labels = options.labels
+    if labels in data.DATA and not Path(labels).exists():
+        labels = data.load(labels).class_names
+    preprocessing = Preprocessing(
+        scale=options.scale,
+        offset=options.offset,
+        crop_fraction=options.crop_fraction,
+    )
+    path = export_saved_model(
+        load_model(options.model),
+        options.directory,
+        version=options.version,
+        labels=labels,
+        preprocessing=None if preprocessing == Preprocessing() else preprocessing,
+    )
+    print(path)
     return 0
 
 
@@ -236,92 +308,87 @@ def _serve(options):
     with PredictionServer(
         options.directory, options.model_name, options.host, options.port
     ) as server:
-        signal.signal(signal.SIGTERM, lambda *_: server.stop())
-        print(f"serving at {server.address}, Ctrl-C stops", flush=True)
         try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            everywhere = options.host in ("0.0.0.0", "::")
+            print(
+                f"serving at {server.address}"
+                + (" and this machine's other addresses" if everywhere else "")
+                + ", Ctrl-C stops",
+                flush=True,
+            )
             server.wait()
         except KeyboardInterrupt:
-            server.stop()
+            pass
     return 0
 
 
 def _predict(options):
+    from bn_keras.inputs import read_inputs
     from serving import PredictionClient
 
     with PredictionClient(
         options.address, options.model_name, timeout=options.timeout
     ) as client:
-        ((name, (_, shape)),) = client.metadata()["serving_default"]["inputs"].items()
+        signatures = client.metadata()
+        if "serving_default" not in signatures:
+            raise ValueError(
+                "Expected a model with the signature serving_default. Received: the "
+                f"signatures {', '.join(signatures)}; export it anew, or ask these "
+                "with serving.PredictionClient"
+            )
         for file in options.files:
-            outputs = client.predict({name: _read_batch(file, shape)})
-            values = {key: array.tolist() for key, array in outputs.items()}
-            print(json.dumps({"file": str(file), **values}))
+            expected = signatures["serving_default"]["inputs"]
+            outputs = client.predict(read_inputs(file, expected))
+            values = {key: _plain(array) for key, array in outputs.items()}
+            print(json.dumps({"file": str(file), **values}, allow_nan=False))
     return 0
 
 
-def _read_batch(path, shape):
-    """A `.npy` file as it is, an image as a batch of one of that shape, in [0, 1]."""
+def _plain(array):
+    """Lists as JSON has them: text of bytes, pairs of complex, null of NaN."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
 
-    if path.suffix == ".npy":
-        try:
-            return np.load(path)
-        except (ValueError, EOFError) as error:
-            raise ValueError(
-                f"Expected a .npy file of numbers. Received: {path}: {error}"
-            ) from None
-    if len(shape) != 4 or shape[-1] not in (1, 3):
-        raise ValueError(
-            "An image needs a model that takes (batch, height, width, 1 or 3). "
-            f"Received: {path} for a model that takes {tuple(shape)}; send a .npy file"
-        )
-    _, height, width, channels = shape
+    if array.dtype == object:
+        decode = functools.partial(bytes.decode, errors="backslashreplace")
+        return np.vectorize(decode, otypes=[object])(array).tolist()
+    if array.dtype.kind in "biu":
+        return array.tolist()
+    if array.dtype.kind == "c":
+        array = np.stack([array.real, array.imag], axis=-1)
+    # Also bfloat16, whose scalars JSON does not know.
+    values = np.asarray(array, np.float64).astype(object)
+    values[~np.isfinite(array)] = None
+    return values.tolist()
+
+
+def _make_folder(path):
     try:
-        with Image.open(path) as image:
-            image = image.convert("L" if channels == 1 else "RGB")
-            if height and width:
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image, np.float32) / 255
-    except UnidentifiedImageError:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
         raise ValueError(
-            f"Expected a .npy file or an image. Received: {path}, which is neither"
+            "--workdir expects a folder, or the name of one to make. Received: "
+            f"{path}, which is a file or in one; choose another"
         ) from None
-    return pixels.reshape(1, *pixels.shape[:2], channels)
 
 
-def _load_model(path):
-    import keras
-
-    import bn_keras  # noqa: F401 (registers the layer)
-
-    if path.suffix != ".keras" or not path.is_file():
-        raise ValueError(
-            f"Expected a model file that ends in .keras. Received: {path}"
-            + ("" if path.exists() else ", which does not exist")
-        )
-    try:
-        return keras.models.load_model(path)
-    except Exception as error:
-        raise ValueError(f"Cannot load {path} as a Keras model: {error}") from None
+def _command():
+    """The running command as it was typed, for the lines that a user copies."""
+    typed = sys.argv[0]
+    return typed if Path(typed).name == "bn-keras" else "python -m bn_keras"
 
 
 def _add_data(parser):
-    parser.add_argument("--data", required=True, metavar="NAME", help="digits, mnist")
     parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="folder of the data set's files"
+        "--data",
+        required=True,
+        metavar="NAME",
+        choices=data.DATA,
+        help=", ".join(data.DATA),
     )
-
-
-def _positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, received {text}")
-    return number
-
-
-def _port(text):
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"expected 0 to 65535, received {text}")
-    return number
+    parser.add_argument(
+        "--data-dir",
+        type=arguments.path,
+        metavar="DIR",
+        help="folder of the data set's files; without it, mnist is downloaded",
+    )

@@ -4,6 +4,7 @@ Knows where examples come from; no model and no training.
 """
 
 import gzip
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,13 @@ def mnist(directory=None, binary=False):
         LeCun, Cortes & Burges, "The MNIST database of handwritten digits".
     """
     if directory is None:
-        pairs = keras.datasets.mnist.load_data()
+        try:
+            pairs = keras.datasets.mnist.load_data()
+        except Exception as error:  # Keras raises a plain one, and others below it
+            raise ValueError(
+                f"Cannot download MNIST: {error}; give the folder of its four files "
+                "(--data-dir)"
+            ) from error
     else:
         pairs = [
             (
@@ -133,6 +140,12 @@ def mnist(directory=None, binary=False):
         images = images[..., np.newaxis].astype("float32") / 255
         splits[name] = Split(
             np.round(images) if binary else images, labels.astype("int64")
+        )
+    train, test = (split.images.shape[1:3] for split in splits.values())
+    if train != test:
+        raise ValueError(
+            f"MNIST must have images of one size. Received: {train} pixels to train "
+            f"on and {test} to test on; download the files again"
         )
     return Data("mnist", **splits, class_names=DIGIT_NAMES)
 
@@ -157,14 +170,24 @@ def _read_idx(path, rank):
         ) from None
     header = 4 + 4 * rank
     magic = bytes([0, 0, 8, rank])
-    if content[:4] != magic or len(content) < header:
+    if content[:4] != magic:
         raise ValueError(
             f"{path} must begin as an IDX file of unsigned bytes and {rank} axes does, "
             f"with {magic.hex()}. Received: {content[:4].hex() or 'an empty file'}; "
             "download it again"
         )
-    shape = np.frombuffer(content, ">i4", count=rank, offset=4)
-    if len(content) - header != np.prod(shape, dtype=np.int64):
+    if len(content) < header:
+        raise ValueError(
+            f"{path} must have {rank} sizes after its first 4 bytes, {4 * rank} bytes. "
+            f"Received: {len(content) - 4} bytes; download it again"
+        )
+    shape = np.frombuffer(content, ">i4", count=rank, offset=4).tolist()
+    if min(shape) < 1:
+        raise ValueError(
+            f"{path} must have sizes of 1 or more. Received: "
+            f"{' x '.join(map(str, shape))}; download it again"
+        )
+    if len(content) - header != math.prod(shape):
         raise ValueError(
             f"{path} must hold {' x '.join(map(str, shape))} values. Received: "
             f"{len(content) - header} bytes of them; download it again"

@@ -3,14 +3,17 @@
 Knows the order of the steps and how to show them; each step is another module's.
 """
 
+import shlex
 import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from bn_keras import data
 from bn_keras.evaluation import evaluate
 from bn_keras.experiments import digits as experiment
 from bn_keras.exporter import export_saved_model
@@ -22,13 +25,14 @@ LEAST_ACCURACY = 0.93
 SHADES = " .:-=+*#%@"
 
 
-def run(workdir, console=None):
+def run(workdir, console=None, command="bn-keras"):
     """Run the demo in a folder.
 
     Args:
         workdir: an existing folder; receives the models, learning curves, the picture
-            and `models/digits/<version>`.
+            of these, one held-out digit and `models/digits/<version>`.
         console: a `rich.console.Console` to show the run on; None for a new one.
+        command: how the command line is called here, for the lines to copy.
 
     Returns:
         `(results, failures)`: a dict of the figures that `bn-keras demo --json` writes,
@@ -39,11 +43,15 @@ def run(workdir, console=None):
     console = console or Console()
     workdir = Path(workdir)
     start = time.perf_counter()
-    console.rule("1  Train 3 x 100 sigmoid units on 1,437 handwritten digits")
+    examples = data.digits()
+    console.rule(
+        f"1  Train 3 x 100 sigmoid units on {len(examples.train.labels):,} "
+        "handwritten digits"
+    )
     measurements = _train(workdir, console)
     _show_learning_curves(measurements, workdir, console)
     model = measurements.models[BN_MLP.name]
-    test = measurements.data.test
+    test = examples.test
 
     console.rule("2  Fold the batch normalization, export a SavedModel")
     folding = fold_batch_normalization(model)
@@ -51,7 +59,7 @@ def run(workdir, console=None):
     saved_model = export_saved_model(model, workdir / "models" / "digits")
     console.print(f"exported to {saved_model}", soft_wrap=True)
 
-    console.rule("3  Serve it, ask for 360 held-out digits")
+    console.rule(f"3  Serve it, ask for {len(test.labels):,} held-out digits")
     unfolded = model.predict(test.images, verbose=0)
     folded = folding.model.predict(test.images, verbose=0)
     with (
@@ -77,8 +85,9 @@ def run(workdir, console=None):
         "seconds": time.perf_counter() - start,
     }
     console.rule("4  Compare")
-    _show_results(results, console)
-    _show_what_next(workdir, saved_model, console)
+    _show_results(results, len(test.labels), console)
+    _draw_digit(test.images[0], workdir / "digit.png")
+    _show_what_next(command, workdir, console)
     return results, _failures(results)
 
 
@@ -118,9 +127,11 @@ def _show_digits(test, probabilities, console):
     shown = [int(np.argmax(test.labels == digit)) for digit in (0, 3, 5, 8)]
     pictures = [_text_picture(test.images[index]) for index in shown]
     captions = [
-        f"{probabilities[index].argmax()} ({probabilities[index].max():.1%})"
+        f"{test.labels[index]} -> {probabilities[index].argmax()} "
+        f"{probabilities[index].max():.1%}"
         for index in shown
     ]
+    console.print("true digit -> answer and its probability", highlight=False)
     for row in zip(*pictures, strict=True):
         console.print("    ".join(row), markup=False, highlight=False)
     console.print(
@@ -133,8 +144,13 @@ def _text_picture(image):
     return ["".join(SHADES[level] * 2 for level in row) for row in levels]
 
 
-def _show_results(results, console):
-    table = Table("held-out digits (360)", "figure", "bound")
+def _draw_digit(image, path):
+    pixels = np.rint(image[..., 0] * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def _show_results(results, examples, console):
+    table = Table(f"held-out digits ({examples:,})", "figure", "bound")
     accuracy, difference = f">= {LEAST_ACCURACY}", f"<= {LARGEST_DIFFERENCE}"
     for label, key, bound in (
         ("accuracy with BN", "test_accuracy_bn", accuracy),
@@ -147,15 +163,18 @@ def _show_results(results, console):
     console.print(f"{results['seconds']:.0f} s")
 
 
-def _show_what_next(workdir, saved_model, console):
+def _show_what_next(command, workdir, console):
     console.rule("What next, with a model of your own")
-    for command in (
-        f"bn-keras train bn-convnet --data digits --workdir {workdir}",
-        f"bn-keras export {workdir / 'bn-convnet.keras'} {workdir / 'models/mine'}",
-        f"bn-keras serve {saved_model.parent} --port 8500",
-        "bn-keras predict --address 127.0.0.1:8500 --model-name digits IMAGE.png",
+    recipe, mine = "bn-convnet", workdir / "models" / "mine"
+    server = ["--address", "127.0.0.1:8500", "--model-name", mine.name]
+    for line in (
+        ["train", recipe, "--data", "digits", "--workdir", workdir],
+        ["export", workdir / f"{recipe}.keras", mine],
+        ["serve", mine, "--port", 8500],
+        ["predict", *server, workdir / "digit.png"],
     ):
-        console.print(command, soft_wrap=True, highlight=False, markup=False)
+        copied = f"{command} {shlex.join(map(str, line))}"
+        console.print(copied, soft_wrap=True, highlight=False, markup=False)
 
 
 def _failures(results):

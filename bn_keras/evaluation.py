@@ -22,6 +22,17 @@ def evaluate(model, split):
     Reference:
         Ioffe & Szegedy 2015, figure 4 (errors, where these are accuracies).
     """
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            "Expected a model of one input and one output, class probabilities. "
+            f"Received: {len(model.inputs)} inputs and {len(model.outputs)} outputs; "
+            "evaluate a model made of those two"
+        )
+    if len(model.output_shape) != 2:
+        raise ValueError(
+            "Expected a model whose output is (batch, classes). Received: "
+            f"{model.output_shape}; evaluate a classifier"
+        )
     expected = tuple(model.input_shape[1:])
     if expected != split.images.shape[1:]:
         raise ValueError(

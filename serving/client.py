@@ -20,8 +20,6 @@ from tensorflow_serving.apis import (
 
 from serving import tensors
 
-MAXIMUM_MESSAGE_BYTES = 2**31 - 1
-
 
 class VersionState(NamedTuple):
     """State of one version: START, LOADING, AVAILABLE, UNLOADING or END."""
@@ -44,15 +42,33 @@ class PredictionClient:
 
     Example:
         ```python
+        import tempfile
+
         import grpc
+        import numpy as np
+        import tensorflow as tf
 
-        from serving import PredictionClient
+        from serving import PredictionClient, PredictionServer
 
-        with PredictionClient("127.0.0.1:1", "digits", timeout=1.0) as client:
-            try:
-                client.status()
-            except grpc.RpcError as error:
-                error.code()  # StatusCode.UNAVAILABLE: nobody listens there
+        model = tf.Module()
+        model.double = tf.function(
+            lambda x: {"y": 2 * x},
+            input_signature=[tf.TensorSpec([None], tf.float32, "x")],
+            autograph=False,
+        )
+        with tempfile.TemporaryDirectory() as directory:
+            tf.saved_model.save(model, f"{directory}/1", signatures=model.double)
+            with (
+                PredictionServer(directory, "double", port=0) as server,
+                PredictionClient(server.address, "double", timeout=30.0) as client,
+            ):
+                answer = client.predict(np.array([1, 2], np.float32))
+                assert answer["y"].tolist() == [2, 4]
+                assert client.status() == [(1, "AVAILABLE", "")]
+                try:
+                    client.predict(np.array([1, 2], np.int32))
+                except grpc.RpcError as error:
+                    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         ```
     """
 
@@ -63,8 +79,8 @@ class PredictionClient:
         self._channel = grpc.insecure_channel(
             address,
             options=[
-                ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAXIMUM_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", tensors.MAXIMUM_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", tensors.MAXIMUM_MESSAGE_BYTES),
             ],
         )
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(

@@ -25,11 +25,11 @@ from serving.signatures import (
     ServingError,
     Signature,
     SignatureNotFoundError,
-    parse_inputs,
 )
 
 DEFAULT_SIGNATURE = "serving_default"
 MAXIMUM_WARM_UP_RECORDS = 1000
+LOAD_ATTEMPTS = 5
 
 _logger = logging.getLogger(__name__)
 
@@ -135,14 +135,16 @@ class Servable:
                 )
             request = log.predict_log.request
             signature = self.signature(request.model_spec.signature_name)
-            signature.run(parse_inputs(request.inputs), request.output_filter)
+            signature.run(signature.parse(request.inputs), request.output_filter)
 
 
 class Servables:
     """The latest version of a model on disk, loaded, warmed and served.
 
     A newer version is loaded first and the old one unloaded after, when the last
-    request that uses it is done. A version that fails to load is not tried again.
+    request that uses it is done. A version that fails to load, half-copied perhaps, is
+    tried again at the next looks, `LOAD_ATTEMPTS` times in all; then it ends with its
+    error, and what is written there later is not seen: export under a new number.
     Taking the latest version from the disk brings the one before it back.
 
     Args:
@@ -171,7 +173,8 @@ class Servables:
             with Servables(directory, "double") as servables:
                 with servables.use("double") as servable:
                     inputs = {"x": np.ones(3, np.float32)}
-                    servable.signature().run(inputs)["y"]  # array([2., 2., 2.])
+                    answer = servable.signature().run(inputs)
+        assert answer["y"].tolist() == [2, 2, 2]
         ```
     """
 
@@ -186,6 +189,7 @@ class Servables:
         self._poll_seconds = poll_seconds
         self._lock = threading.Lock()
         self._statuses: dict[int, VersionStatus] = {}
+        self._attempts: dict[int, int] = {}
         self._current: Servable | None = None
         self._retired: list[Servable] = []
         self._stopping = threading.Event()
@@ -201,7 +205,7 @@ class Servables:
         self.close()
 
     def start(self) -> None:
-        """Load the latest version and begin to look for newer ones.
+        """Load the latest version, at the first attempt, and look for newer ones.
 
         Raises:
             ValueError: No version in the directory, or the latest does not load.
@@ -210,12 +214,16 @@ class Servables:
             mend = "export a model there first"
             if (self.directory / "saved_model.pb").exists():
                 mend = "give the directory above this version"
+            if self.directory.is_dir():
+                found = "without any"
+            elif self.directory.exists():
+                found, mend = "which is a file", "give the directory of the versions"
+            else:
+                found = "which is not there"
             raise ValueError(
                 "Expected a directory of numbered versions, such as "
                 f"{self.directory / '1' / 'saved_model.pb'}. Received: "
-                f"{self.directory} "
-                f"{'without any' if self.directory.is_dir() else 'which is not there'}"
-                f"; {mend}."
+                f"{self.directory} {found}; {mend}."
             )
         self.poll()
         if self._current is None:
@@ -226,11 +234,16 @@ class Servables:
             )
         self._watcher.start()
 
-    def close(self) -> None:
-        """Stop looking for versions and unload; requests under way finish."""
+    def close(self, timeout: float | None = None) -> None:
+        """Stop looking for versions and unload; requests under way finish.
+
+        Args:
+            timeout: Seconds to wait for a load under way; None waits for its end. What
+                it loads is not served in either case.
+        """
         self._stopping.set()
         if self._watcher.is_alive():
-            self._watcher.join()
+            self._watcher.join(timeout)
         self._swap(None)
         self._release()
 
@@ -285,10 +298,11 @@ class Servables:
         found = self._versions_on_disk()
         if found:
             latest = max(found)
+            self._end_failed_but(latest)
             known = self._statuses.get(latest)
-            failed = known is not None and known.error is not None
+            ended = known is not None and known.error and known.state is State.END
             served = self._current is not None and self._current.version == latest
-            if not failed and not served:
+            if not ended and not served:
                 self._load(latest, found[latest])
         self._release()
 
@@ -312,13 +326,22 @@ class Servables:
         except Exception as error:  # a broken export may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             _logger.error("Version %d at %s failed to load: %s", version, path, reason)
-            self._set(version, State.END, reason)
+            self._attempts[version] = self._attempts.get(version, 0) + 1
+            last = self._attempts[version] >= LOAD_ATTEMPTS
+            self._set(version, State.END if last else State.LOADING, reason)
             return
         self._swap(servable)
-        _logger.info("Version %d of %s is served.", version, self.model_name)
+        if self._current is servable:
+            _logger.info("Version %d of %s is served.", version, self.model_name)
 
     def _swap(self, servable: Servable | None) -> None:
         with self._lock:
+            if servable is not None and self._stopping.is_set():
+                # Loaded too late, after `close`.
+                self._statuses[servable.version] = VersionStatus(
+                    servable.version, State.END
+                )
+                return
             old, self._current = self._current, servable
             if servable is not None:
                 self._statuses[servable.version] = VersionStatus(
@@ -341,6 +364,15 @@ class Servables:
         if idle:
             idle.clear()
             gc.collect()  # a loaded model is full of reference cycles
+
+    def _end_failed_but(self, latest: int) -> None:
+        """End what failed to load and will not be tried again: no longer the latest."""
+        with self._lock:
+            for version, status in self._statuses.items():
+                if status.error and version != latest:
+                    self._statuses[version] = dataclasses.replace(
+                        status, state=State.END
+                    )
 
     def _set(self, version: int, state: State, error: str | None = None) -> None:
         with self._lock:

@@ -29,27 +29,6 @@ class ExecutionError(ServingError):
     """The model itself failed; `__cause__` is TensorFlow's error."""
 
 
-def parse_inputs(protos: Mapping[str, object]) -> dict[str, np.ndarray]:
-    """Parse the inputs of a request.
-
-    Args:
-        protos: Input name to `TensorProto`.
-
-    Returns:
-        Input name to array.
-
-    Raises:
-        InvalidRequestError: A proto is malformed; the message names its input.
-    """
-    arrays = {}
-    for alias in sorted(protos):
-        try:
-            arrays[alias] = tensors.parse(protos[alias])
-        except ValueError as error:
-            raise InvalidRequestError(f"tensor parsing error: {alias}") from error
-    return arrays
-
-
 class Signature:
     """One way to call a loaded model.
 
@@ -75,7 +54,8 @@ class Signature:
         definition.inputs["x"].tensor_shape.dim.add(size=-1)
         definition.outputs["y"].CopyFrom(definition.inputs["x"])
         signature = Signature(lambda x: {"y": 2 * x}, definition)
-        signature.run({"x": np.ones(3, np.float32)})["y"]  # array([2., 2., 2.])
+        answer = signature.run({"x": np.ones(3, np.float32)})
+        assert answer["y"].tolist() == [2, 2, 2]
         ```
     """
 
@@ -123,6 +103,38 @@ class Signature:
                 f"{','.join(sorted(sent))}"
             )
 
+    def parse(self, protos: Mapping[str, object]) -> dict[str, np.ndarray]:
+        """Parse the inputs of a request.
+
+        What they claim to be is compared with the signature first: a message of few
+        bytes can ask for any amount of memory.
+
+        Args:
+            protos: Input name to `TensorProto`.
+
+        Returns:
+            Input name to array.
+
+        Raises:
+            InvalidRequestError: Inputs unlike the signature, or a malformed proto; the
+                message names its input.
+        """
+        self.check_names(protos)
+        arrays = {}
+        for position, (alias, spec) in enumerate(self.inputs.items()):
+            if alias not in protos:
+                continue
+            try:
+                dtype, shape = tensors.described(protos[alias])
+                _check_type(position, spec, _type_name(dtype))
+                _check_shape(spec, shape)
+                arrays[alias] = tensors.parse(protos[alias])
+            except InvalidRequestError:
+                raise
+            except ValueError as error:
+                raise InvalidRequestError(f"tensor parsing error: {alias}") from error
+        return arrays
+
     def run(
         self, inputs: Mapping[str, np.ndarray], output_filter: Iterable[str] = ()
     ) -> dict[str, np.ndarray]:
@@ -147,7 +159,7 @@ class Signature:
         outputs = self._select(output_filter)
         given = {**self._defaults, **inputs}
         for position, (alias, spec) in enumerate(self.inputs.items()):
-            _check_type(position, spec, given[alias])
+            _check_type(position, spec, _type_name_of(given[alias]))
             _check_shape(spec, given[alias].shape)
         try:
             results = self._function(
@@ -174,12 +186,8 @@ class Signature:
         return chosen or self.outputs
 
 
-def _check_type(position: int, spec: tf.TensorSpec, array: np.ndarray) -> None:
+def _check_type(position: int, spec: tf.TensorSpec, provided: str) -> None:
     expected = _type_name(spec.dtype)
-    try:
-        provided = _type_name(tf.as_dtype(array.dtype))
-    except TypeError:
-        provided = str(array.dtype)
     if provided != expected:
         raise InvalidRequestError(
             f"Expects arg[{position}] to be {expected} but {provided} is provided"
@@ -201,6 +209,13 @@ def _check_shape(spec: tf.TensorSpec, shape: tuple[int, ...]) -> None:
             f"{expected} with at least one example. Received: shape {shape}, an "
             "empty batch; send no request for no examples."
         )
+
+
+def _type_name_of(array: np.ndarray) -> str:
+    try:
+        return _type_name(tf.as_dtype(array.dtype))
+    except TypeError:
+        return str(array.dtype)
 
 
 def _type_name(dtype: tf.DType) -> str:

@@ -9,10 +9,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
+# What protobuf itself allows; gRPC's own limit is 4 MiB on either side.
+MAXIMUM_MESSAGE_BYTES = 2**31 - 1
 # One value in a proto fills the whole shape, so a message of a few bytes can ask
 # for any amount of memory. Up to here it may; beyond, each element must have
-# been paid for with at least one byte sent.
+# been paid for with at least one byte sent. Strings, of any length each, never fill.
 MAXIMUM_FILLED_ELEMENTS = 2**22
+MAXIMUM_RANK = 254  # TensorShape of TensorFlow
 
 # Field of TensorProto, and the plain type its values are stored as, for each
 # element type; from tensor.proto of TensorFlow.
@@ -56,23 +59,53 @@ def parse(proto) -> np.ndarray:
         ValueError: The proto is malformed, or asks for more elements than its
             size in bytes and `MAXIMUM_FILLED_ELEMENTS` allow.
     """
-    shape = [dimension.size for dimension in proto.tensor_shape.dim]
-    allowed = max(proto.ByteSize(), MAXIMUM_FILLED_ELEMENTS)
-    if math.prod(shape) > allowed:
+    dtype, shape = described(proto)
+    elements = math.prod(shape)
+    if dtype == tf.string:
+        allowed = len(proto.tensor_content or proto.string_val)
+    else:
+        allowed = max(proto.ByteSize(), MAXIMUM_FILLED_ELEMENTS)
+    if elements > allowed:
         raise ValueError(
             f"Expected at most {allowed} elements in a message of this size. "
             f"Received: shape {shape}; send the values themselves."
         )
+    # TensorFlow would log this error besides raising it, a line for each request.
+    content = len(proto.tensor_content)
+    if content and dtype in _TYPED_FIELDS and dtype != tf.string:
+        agree = content == elements * dtype.size
+    else:
+        agree = True
+    try:
+        if agree:
+            return to_array(tf.io.parse_tensor(proto.SerializeToString(), dtype))
+    except tf.errors.OpError:
+        pass
+    raise ValueError(
+        "Expected a well-formed tensor proto. "
+        f"Received: type {dtype.name}, shape {shape} and {proto.ByteSize()} bytes "
+        "that do not agree; make it with tf.make_tensor_proto."
+    )
+
+
+def described(proto) -> tuple[tf.DType, tuple[int, ...]]:
+    """Return the type and shape that a tensor proto claims, its values unread.
+
+    Raises:
+        ValueError: No such type, or no such shape.
+    """
+    shape = tuple(dimension.size for dimension in proto.tensor_shape.dim)
     try:
         dtype = tf.as_dtype(proto.dtype)
-        return to_array(tf.io.parse_tensor(proto.SerializeToString(), dtype))
-    except (TypeError, tf.errors.OpError) as error:
+    except TypeError:
+        dtype = None
+    if dtype is None or len(shape) > MAXIMUM_RANK or any(size < 0 for size in shape):
         raise ValueError(
-            "Expected a well-formed tensor proto. "
-            f"Received: type {proto.dtype}, shape {shape} and "
-            f"{proto.ByteSize()} bytes that do not agree; make it with "
+            "Expected a tensor proto of a known type and shape. "
+            f"Received: type {proto.dtype}, shape {shape}; make it with "
             "tf.make_tensor_proto."
-        ) from error
+        )
+    return dtype, shape
 
 
 def to_typed_fields(array: np.ndarray) -> tensor_pb2.TensorProto:

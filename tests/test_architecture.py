@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# A module's floor; a package (models, folding, experiments) is one room.
+# A module's floor; a package (models, folding, exporter, ...) is one room.
 FLOORS = {
     "bn_keras.files": 0,
     "bn_keras.axes": 0,
@@ -19,15 +19,20 @@ FLOORS = {
     "bn_keras.synchronization": 0,
     "bn_keras.renormalization": 0,
     "bn_keras.recipes": 0,
+    "bn_keras.arguments": 0,
+    "bn_keras.errors": 0,
     "bn_keras.batch_normalization": 1,
+    "bn_keras.preprocessing": 1,
     "bn_keras.models": 2,
     "bn_keras.data": 3,
+    "bn_keras.inputs": 3,
     "bn_keras.population": 3,
     "bn_keras.replacement": 3,
     "bn_keras.folding": 3,
     "serving.tensors": 1,
     "serving.signatures": 2,
     "serving.servables": 3,
+    "serving.services": 4,
     "bn_keras.training": 4,
     "bn_keras.evaluation": 4,
     "bn_keras.exporter": 4,
@@ -48,6 +53,7 @@ MAY_IMPORT_TENSORFLOW = {
     "bn_keras.kernels",
     "bn_keras.synchronization",
     "bn_keras.data",
+    "bn_keras.errors",
     "bn_keras.exporter",
     "bn_keras.cli",
 }
@@ -143,3 +149,8 @@ def test_the_library_imports_on_jax_without_tensorflow_data_or_serving():
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_both_packages_tell_type_checkers_that_they_are_typed():
+    for package in ("bn_keras", "serving"):
+        assert (ROOT / package / "py.typed").is_file()

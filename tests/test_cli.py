@@ -9,12 +9,18 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from bn_keras import BatchNormalization, cli
+from bn_keras import BatchNormalization, __version__, cli, data
+from bn_keras.recipes import RECIPES
 from serving import PredictionServer
 
 COMMAND = str(Path(sys.executable).with_name("bn-keras"))
+
+
+TRAIN = ["train", "mlp", "--data", "digits", "--workdir", "w"]
+PREDICT = ["predict", "x.npy", "--model-name", "m", "--address", "127.0.0.1:1"]
 
 
 def run(capsys, *arguments):
@@ -117,8 +123,8 @@ def test_predict_answers_for_arrays_and_images_as_the_model_does(
     [
         ([], "COMMAND"),
         (["bake"], "invalid choice: 'bake'"),
-        (["train", "vgg", "--data", "digits", "--workdir", "w"], "Received: 'vgg'"),
-        (["train", "mlp", "--data", "cats", "--workdir", "w"], "Received: 'cats'"),
+        (["train", "vgg", "--data", "digits", "--workdir", "w"], "choice: 'vgg'"),
+        (["train", "mlp", "--data", "cats", "--workdir", "w"], "choice: 'cats'"),
         (
             ["evaluate", "no.keras", "--data", "digits"],
             "no.keras, which does not exist",
@@ -126,7 +132,18 @@ def test_predict_answers_for_arrays_and_images_as_the_model_does(
         (["export", "no.h5", "models"], "ends in .keras. Received: no.h5"),
         (["export", "m.keras", "d", "--version", "0"], "expected 1 or more"),
         (["serve", "nowhere", "--port", "0"], "nowhere"),
+        (["export", "m.keras", ""], "expected a name, received an empty one"),
+        ([*TRAIN, "--epochs", "x"], "expected 1 or more, received x"),
+        ([*TRAIN, "--seed", "-1"], "expected 0 to 4294967295, received -1"),
         (["serve", "d", "--port", "70000"], "expected 0 to 65535"),
+        *(
+            (["predict", "--address", address, "--model-name", "m", "x.npy"], "HOST:PO")
+            for address in ("x", "x:", ":8500", "x:0", "x:65536", "::1:8500", "a b:1")
+        ),
+        *(
+            ([*PREDICT, "--timeout", seconds], "seconds above 0, received")
+            for seconds in ("0", "-1", "nan", "inf", "soon")
+        ),
         (
             ["predict", "--address", "127.0.0.1:1", "--model-name", "m", "x.npy"],
             "UNAVAILABLE",
@@ -153,8 +170,82 @@ def test_a_truncated_idx_file_is_one_line(capsys, tmp_path, mnist_directory):
 def test_a_work_directory_that_is_a_file_is_one_line(capsys, tmp_path):
     (tmp_path / "w").write_text("")
     for command in (["demo"], ["train", "mlp", "--data", "digits"]):
-        line = fails(capsys, *command, "--workdir", tmp_path / "w")
-        assert str(tmp_path / "w") in line
+        for folder in (tmp_path / "w", tmp_path / "w" / "deeper"):
+            line = fails(capsys, *command, "--workdir", folder)
+            assert "--workdir expects a folder, or the name of one" in line
+            assert f"Received: {folder}, which is a file or in one" in line
+
+
+def test_what_cannot_be_written_is_told_before_the_work(capsys, tmp_path, monkeypatch):
+    def work(*_, **__):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("bn_keras.demo.run", work)
+    monkeypatch.setattr("bn_keras.data.load", work)
+    (tmp_path / "mlp.keras").mkdir()
+    line = fails(capsys, *TRAIN[:-1], tmp_path)
+    assert "mlp.keras to be free" in line
+    demo = ["demo", "--workdir", tmp_path / "new", "--json"]
+    assert f"{tmp_path}, a folder; name a file" in fails(capsys, *demo, tmp_path)
+    line = fails(capsys, *demo, tmp_path / "absent" / "r.json")
+    assert f"make {tmp_path / 'absent'} first" in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_version_is_printed(capsys):
+    assert run(capsys, "--version") == (0, f"bn-keras {__version__}\n", "")
+
+
+def test_help_lists_the_recipes_and_data_sets_that_there_are(capsys, monkeypatch):
+    monkeypatch.setitem(RECIPES, "new-recipe", None)
+    monkeypatch.setitem(data.DATA, "new-data", None)
+    _, out, _ = run(capsys, "train", "--help")
+    assert ", new-recipe" in out
+    assert ", new-data" in out
+
+
+def test_help_of_predict_tells_which_ink_the_data_sets_have(capsys):
+    _, out, _ = run(capsys, "predict", "--help")
+    assert "light ink on black" in " ".join(out.split())
+    for split in data.digits().train, data.digits().test:
+        assert split.images[:, :, 0].mean() < 0.1  # the margin is black, 0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TypeError("no\nway"), "Unexpected TypeError: no way; BN_KERAS_TRACEBACK=1"),
+        (MemoryError("2 TiB"), "Not enough memory: 2 TiB; use"),
+        (tf.errors.AbortedError(None, None, "gone"), "TensorFlow's AbortedError: gone"),
+        (ValueError("much " * 1000), "much ..."),
+    ],
+)
+def test_any_error_is_one_line_and_raised_on_demand(
+    capsys, tmp_path, monkeypatch, model_file, error, message
+):
+    def load(*_):
+        raise error
+
+    monkeypatch.setattr("bn_keras.data.load", load)
+    command = ["evaluate", model_file, "--data", "digits"]
+    line = fails(capsys, *command)
+    assert message in line
+    assert len(line) < 1100
+    monkeypatch.setenv("BN_KERAS_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        run(capsys, *command)
+
+
+def test_a_model_that_is_no_classifier_is_not_evaluated(capsys, tmp_path):
+    image = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten()(image)
+    for name, outputs, message in (
+        ("two", [flat, flat], "1 inputs and 2 outputs"),
+        ("map", image, "(None, 8, 8, 1)"),
+    ):
+        path = tmp_path / f"{name}.keras"
+        keras.Model(image, outputs).save(path)
+        assert message in fails(capsys, "evaluate", path, "--data", "digits")
 
 
 def test_a_file_that_is_no_model_is_one_line(capsys, tmp_path):

@@ -72,6 +72,22 @@ def test_without_a_directory_keras_downloads(monkeypatch):
     assert data.load("mnist").train.images.shape == (2, 28, 28, 1)
 
 
+def test_without_a_network_the_mend_is_the_folder(monkeypatch):
+    def load_data():
+        raise Exception("URL fetch failure on https://...: None -- no route")
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", load_data)
+    with pytest.raises(ValueError, match=r"Cannot download MNIST: URL.*\(--data-dir\)"):
+        data.load("mnist")
+
+
+def test_training_and_test_images_of_two_sizes_are_refused(small_mnist):
+    path = small_mnist / "train-images-idx3-ubyte"
+    path.write_bytes(idx(np.zeros((6, 3, 2))))
+    with pytest.raises(ValueError, match=r"one size\. Received: \(3, 2\).* \(2, 3\)"):
+        data.mnist(small_mnist)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -81,6 +97,17 @@ def test_without_a_directory_keras_downloads(monkeypatch):
         (lambda path: path.write_bytes(path.read_bytes()[:-5]), "Received: 31 bytes"),
         (lambda path: path.write_bytes(path.read_bytes() + b"x"), "Received: 37 bytes"),
         (lambda path: path.write_bytes(idx(np.zeros((2, 2, 3)))), "Received: 2 images"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:12]),
+            r"train-images-idx3-ubyte must have 3 sizes .* Received: 8 bytes",
+        ),
+        (
+            # Six times three is what the two negative sizes multiply to.
+            lambda path: path.write_bytes(
+                path.read_bytes()[:8] + np.array([-2, -3], ">i4").tobytes() + bytes(36)
+            ),
+            r"train-images-idx3-ubyte must have sizes of 1 .* Received: 6 x -2 x -3",
+        ),
         (lambda path: (path.unlink(), path.mkdir()), "Cannot read .*Is a directory"),
     ],
 )

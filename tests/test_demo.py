@@ -2,9 +2,12 @@
 
 import json
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +15,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+
+from bn_keras import cli, data
+from bn_keras.inputs import read_inputs
 
 COMMAND = str(Path(sys.executable).with_name("bn-keras"))
 
@@ -63,27 +69,109 @@ def test_the_exported_version_loads_and_a_second_demo_makes_the_next(demo):
 
 def test_the_demo_shows_curves_pictures_answers_and_what_next(demo):
     folder, [(done, _), _] = demo
-    for shown in ("Learning curves", "without BN", "%)", "bn-keras serve"):
+    for shown in ("Learning curves", "without BN", "1,437 handwritten", "360 held-out"):
         assert shown in done.stdout
+    # The true digit beside each answer.
+    answers = re.findall(r"(\d) -> \d \d+\.\d%", done.stdout)
+    assert answers == ["0", "3", "5", "8"]
     assert done.stderr == ""
     with Image.open(folder / "work" / "learning_curves.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
 
 
+def test_what_next_is_one_story_in_the_words_that_were_typed(demo):
+    _, [(done, _), _] = demo
+    lines = what_next(done.stdout)
+    assert all(line[0] == COMMAND for line in lines)
+    train, export, serve, predict = (
+        cli.build_parser().parse_args(line[1:]) for line in lines
+    )
+    assert export.model == train.workdir / f"{train.recipe}.keras"
+    assert serve.directory == export.directory
+    assert predict.model_name == export.directory.name
+    assert predict.address == f"127.0.0.1:{serve.port}"
+
+
+def test_the_demo_leaves_a_held_out_digit_to_ask_about(demo):
+    folder, [(done, _), _] = demo
+    (file,) = cli.build_parser().parse_args(what_next(done.stdout)[-1][1:]).files
+    expected = {"image": (np.dtype("float32"), (None, 8, 8, 1))}
+    image = read_inputs(folder / file, expected)["image"]
+    test = data.digits().test
+    np.testing.assert_allclose(image[0], test.images[0], atol=1 / 255)
+
+
+def what_next(output):
+    """The commands under the last heading, as a shell would take them apart."""
+    return [shlex.split(line) for line in output.splitlines() if COMMAND in line]
+
+
 @pytest.mark.slow
-def test_a_demo_killed_at_any_moment_leaves_no_half_written_version(tmp_path, demo):
-    _, [(_, figures), _] = demo
-    moments = random.Random(0)
-    for attempt in range(10):
-        workdir = tmp_path / str(attempt)
-        process = subprocess.Popen(
-            [COMMAND, "demo", "--workdir", workdir],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+def test_what_next_runs_as_printed(demo):
+    folder, [(done, _), _] = demo
+    train, export, serve, predict = what_next(done.stdout)
+    subprocess.run(train, cwd=folder, check=True, capture_output=True)
+    subprocess.run(export, cwd=folder, check=True, capture_output=True)
+    # The port is the one thing that another program may hold.
+    serve[serve.index("8500")] = "0"
+    with subprocess.Popen(
+        serve, cwd=folder, stdout=subprocess.PIPE, text=True
+    ) as server:
+        address = server.stdout.readline().split()[2].rstrip(",")
+        predict[predict.index("127.0.0.1:8500")] = address
+        asked = subprocess.run(
+            predict, cwd=folder, check=True, capture_output=True, text=True
         )
-        # Imports come before the demo's own clock starts.
-        time.sleep(moments.uniform(0.2, 1.2) * (figures["seconds"] + 5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        server.terminate()
+    answer = json.loads(asked.stdout)
+    (probabilities,) = answer["predictions"]
+    assert np.argmax(probabilities) == data.digits().test.labels[0]
+
+
+def stopped_demo(workdir, delay, signal_number):
+    """Stop a demo `delay` seconds after its export begins.
+
+    Returns:
+        Its exit status; whether it was inside the export then; how long that took.
+    """
+    with subprocess.Popen(
+        [COMMAND, "demo", "--workdir", workdir],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("3 folded"):
+                break
+        begun = time.monotonic()
+        stopper = threading.Timer(delay, process.send_signal, [signal_number])
+        stopper.start()
+        inside, seconds = True, None
+        for line in process.stdout:
+            if line.startswith("exported to"):
+                inside, seconds = False, time.monotonic() - begun
+        stopper.cancel()
+    return process.returncode, inside, seconds
+
+
+@pytest.mark.slow
+def test_a_demo_stopped_while_it_exports_leaves_no_half_written_version(tmp_path):
+    moments = random.Random(0)
+    _, _, seconds = stopped_demo(tmp_path / "whole", 600, signal.SIGKILL)
+    stops, litter = [], 0
+    for attempt in range(10):
+        ending = signal.SIGKILL if attempt < 7 else signal.SIGTERM
+        workdir = tmp_path / str(attempt)
+        delay = moments.uniform(0, 1.2 * seconds)
+        status, inside, _ = stopped_demo(workdir, delay, ending)
+        assert status in (0, -signal.SIGKILL, 128 + signal.SIGTERM)
+        stops.append(inside)
         for version in (workdir / "models" / "digits").glob("[0-9]*"):
             tf.saved_model.load(str(version))
+        # No server takes these names for a version, and only a kill leaves them.
+        unfinished = list(workdir.rglob("*.tmp-*"))
+        assert all(path.name.startswith(".") for path in unfinished)
+        assert ending == signal.SIGKILL or not unfinished
+        litter += len(unfinished)
+    assert sum(stops) >= 4, f"{stops}: too few fell inside the export of {seconds} s"
+    assert litter, "no kill met a version half-written: the proof proved nothing"

@@ -85,8 +85,16 @@ def test_readme_shows_only_commands_that_parse():
 def test_readmes_tree_names_what_stands():
     tree = README.split("## The house")[1].split("```")[1]
     for line in tree.splitlines():
+        if found := re.match(r"(bn_keras|serving)/", line):
+            package = found[1]
         for name in re.findall(r"^ {2}(\w+\.py|\w+/)", line):
-            assert (ROOT / "bn_keras" / name).exists(), name
+            assert (ROOT / package / name).exists(), name
+    for package in ("bn_keras", "serving"):
+        for path in (ROOT / package).iterdir():
+            named = path.name + "/" * path.is_dir()
+            if not path.name.startswith("_") and path.name != "py.typed":
+                assert re.search(rf"^ .*\b{re.escape(named)}", tree, re.MULTILINE), path
+    assert "bn_keras_command.py" in tree
     for room in ("bn_keras", "serving", "notebooks", "benchmarks", "tests", ".ci/run"):
         assert (ROOT / room).exists()
         assert room in tree

@@ -4,59 +4,41 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from exporter_checks import Loaded, image_model, images
 
 from bn_keras import BatchNormalization, export_saved_model
-from bn_keras.exporter import versions
+from bn_keras.exporter import read_manifest
+from bn_keras.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")
 def model():
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((6, 6, 2), name="image"),
-            keras.layers.Conv2D(4, 3, use_bias=False),
-            BatchNormalization(momentum=0.5),
-            keras.layers.ReLU(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3, activation="softmax", name="classes"),
-        ]
-    )
-    model(images(64), training=True)
-    return model
+    return image_model()
 
 
-def images(count):
-    draw = np.random.default_rng(count)
-    return draw.normal(1.0, 2.0, (count, 6, 6, 2)).astype("float32")
+@pytest.fixture(scope="module")
+def path(model, tmp_path_factory):
+    return export_saved_model(model, tmp_path_factory.mktemp("models") / "m")
 
 
-class Loaded:
-    """A SavedModel in the session that TensorFlow Serving would open."""
-
-    def __init__(self, path):
-        self.session = tf.compat.v1.Session(graph=tf.Graph())
-        with self.session.graph.as_default():
-            loaded = tf.compat.v1.saved_model.loader.load(
-                self.session, ["serve"], str(path)
-            )
-        self.graph = loaded
-        self.signature = loaded.signature_def["serving_default"]
-
-    def __call__(self, **inputs):
-        feed = {
-            self.signature.inputs[name].name: value for name, value in inputs.items()
-        }
-        fetch = {name: info.name for name, info in self.signature.outputs.items()}
-        return self.session.run(fetch, feed)
+@pytest.fixture(scope="module")
+def loaded(path):
+    return Loaded(path)
 
 
-def test_the_session_loader_answers_as_the_model_does(model, tmp_path):
-    loaded = Loaded(export_saved_model(model, tmp_path / "m"))
+def test_the_session_loader_answers_as_the_model_does(model, loaded):
     outputs = loaded(image=images(5))
-    assert set(outputs) == {"classes"}
+    assert set(outputs) == {"scores"}
     expected = model.predict(images(5), verbose=0)
-    np.testing.assert_allclose(outputs["classes"], expected, atol=1e-6)
+    np.testing.assert_allclose(outputs["scores"], expected, atol=1e-6)
+
+
+def test_the_eager_loader_answers_as_the_model_does(model, path):
+    outputs = tf.saved_model.load(str(path)).signatures["serving_default"](
+        image=tf.constant(images(5))
+    )
+    expected = model.predict(images(5), verbose=0)
+    np.testing.assert_allclose(outputs["scores"], expected, atol=1e-6)
 
 
 def test_several_named_inputs_and_outputs_keep_their_names(tmp_path):
@@ -72,63 +54,131 @@ def test_several_named_inputs_and_outputs_keep_their_names(tmp_path):
     np.testing.assert_array_equal(outputs["lead"], a - b)
 
 
-def test_the_graph_holds_constants_only(model, tmp_path):
-    loaded = Loaded(export_saved_model(model, tmp_path / "m"))
-    graph = loaded.graph.graph_def
-    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-    found = {node.op for node in nodes}
-    assert "Conv2D" in found
+def test_the_graph_holds_constants_once_and_no_variable(loaded, path):
+    found = [node.op for node in loaded.nodes()]
     assert not {op for op in found if "Variable" in op or "BatchNorm" in op}
+    # Four signatures, four convolutions, one kernel of 4 x 3 x 3 x 3.
+    assert found.count("Conv2D") == 4
+    kernels = [
+        node
+        for node in loaded.nodes()
+        if node.op == "Const" and node.attr["value"].tensor.tensor_shape.dim
+        and [x.size for x in node.attr["value"].tensor.tensor_shape.dim] == [3, 3, 3, 4]
+    ]  # fmt: skip
+    assert len(kernels) == 1
+    assert {file.name for file in path.iterdir()} == {"saved_model.pb", "assets.extra"}
 
 
-@pytest.mark.parametrize("shape", [(6, 6, 2), (), (1, 6, 6, 3), (1, 5, 6, 2)])
-def test_a_wrong_shape_is_an_error_of_the_request(model, tmp_path, shape):
-    # Without ensure_shape a wrong rank aborts the whole process. The server feeds
-    # without Session.run's check against the placeholder, so this one has no shape.
-    path = export_saved_model(model, tmp_path / "m")
-    name = Loaded(path).signature.inputs["image"].name
-    session = tf.compat.v1.Session(graph=tf.Graph())
-    with session.graph.as_default():
-        anything = tf.compat.v1.placeholder(tf.float32)
-        loaded = tf.compat.v1.saved_model.loader.load(
-            session, ["serve"], str(path), input_map={name: anything}
-        )
-    output = loaded.signature_def["serving_default"].outputs["classes"].name
-    assert session.run(output, {anything: images(1)}).shape == (1, 3)
+@pytest.mark.parametrize("shape", [(6, 6, 3), (), (1, 6, 6, 1), (1, 5, 6, 3)])
+@pytest.mark.parametrize("signature", ["serving_default", "predict_uint8"])
+def test_a_wrong_shape_is_an_error_of_the_request(loaded, signature, shape):
+    # Without ensure_shape a wrong rank aborts the whole process.
+    dtype = np.uint8 if signature == "predict_uint8" else np.float32
     with pytest.raises(tf.errors.InvalidArgumentError, match="is not compatible with"):
-        session.run(output, {anything: np.zeros(shape, np.float32)})
+        loaded(signature, image=np.zeros(shape, dtype))
 
 
-def test_an_empty_batch_is_an_error_of_the_request(model, tmp_path):
-    loaded = Loaded(export_saved_model(model, tmp_path / "m"))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="holds no example"):
-        loaded(image=images(0))
+@pytest.mark.parametrize("shape", [(), (1, 1)])
+def test_pictures_and_examples_of_a_wrong_rank_are_an_error(loaded, shape):
+    for signature, name in (("predict_encoded", "image"), ("classify", "inputs")):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible with"):
+            loaded(signature, **{name: np.full(shape, b"", object)})
 
 
-def test_versions_count_up_and_are_never_reused(model, tmp_path):
-    names = [export_saved_model(model, tmp_path / "m").name for _ in range(2)]
-    assert names == ["1", "2"]
-    (tmp_path / "m" / "00000007").mkdir()
-    assert export_saved_model(model, tmp_path / "m").name == "8"
-    assert versions(tmp_path / "m") == [1, 2, 7, 8]
-    with pytest.raises(FileExistsError, match="Version 2 is already in"):
-        export_saved_model(model, tmp_path / "m", version=2)
+def test_an_empty_batch_is_an_error_of_the_request(loaded):
+    for signature, info in loaded.signatures.items():
+        (name,) = info.inputs
+        empty = {
+            "serving_default": images(0),
+            "predict_uint8": np.zeros((0, 6, 6, 3), np.uint8),
+        }.get(signature, np.array([], object))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="holds no example"):
+            loaded(signature, **{name: empty})
 
 
-def test_a_failed_export_leaves_nothing_a_server_would_load(
-    model, tmp_path, monkeypatch
+def test_the_same_model_gives_the_same_bytes(model, path, tmp_path):
+    again = export_saved_model(model, tmp_path / "m")
+    for file in ("saved_model.pb", "assets.extra/manifest.json"):
+        assert (again / file).read_bytes() == (path / file).read_bytes()
+
+
+def test_the_checksum_is_of_the_weights_whatever_the_layers_are_called(tmp_path):
+    sums = []
+    for seed, name in ((0, "first"), (0, "second"), (1, "third")):
+        keras.utils.set_random_seed(seed)
+        layers = [keras.layers.Dense(3, name=name), BatchNormalization()]
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        manifest = read_manifest(export_saved_model(model, tmp_path / "m"))
+        sums.append(manifest["weights"]["sha256"])
+    assert sums[0] == sums[1] != sums[2]
+
+
+@pytest.mark.parametrize("position", range(8))
+def test_at_one_batch_size_an_answer_is_bitwise_the_same_in_any_company(
+    loaded, position
 ):
-    def fail(module, path, signatures):
-        tf.io.gfile.makedirs(path)
-        raise OSError("No space left on device")
+    (one,) = images(1)
+    draw = np.random.default_rng(position)
+    alone = loaded(image=np.stack([one] * 8))["scores"][0]
+    companies = [
+        draw.random((8, 6, 6, 3)),
+        np.zeros((8, 6, 6, 3)),
+        np.full((8, 6, 6, 3), 3e38),
+        np.full((8, 6, 6, 3), np.nan),
+        np.where(draw.random((8, 6, 6, 3)) < 0.5, -np.inf, 1e-45),
+    ]
+    for company in companies:
+        batch = company.astype("float32")
+        batch[position] = one
+        answer = loaded(image=batch)["scores"][position]
+        assert answer.tobytes() == alone.tobytes()
 
-    monkeypatch.setattr(tf.saved_model, "save", fail)
-    with pytest.raises(OSError, match="No space left"):
-        export_saved_model(model, tmp_path / "m")
-    assert list((tmp_path / "m").iterdir()) == []
+
+def test_a_model_without_images_has_one_signature(tmp_path):
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(3)])
+    loaded = Loaded(export_saved_model(model, tmp_path / "m"))
+    assert set(loaded.signatures) == {"serving_default"}
+    with pytest.raises(ValueError, match=r"`preprocessing` needs a model.*Received"):
+        export_saved_model(model, tmp_path / "m", preprocessing=Preprocessing())
+    with pytest.raises(ValueError, match=r"`labels` must be.*Received: 3 labels"):
+        export_saved_model(model, tmp_path / "m", labels=["a", "b", "c"])
 
 
-@pytest.mark.parametrize("version", [0, -1, "1", 1.0, True])
-def test_a_version_must_be_a_positive_integer(model, tmp_path, version):
-    with pytest.raises(ValueError, match=r"positive integer\. Received"):
-        export_saved_model(model, tmp_path / "m", version=version)
+def test_nested_shared_and_mixed_precision_models_answer_as_they_do(tmp_path):
+    shared = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(4), BatchNormalization()]
+    )
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b", dtype="float64")
+    c = keras.layers.Add()([shared(a), shared(keras.ops.cast(b, "float32"))])
+    half = keras.layers.Dense(2, dtype="mixed_float16", name="half")(c)
+    model = keras.Model([a, b], {"sum": c, "half": half})
+    path = export_saved_model(model, tmp_path / "m")
+    found = read_manifest(path)
+    assert found["outputs"]["half"] == {"shape": [None, 2], "dtype": "float16"}
+    assert found["inputs"]["b"]["dtype"] == "float64"
+    assert found["compared"]["differences"]["serving_default"]["half"] < 1e-2
+
+
+def test_a_recurrent_network_and_token_ids_export(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((5,), dtype="int32", name="tokens"),
+            keras.layers.Embedding(7, 4),
+            keras.layers.LSTM(3),
+        ]
+    )
+    loaded = Loaded(export_saved_model(model, tmp_path / "m"))
+    tokens = np.arange(10, dtype=np.int32).reshape(2, 5) % 7
+    (answer,) = loaded(tokens=tokens).values()
+    np.testing.assert_allclose(answer, model(tokens), atol=1e-6)
+
+
+def test_a_fully_convolutional_network_takes_pixels_of_any_size(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((None, None, 1), name="x"), keras.layers.Conv2D(2, 3)]
+    )
+    loaded = Loaded(export_saved_model(model, tmp_path / "m"))
+    assert set(loaded.signatures) == {"serving_default", "predict_uint8"}
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 7, 1), np.uint8)
+    (answer,) = loaded("predict_uint8", x=pixels).values()
+    np.testing.assert_allclose(answer, model(pixels / 255), atol=1e-6)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from serving_models import ROWS, Echo, Model, predict_log, write
 
 from serving.servables import (
+    LOAD_ATTEMPTS,
     ServableNotFoundError,
     Servables,
     State,
@@ -212,6 +213,12 @@ def test_a_directory_that_is_not_there_tells_what_was_expected(tmp_path):
         Servables(tmp_path / "absent").start()
 
 
+def test_a_file_given_for_a_directory_is_told_so(tmp_path):
+    (file := tmp_path / "model").write_text("")
+    with pytest.raises(ValueError, match="model which is a file; give the directory"):
+        Servables(file).start()
+
+
 def test_a_directory_without_versions_tells_what_was_expected(tmp_path):
     with pytest.raises(ValueError, match=r"1/saved_model\.pb.* without any; export"):
         Servables(tmp_path).start()
@@ -273,19 +280,49 @@ def test_a_directory_that_vanishes_leaves_the_model_serving(directory):
             assert factor_of(servable) == 2
 
 
-def test_a_half_copied_version_leaves_the_good_one_and_is_not_tried_again(
+def half_copy(saved, directory):
+    (half := directory / "3").mkdir()
+    whole = (saved / "3" / "saved_model.pb").read_bytes()
+    (half / "saved_model.pb").write_bytes(whole[: len(whole) // 2])
+    return half
+
+
+def test_a_version_seen_half_copied_is_served_once_it_is_whole(directory, saved):
+    with Servables(directory, poll_seconds=60) as servables:
+        half_copy(saved, directory)
+        servables.poll()
+        assert states(servables) == {3: "LOADING", 2: "AVAILABLE"}
+        assert "saved_model.pb" in servables.versions("model")[0].error
+        shutil.copytree(saved / "3", directory / "3", dirs_exist_ok=True)
+        servables.poll()
+        assert states(servables) == {3: "AVAILABLE", 2: "END"}
+        assert servables.versions("model")[0].error is None
+
+
+def test_a_version_that_never_becomes_whole_ends_when_a_newer_one_comes(
     directory, copy, saved
 ):
     with Servables(directory, poll_seconds=60) as servables:
-        half = directory / "3"
-        half.mkdir()
-        whole = (saved / "3" / "saved_model.pb").read_bytes()
-        (half / "saved_model.pb").write_bytes(whole[: len(whole) // 2])
+        half_copy(saved, directory)
         servables.poll()
+        copy(3, 4)
+        servables.poll()
+        assert states(servables) == {4: "AVAILABLE", 3: "END", 2: "END"}
+        assert "saved_model.pb" in servables.versions("model")[1].error
+
+
+def test_a_half_copied_version_leaves_the_good_one_and_ends_after_five_attempts(
+    directory, copy, saved
+):
+    with Servables(directory, poll_seconds=60) as servables:
+        half = half_copy(saved, directory)
+        for _ in range(LOAD_ATTEMPTS):
+            assert states(servables).get(3) != "END"
+            servables.poll()
         assert states(servables) == {3: "END", 2: "AVAILABLE"}
         assert "saved_model.pb" in servables.versions("model")[0].error
         shutil.rmtree(half)
-        copy(3, 3)  # now whole, but a version number has one chance
+        copy(3, 3)  # now whole, but its number has had its chances
         servables.poll()
         with servables.use("model") as servable:
             assert factor_of(servable) == 2
@@ -297,7 +334,8 @@ def test_a_half_copied_version_leaves_the_good_one_and_is_not_tried_again(
 def test_one_failing_warm_up_record_fails_the_load(directory, copy):
     with Servables(directory, poll_seconds=60) as servables:
         copy(9, 9)
-        servables.poll()
+        for _ in range(LOAD_ATTEMPTS):
+            servables.poll()
         assert states(servables) == {9: "END", 2: "AVAILABLE"}
         assert "Received: shape (1, 5)" in servables.versions("model")[0].error
 

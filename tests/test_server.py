@@ -1,5 +1,6 @@
 """A server's life, over a real port with the real stubs."""
 
+import errno
 import shutil
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import PredictionServer
+from serving.servables import Servable
 from serving.signatures import Signature
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -101,12 +103,12 @@ def test_health_of_an_unknown_service_is_not_found(channel):
 def test_work_whose_deadline_has_passed_is_not_begun(predictions, monkeypatch):
     ran, parsed = [], threading.Event()
 
-    def parse_slowly(protos):
+    def parse_slowly(_, protos):
         time.sleep(0.3)
         parsed.set()
         return {alias: tf.make_ndarray(one) for alias, one in protos.items()}
 
-    monkeypatch.setattr("serving.server.parse_inputs", parse_slowly)
+    monkeypatch.setattr(Signature, "parse", parse_slowly)
     monkeypatch.setattr(Signature, "run", lambda *_: ran.append(1) or {})
     with pytest.raises(grpc.RpcError) as raised:
         predictions.Predict(request_of(), timeout=0.1)
@@ -116,7 +118,10 @@ def test_work_whose_deadline_has_passed_is_not_begun(predictions, monkeypatch):
     assert not ran
 
 
-def test_no_request_fails_while_a_version_swaps_and_a_bad_one_comes(saved, directory):
+def test_no_request_fails_while_a_version_swaps_and_a_bad_one_comes(
+    saved, directory, monkeypatch
+):
+    monkeypatch.setattr("serving.servables.LOAD_ATTEMPTS", 2)
     answers, failures = [], []
     stop = threading.Event()
 
@@ -192,7 +197,7 @@ def test_stop_tells_health_first_and_finishes_what_runs(directory, monkeypatch):
         stopper = threading.Thread(target=server.stop, args=(20,))
         stopper.start()
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        watch.cancel()
+        assert next(watch, None) is None
         time.sleep(0.1)
         late = stub.Predict.future(request_of(), timeout=30)
         assert late.code() == grpc.StatusCode.UNAVAILABLE
@@ -207,16 +212,86 @@ def test_stop_tells_health_first_and_finishes_what_runs(directory, monkeypatch):
     server.stop()  # a second time does no harm
 
 
+def test_an_open_watch_does_not_hold_a_stop(directory):
+    server = PredictionServer(directory, port=0)
+    server.start()
+    with grpc.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(service=""), timeout=60
+        )
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        begun = time.monotonic()
+        server.stop(grace=30)
+        assert time.monotonic() - begun < 10
+        states = [one.status for one in watch]
+    assert states == [health_pb2.HealthCheckResponse.NOT_SERVING]
+
+
+def test_a_stop_is_bounded_by_its_grace(directory, saved, monkeypatch):
+    running, loading, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(begun):
+        begun.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(Signature, "run", lambda *_: hang(running))
+    server = PredictionServer(directory, port=0)
+    server.start()
+    monkeypatch.setattr(Servable, "warm_up", lambda *_: hang(loading))
+    shutil.copytree(saved / "3", tmp := directory.parent / "unfinished")
+    tmp.rename(directory / "3")
+    with grpc.insecure_channel(server.address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        under_way = stub.Predict.future(request_of(), timeout=60)
+        assert running.wait(20)
+        assert loading.wait(20)
+        begun = time.monotonic()
+        server.stop(grace=0.5)
+        assert 0.5 <= time.monotonic() - begun < 5
+        assert under_way.code() in (
+            grpc.StatusCode.CANCELLED,
+            grpc.StatusCode.UNAVAILABLE,
+        )
+    go_on.set()
+    server._servables._watcher.join(20)
+    # What was loaded too late is not served.
+    latest = server._servables.versions("multiply")[0]
+    assert (latest.version, latest.state.value) == (3, "END")
+
+
 def test_a_taken_port_is_one_clear_error(server, directory):
     port = int(server.address.rpartition(":")[2])
-    taken = rf"Received: 127\.0\.0\.1:{port}, taken .* with --port"
+    taken = rf"Received: 127\.0\.0\.1:{port}, taken; .* with --port"
     with pytest.raises(OSError, match=taken):
         PredictionServer(directory, port=port).start()
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
-        pytest.raises(OSError, match="taken or not of this machine"),
+        pytest.raises(OSError, match="taken; choose another port") as raised,
     ):
         PredictionServer(directory, port=other.getsockname()[1]).start()
+    assert raised.value.errno == errno.EADDRINUSE
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        # Kept for documentation, so no interface has it (RFC 5737).
+        ("192.0.2.1", r"Received: 192\.0\.2\.1:0, a host not of .* correct --host"),
+        ("no.such.host.invalid", "a host that no name is known for; correct --host"),
+    ],
+)
+def test_a_host_of_another_machine_is_not_called_a_taken_port(directory, host, message):
+    with pytest.raises(OSError, match=message) as raised:
+        PredictionServer(directory, host=host, port=0).start()
+    assert raised.value.errno == errno.EADDRNOTAVAIL
+
+
+def test_a_server_on_every_interface_tells_an_address_that_is_reached(directory):
+    with PredictionServer(directory, host="0.0.0.0", port=0) as server:
+        assert server.address.startswith("127.0.0.1:")
+        with grpc.insecure_channel(server.address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            stub.Predict(request_of(), timeout=30)
 
 
 @pytest.mark.parametrize("port", [-1, 65536])

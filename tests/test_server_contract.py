@@ -216,13 +216,12 @@ def test_inputs_unlike_the_signature_are_refused(predictions, inputs, details):
     "proto",
     [
         proto_of(tf.float32, (2, 4), tensor_content=b"\0" * 31),
+        proto_of(tf.float32, (2, 4), tensor_content=b"\0" * 33),
         proto_of(tf.float32, (-1, 4), float_val=[1.0]),
         proto_of(tf.float32, [1] * 300, float_val=[1.0]),
-        proto_of(tf.float32, (2**20, 2**20), float_val=[1.0]),
-        proto_of(tf.float32, (2**62, 2**62), float_val=[1.0]),
-        proto_of(tf.float32, (2**20, 4 + 1), float_val=[1.0]),
-        proto_of(tf.resource, (2, 4)),
-        proto_of(tf.variant, (2, 4)),
+        proto_of(tf.float32, (2**40, 4), float_val=[1.0]),
+        proto_of(tf.float32, (2**62, 4), float_val=[1.0]),
+        proto_of(tf.float32, (2**20 + 1, 4), float_val=[1.0]),
         tensor_pb2.TensorProto(),
         tensor_pb2.TensorProto(dtype=99),
     ],
@@ -230,6 +229,21 @@ def test_inputs_unlike_the_signature_are_refused(predictions, inputs, details):
 def test_a_malformed_tensor_is_refused_by_its_name(predictions, proto):
     answer = refusal(predictions.Predict, request_of({"x": proto}))
     assert answer == (INVALID, "tensor parsing error: x")
+
+
+@pytest.mark.parametrize(
+    ("proto", "details"),
+    [
+        (proto_of(tf.resource, (2, 4)), "to be float but resource is provided"),
+        (proto_of(tf.variant, (2, 4)), "to be float but variant is provided"),
+        (proto_of(tf.string, (2, 4)), "to be float but string is provided"),
+        (proto_of(tf.float32, (2**20, 2**20), float_val=[1.0]), "Received: shape (10"),
+        (proto_of(tf.float32, (2**62, 2**62), float_val=[1.0]), "Received: shape (46"),
+    ],
+)
+def test_a_tensor_unlike_the_signature_is_refused_unread(predictions, proto, details):
+    code, told = refusal(predictions.Predict, request_of({"x": proto}))
+    assert (code, details in told) == (INVALID, True)
 
 
 def test_a_rank_that_aborts_the_kernel_leaves_the_server_alive(predictions):

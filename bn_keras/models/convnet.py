@@ -73,7 +73,7 @@ def ConvNet(  # noqa: N802 (builders are nouns)
             f"{least} pixels, one halving for each of `filters`. "
             f"Received: input_shape={input_shape}, filters={filters}"
         )
-    x = inputs = keras.Input(shape)
+    x = inputs = keras.Input(shape, name="image")
     for index, channels in enumerate(filters, start=1):
         convolution = partial(
             keras.layers.Conv2D,

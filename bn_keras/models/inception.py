@@ -171,7 +171,7 @@ def Inception(  # noqa: N802 (builders are nouns)
         axis=axis,
         kernel_initializer=kernel_initializer,
     )
-    inputs = keras.Input(shape)
+    inputs = keras.Input(shape, name="image")
     x = _stem(
         inputs, convolution, axis, stem, separable, lrn=local_response_normalization
     )

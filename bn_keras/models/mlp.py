@@ -71,7 +71,7 @@ def MLP(  # noqa: N802 (builders are nouns)
     """
     if kernel_initializer is None:
         kernel_initializer = keras.initializers.RandomNormal(stddev=INITIAL_STDDEV)
-    inputs = keras.Input(tuple(input_shape))
+    inputs = keras.Input(tuple(input_shape), name="image")
     x = keras.layers.Flatten(name="flatten")(inputs)
     for index, width in enumerate(units, start=1):
         dense = partial(

@@ -1,0 +1,253 @@
+"""An export of BN-Inception against Keras' own: `python -m benchmarks.export`.
+
+Bytes on disk, latency, seconds and memory of loading; and ONNX Runtime and OpenVINO on
+the same folded network, where they are installed. Every runtime has a process of its
+own, with its own default of threads, and they take turns, one request each, so that
+what else the machine does falls on all of them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+BATCHES = (1, 8)
+SIDE = 224
+# What a figure of ours may be of Keras' export, at most.
+TARGETS = {
+    "bytes": 0.52,
+    "latency, batch 1": 0.70,
+    "latency, batch 8": 0.90,
+    "load seconds": 1.0,
+    "load peak MB": 1.0,
+}
+
+
+def write_models(folder):
+    """Write one network in every form: dict from name to `(kind, path)`."""
+    import keras
+
+    from bn_keras import export_saved_model, fold_batch_normalization
+    from bn_keras.models import BNInception
+
+    keras.utils.set_random_seed(0)
+    model = BNInception(input_shape=(SIDE, SIDE, 3))
+    ours = export_saved_model(model, folder / "ours")
+    theirs = folder / "keras" / "1"
+    model.export(theirs, format="tf_saved_model", verbose=False)
+    found = {"bn_keras": ("savedmodel", ours), "Keras": ("savedmodel", theirs)}
+    if find_spec("tf2onnx") and (find_spec("onnxruntime") or find_spec("openvino")):
+        path = folder / "model.onnx"
+        folded = fold_batch_normalization(model).model
+        folded.export(path, format="onnx", verbose=False)
+        if find_spec("onnxruntime"):
+            found["ONNX Runtime"] = ("onnxruntime", path)
+        if find_spec("openvino"):
+            found["OpenVINO"] = ("openvino", path)
+    return found
+
+
+def load(kind, path):
+    """A function from a batch of images to the network's answer."""
+    if kind == "savedmodel":
+        import tensorflow as tf
+
+        session = tf.compat.v1.Session(graph=tf.Graph())
+        with session.graph.as_default():
+            graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], path)
+        signature = graph.signature_def["serving_default"]
+        (given,), (answer,) = signature.inputs.values(), signature.outputs.values()
+        return lambda images: session.run(answer.name, {given.name: images})
+    if kind == "onnxruntime":
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+
+        session = onnxruntime.InferenceSession(path)
+        name = session.get_inputs()[0].name
+        return lambda images: session.run(None, {name: images})[0]
+    import openvino  # pyright: ignore[reportMissingImports]
+
+    # By itself it would round to bfloat16 on some processors.
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda images: model(images)[0]
+
+
+def serve(kind, path):
+    """Load, answer once, then answer the batch sizes that come on standard input."""
+    # Before the clock starts: what every server of that kind has in memory anyway.
+    __import__("tensorflow" if kind == "savedmodel" else kind)
+    before = peak()
+    start = time.perf_counter()
+    answer = load(kind, path)
+    loaded, loading = time.perf_counter() - start, peak() - before
+    images = {
+        size: np.random.default_rng(size).random((size, SIDE, SIDE, 3), np.float32)
+        for size in BATCHES
+    }
+    first = answer(images[1])
+    report = {
+        "load": loaded,
+        "ready": time.perf_counter() - start,
+        "loading": loading / 1e6,
+        "peak": (peak() - before) / 1e6,
+        "answer": np.asarray(first)[0, :8].tolist(),
+    }
+    print(json.dumps(report), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        answer(images[int(line)])
+        print(time.perf_counter() - start, flush=True)
+
+
+def peak():
+    """Bytes that this process has had in memory at most."""
+    # Not getrusage: what it tells begins with the parent's peak.
+    status = Path("/proc/self/status").read_text()
+    (line,) = (x for x in status.splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+class Worker:
+    """A runtime in a process of its own."""
+
+    def __init__(self, kind, path):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.export", "--serve", kind, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            text=True,
+        )
+        self.report = json.loads(self._line())
+
+    def _line(self):
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise RuntimeError(f"the process ended: {self.process.args}")
+        return line
+
+    def ask(self, size):
+        """Seconds of one request."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{size}\n")
+        self.process.stdin.flush()
+        return float(self._line())
+
+    def close(self):
+        """End the process."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def size_of(path):
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [x for x in path.rglob("*") if x.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def measure(models, rounds, loads):
+    """The medians of one run, and the same relative to Keras' export.
+
+    Two dicts from runtime to a dict from figure to its value.
+    """
+    relative = {name: {} for name in models}
+    results = {name: {"bytes": size_of(path)} for name, (_, path) in models.items()}
+    reports = {name: [] for name in models}
+    workers = {}
+    for turn in range(loads):
+        workers = {name: Worker(*place) for name, place in models.items()}
+        for name, worker in workers.items():
+            reports[name].append(worker.report)
+            if turn < loads - 1:
+                worker.close()
+    for name, found in reports.items():
+        for key, label in (
+            ("load", "load seconds"),
+            ("ready", "load and first answer, seconds"),
+            ("loading", "load peak MB"),
+            ("peak", "load and first answer, peak MB"),
+        ):
+            results[name][label] = statistics.median(x[key] for x in found)
+    expected = reports["Keras"][0]["answer"]
+    for name, found in reports.items():
+        np.testing.assert_allclose(
+            found[0]["answer"], expected, rtol=1e-3, err_msg=name
+        )
+    for size in BATCHES:
+        times = {name: [] for name in workers}
+        for turn in range(rounds + 5):
+            for name, worker in workers.items():
+                seconds = worker.ask(size)
+                time.sleep(0.01)  # threads that spin for more work come to rest
+                if turn >= 5:
+                    times[name].append(seconds)
+        for name, found in times.items():
+            label = f"latency, batch {size}"
+            results[name][label] = statistics.median(found)
+            # Of turns, not of medians: what slows a whole turn cancels out.
+            relative[name][label] = statistics.median(
+                ours / theirs
+                for ours, theirs in zip(found, times["Keras"], strict=True)
+            )
+    for name, found in results.items():
+        for label, value in found.items():
+            relative[name].setdefault(label, value / results["Keras"][label])
+    for worker in workers.values():
+        worker.close()
+    return results, relative
+
+
+def table(relative):
+    """The figures relative to Keras' export as a Markdown table."""
+    lines = [
+        f"| | {' | '.join(relative)} | to reach |",
+        "|---|" + "---|" * (len(relative) + 1),
+    ]
+    for label in relative["Keras"]:
+        cells = [f"{found[label]:.2f}" for found in relative.values()]
+        target = f"at most {TARGETS[label]:.2f}" if label in TARGETS else ""
+        lines.append(f"| {label} | {' | '.join(cells)} | {target} |")
+    return "\n".join(lines)
+
+
+def main():
+    """Print the table, and write the figures as JSON where asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--rounds", type=int, default=40, help="requests of each size")
+    parser.add_argument(
+        "--loads", type=int, default=3, help="processes of each runtime"
+    )
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(*arguments.serve)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        models = write_models(Path(folder))
+        results, relative = measure(models, arguments.rounds, arguments.loads)
+    print(f"Relative to Keras' own export, BN-Inception {SIDE} x {SIDE}:\n")
+    print(table(relative))
+    if arguments.json:
+        facts = {
+            "command": "python -m benchmarks.export --json FILE",
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU only",
+            "results": results,
+            "relative to Keras": relative,
+        }
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

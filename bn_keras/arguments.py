@@ -1,0 +1,54 @@
+"""Turn the text of one argument into its value, or into the words of its error.
+
+Knows what values make sense, in `argparse`'s terms; no command and no option.
+"""
+
+import argparse
+import functools
+import math
+import re
+from pathlib import Path
+
+
+def path(text):
+    """A path whose name is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, received an empty one")
+    return Path(text)
+
+
+def _whole(least, most, bounds, text):
+    try:
+        if least <= int(text) <= most:
+            return int(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected {bounds}, received {text}")
+
+
+positive = functools.partial(_whole, 1, 2**63 - 1, "1 or more")
+port = functools.partial(_whole, 0, 65535, "0 to 65535")
+# NumPy's bounds, which keras.utils.set_random_seed hands on.
+seed = functools.partial(_whole, 0, 2**32 - 1, f"0 to {2**32 - 1}")
+
+
+def seconds(text):
+    """A finite time above zero."""
+    try:
+        if 0 < float(text) < math.inf:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(
+        f"expected a number of seconds above 0, received {text}"
+    )
+
+
+def address(text):
+    """`HOST:PORT`, an IPv6 host in brackets."""
+    found = re.fullmatch(r"(?:[^\s:/\[\]]+|\[[^\s\[\]]+\]):([0-9]{1,5})", text)
+    if not found or not 1 <= int(found[1]) <= 65535:
+        raise argparse.ArgumentTypeError(
+            f"expected HOST:PORT with a port from 1 to 65535, received {text!r}"
+        )
+    return text
