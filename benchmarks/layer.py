@@ -13,6 +13,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -78,7 +79,7 @@ def tensorflow_contenders(shape, compiled=False):
     """Every contender that runs on TensorFlow, as functions to time."""
     import tensorflow as tf
 
-    contenders = {
+    contenders: dict[str, Any] = {
         name: tensorflow_layer(layer(), shape, compiled)
         for name, layer in LAYERS.items()
     }
@@ -102,7 +103,7 @@ def tensorflow_contenders(shape, compiled=False):
 
 def torch_step(shape):
     """PyTorch's layer on channels-last memory."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(2)
     last = {"memory_format": torch.channels_last} if len(shape) == 4 else {}
@@ -243,8 +244,8 @@ def training_rows(rounds):
         @tf.function
         def step():
             with tf.GradientTape() as tape:
-                value = loss(labels, model(images, training=True))
-            weights = [v.value for v in model.trainable_variables]
+                value: Any = loss(labels, model(images, training=True))
+            weights: Any = [v.value for v in model.trainable_variables]
             gradients = tape.gradient(value, weights)
             optimizer.apply(gradients, model.trainable_variables)
             return value

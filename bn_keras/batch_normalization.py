@@ -4,6 +4,8 @@ Knows Keras' layer conventions and when to use which moments; the arithmetic is 
 `statistics` and `kernels`.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -74,8 +76,10 @@ class BatchNormalization(keras.layers.Layer):
             the weight of the initial values. The last two keep one more weight, the
             number of updates of each channel.
         virtual_batch_size: normalize ghost batches of this many examples, each by its
-            own moments; it must divide the batch. The population statistics receive the
-            mean of the ghost batches' (Hoffer et al. 2017).
+            own moments; it must divide every batch, the last one too (where the size is
+            known only at run time, the backend's reshape says so). The population
+            statistics receive the mean of the ghost batches' (Hoffer et al. 2017). Not
+            with `renorm` or `synchronized`.
         frozen_statistics: normalize by the moving statistics in training too, and never
             update them, while `gamma` and `beta` train. Keras' `fit` overrides a
             `training=False` given where a Functional model calls a layer; this
@@ -151,10 +155,13 @@ class BatchNormalization(keras.layers.Layer):
                 f"`averaging` must be one of {', '.join(AVERAGINGS)}. "
                 f"Received: averaging={averaging!r}"
             )
-        if virtual_batch_size is not None and (virtual_batch_size < 1 or renorm):
+        if virtual_batch_size is not None and (
+            virtual_batch_size < 1 or renorm or synchronized
+        ):
             raise ValueError(
-                "`virtual_batch_size` must be a positive integer, without `renorm`. "
-                f"Received: virtual_batch_size={virtual_batch_size}, renorm={renorm}"
+                "`virtual_batch_size` must be a positive integer, without `renorm` and "
+                f"`synchronized`. Received: virtual_batch_size={virtual_batch_size}, "
+                f"renorm={renorm}, synchronized={synchronized}"
             )
         self.axis = checked_axis(axis)
         self.momentum = float(momentum)
@@ -200,7 +207,8 @@ class BatchNormalization(keras.layers.Layer):
             )
 
         def initial_stddev(shape, dtype=None):
-            return ops.sqrt(self.moving_variance_initializer(shape, dtype=dtype))
+            variance: Any = self.moving_variance_initializer
+            return ops.sqrt(variance(shape, dtype=dtype))
 
         if self.scale:
             self.gamma = add(
@@ -344,12 +352,13 @@ class BatchNormalization(keras.layers.Layer):
     def _update_statistics(self, moments):
         """Average the moments into the statistics, channel by channel."""
         count, mean, variance = moments
-        if isinstance(count, int) and count < 2:
+        # Replicas must all assign, whatever their share of the batch.
+        if isinstance(count, int) and count < 2 and not several_replicas():
             return
         population = unbiased_variance(variance, count) if self.unbiased else variance
         # A mean that is not finite makes a variance that is not.
         usable = ops.isfinite(population)
-        if not isinstance(count, int):
+        if not isinstance(count, int) or count < 2:
             usable = ops.logical_and(usable, count >= 2)
         if self.virtual_batch_size is not None:
             mean, population = (
@@ -362,8 +371,9 @@ class BatchNormalization(keras.layers.Layer):
             value = ops.cast(ops.reshape(value, variable.shape), variable.dtype)
             old = ops.convert_to_tensor(variable)
             change = ops.where(usable, (value - old) * weight, 0)
+            new = old + change  # read before the assignment changes it
             variable.assign_add(change)
-            return old + change
+            return new
 
         weight = 1 - self.momentum
         if self.averaging != "moving":

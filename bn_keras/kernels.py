@@ -6,6 +6,7 @@ plain one. Knows no layer and no variable.
 
 from functools import cache
 from math import prod
+from typing import Any
 
 import keras
 from keras import ops
@@ -42,9 +43,6 @@ def normalize(inputs, gamma, beta, mean, variance, epsilon):
 def normalize_batch(inputs, gamma, beta, axes, epsilon, mask=None):
     """Normalize a batch by its own moments; the gradients flow through both of them.
 
-    `dL/dx = gamma / sqrt(variance + epsilon)
-    * (dL/dy - dL/dbeta / m - xhat * dL/dgamma / m)`.
-
     Args:
         inputs: `(batch, ...)`, float32 or float64.
         gamma, beta: of rank and size of `inputs`, 1 along `axes`; or None for 1 and 0.
@@ -53,7 +51,8 @@ def normalize_batch(inputs, gamma, beta, axes, epsilon, mask=None):
         mask: optional boolean tensor broadcastable to `inputs`.
 
     Returns:
-        `(outputs, moments)`; the moments keep the reduced axes with size 1.
+        `(outputs, moments)`; the moments keep the reduced axes with size 1, and carry
+        no gradient of their own.
 
     Reference:
         Ioffe & Szegedy 2015, Algorithm 1 and section 3.
@@ -62,18 +61,47 @@ def normalize_batch(inputs, gamma, beta, axes, epsilon, mask=None):
     kernels = {"tensorflow": _normalize_batch_tensorflow, "jax": _normalize_batch_jax}
     kernel = kernels.get(keras.backend.backend())
     if mask is not None or kernel is None:
-        moments = batch_moments(inputs, axes, mask)
-        outputs = normalize(
-            inputs, gamma, beta, moments.mean, moments.variance, epsilon
-        )
-        return outputs, moments
-    shape = [1 if axis in axes else size for axis, size in enumerate(inputs.shape)]
+        count, mean, variance = batch_moments(inputs, axes, mask)
+        outputs = normalize(inputs, gamma, beta, mean, variance, epsilon)
+        return outputs, _constants(count, mean, variance)
+    full: Any = ops.shape(inputs)
+    shape = [1 if axis in axes else size for axis, size in enumerate(full)]
     if gamma is None:
         gamma = ops.ones(shape, inputs.dtype)
     if beta is None:
         beta = ops.zeros(shape, inputs.dtype)
     outputs, mean, variance = kernel(inputs, gamma, beta, axes, epsilon)
-    return outputs, Moments(reduction_size(inputs, axes), mean, variance)
+    return outputs, _constants(reduction_size(inputs, axes), mean, variance)
+
+
+def _constants(count, mean, variance):
+    return Moments(count, ops.stop_gradient(mean), ops.stop_gradient(variance))
+
+
+def gradients(dy, inputs, gamma, mean, variance, axes, epsilon):
+    """Gradients of a loss by inputs, gamma and beta, given those by the outputs.
+
+    `dL/dbeta = sum dL/dy`, `dL/dgamma = sum dL/dy * xhat`, `dL/dx = gamma
+    / sqrt(variance + epsilon) * (dL/dy - dL/dbeta / m - xhat * dL/dgamma / m)`.
+
+    Args:
+        dy: dL/dy, of the inputs' shape.
+        inputs, gamma, axes, epsilon: as in `normalize_batch`.
+        mean, variance: the batch's moments, the reduced axes kept with size 1.
+
+    Returns:
+        `(dL/dx, dL/dgamma, dL/dbeta)`.
+
+    Reference:
+        Ioffe & Szegedy 2015, section 3.
+    """
+    inverse = ops.rsqrt(variance + epsilon)
+    xhat = (inputs - mean) * inverse
+    count = ops.cast(reduction_size(inputs, axes), inputs.dtype)
+    dbeta = ops.sum(dy, axis=axes, keepdims=True)
+    dgamma = ops.sum(dy * xhat, axis=axes, keepdims=True)
+    dx = gamma * inverse * (dy - dbeta / count - xhat * (dgamma / count))
+    return dx, dgamma, dbeta
 
 
 def _normalize_batch_jax(inputs, gamma, beta, axes, epsilon):
@@ -81,40 +109,33 @@ def _normalize_batch_jax(inputs, gamma, beta, axes, epsilon):
 
 
 @cache
-def _jax_kernel():
-    """Forward and its derivative in the fewest passes; XLA transposes the latter."""
+def _jax_kernel() -> Any:
+    """Forward and gradients in the fewest passes that XLA can be led to.
+
+    Reverse mode only, any number of times; `jax.jvp` says that there is none.
+    """
     from functools import partial
 
     import jax
-    import jax.numpy as jnp
 
-    @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+    @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
     def kernel(axes, epsilon, x, gamma, beta):
         _, mean, variance = batch_moments(x, axes, pairwise=True)
         return normalize(x, gamma, beta, mean, variance, epsilon), mean, variance
 
-    @kernel.defjvp
-    def derivative(axes, epsilon, primals, tangents):
-        x, gamma, beta = primals
-        dx, dgamma, dbeta = tangents
-        y, mean, variance = kernel(axes, epsilon, x, gamma, beta)
+    def forward(axes, epsilon, x, gamma, beta):
+        outputs: Any = kernel(axes, epsilon, x, gamma, beta)
+        return outputs, (x, gamma, *outputs[1:])
 
-        def mean_of(values):
-            return jnp.mean(values, axes, keepdims=True)
+    def backward(axes, epsilon, saved, cotangents):
+        x, gamma, mean, variance = saved
+        return gradients(cotangents[0], x, gamma, mean, variance, axes, epsilon)
 
-        inverse = jax.lax.rsqrt(variance + epsilon)
-        xhat = (x - mean) * inverse
-        dmean = mean_of(dx)
-        centered = dx - dmean
-        dxhat = inverse * (centered - xhat * mean_of(xhat * centered))
-        dvariance = 2 * mean_of((x - mean) * centered)
-        dy = gamma * dxhat + dgamma * xhat + dbeta
-        return (y, mean, variance), (dy, dmean, dvariance)
-
+    kernel.defvjp(forward, backward)
     return kernel
 
 
-def _normalize_batch_tensorflow(inputs, gamma, beta, axes, epsilon):
+def _normalize_batch_tensorflow(inputs, gamma, beta, axes, epsilon) -> Any:
     import tensorflow as tf
 
     kept = inputs.shape[len(axes) :]
@@ -123,6 +144,7 @@ def _normalize_batch_tensorflow(inputs, gamma, beta, axes, epsilon):
         or axes != tuple(range(len(axes)))
         or None in kept
         or not _large(inputs, axes)
+        or _has_long_sums(inputs, axes)
         or _compiled_by_xla()
         or tf.config.list_logical_devices("GPU")  # its fused kernel: not measured
     ):
@@ -155,6 +177,12 @@ def _large(inputs, axes):
     return len(axes) > 1 if size is None else size >= 2**16
 
 
+def _has_long_sums(inputs, axes):
+    """Whether plain sums of squares lose over 1e-3 of a variance, even at mean 0."""
+    sizes = [inputs.shape[axis] for axis in axes]
+    return None not in sizes and prod(sizes) > 2**21
+
+
 def _compiled_by_xla():
     """Whether XLA compiles what is being traced.
 
@@ -168,28 +196,23 @@ def _compiled_by_xla():
     )
 
 
-def _by_formula(inputs, gamma, beta, axes, epsilon):
+def _by_formula(inputs, gamma, beta, axes, epsilon) -> Any:
     import tensorflow as tf
 
     @tf.custom_gradient
     def kernel(x, gamma, beta):
-        count, mean, variance = batch_moments(x, axes, pairwise=_compiled_by_xla())
-        count = tf.cast(count, x.dtype)
-        inverse = tf.math.rsqrt(variance + epsilon)
+        _, mean, variance = batch_moments(x, axes, pairwise=_compiled_by_xla())
 
         def gradient(dy, _, __):
-            xhat = (x - mean) * inverse
-            dbeta = tf.reduce_sum(dy, axes, keepdims=True)
-            dgamma = tf.reduce_sum(dy * xhat, axes, keepdims=True)
-            dx = gamma * inverse * (dy - dbeta / count - xhat * (dgamma / count))
-            return dx, dgamma, dbeta
+            return gradients(dy, x, gamma, mean, variance, axes, epsilon)
 
-        return ((x - mean) * (gamma * inverse) + beta, mean, variance), gradient
+        outputs = normalize(x, gamma, beta, mean, variance, epsilon)
+        return (outputs, mean, variance), gradient
 
     return kernel(inputs, gamma, beta)
 
 
-def _fused(inputs, gamma, beta, epsilon):
+def _fused(inputs, gamma, beta, epsilon) -> Any:
     """TensorFlow's fused kernel on `(batch, height, width, channels)`."""
     import tensorflow as tf
 

@@ -46,12 +46,9 @@ def across_replicas(moments):
     mean, variance = moments.mean, moments.variance
     # An array of the mean's shape: the gradient of all_reduce wants no scalars.
     own = tf.broadcast_to(tf.cast(moments.count, mean.dtype), tf.shape(mean))
+    # The moments of an empty replica may be NaN; they weigh nothing, gradients neither.
+    mean, variance = (tf.where(own > 0, value, 0) for value in (mean, variance))
     count = total(own)
     share = own / tf.maximum(count, 1)
-
-    def mean_of(value):
-        # The moments of an empty replica may be NaN; they weigh nothing.
-        return total(tf.math.multiply_no_nan(value, share))
-
-    merged = mean_of(mean)
-    return Moments(count, merged, mean_of(variance + tf.square(mean - merged)))
+    merged = total(mean * share)
+    return Moments(count, merged, total((variance + tf.square(mean - merged)) * share))

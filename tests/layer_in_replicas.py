@@ -43,6 +43,8 @@ CASES = {
     "per activation": case((3, 2, 2, 3), (4, 2, 2, 3), axis=(1, 2, 3)),
     "empty": case((5, 3), (0, 3)),
     "empty feature maps": case((5, 4, 4, 3), (0, 4, 4, 3)),
+    "unknown": case((6, 5, 3), (2, 5, 3)),
+    "unknown empty": case((5, 3), (0, 3)),
     "masked": case((4, 6, 3), (3, 6, 3), masked=(0.8, 0.3)),
     "one replica masked": case((4, 6, 3), (3, 6, 3), masked=(0.8, -1)),
     "far": case((64, 16, 2), (32, 16, 2), mean=1e4),
@@ -55,6 +57,7 @@ UNSYNCHRONIZED = {
     "equal": CASES["equal"],
     "unequal": CASES["unequal"],
     "empty": CASES["empty"],
+    "unknown empty": CASES["empty"],
     "cumulative": case((6, 3), (2, 3), averaging="cumulative"),
     "large": case((32, 32, 32, 8), (32, 32, 32, 8)),
 }
@@ -115,7 +118,11 @@ def run_mirrored(folder):
         def replica(x, cotangent, mask):
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                outputs = layer(x, training=True, mask=mask)
+                given = x
+                if "unknown" in name:  # the size of the batch, as in `fit`
+                    shape = (None, *x.shape[1:])
+                    given = tf.raw_ops.PlaceholderWithDefault(input=x, shape=shape)
+                outputs = layer(given, training=True, mask=mask)
             learned = [layer.gamma.value, layer.beta.value]
             return outputs, *tape.gradient(outputs, [x, *learned], cotangent)
 

@@ -163,12 +163,13 @@ def test_a_last_batch_that_does_not_divide_is_an_error_in_fit_too():
         model.fit(draw((10, 3)), draw((10, 3)), batch_size=8, verbose=0)
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize(
     "clipping",
     [None, {"rmax": 1.5, "rmin": 0.8, "dmax": 0.3}, {"rmax": 1.1}, {"dmax": 0.0}],
 )
-def test_renormalization_is_keras_own_over_several_steps(clipping, axis):
+def test_renormalization_is_keras_own_over_several_steps(clipping, axis, masked):
     arguments = {
         "axis": axis,
         "momentum": 0.8,
@@ -184,8 +185,9 @@ def test_renormalization_is_keras_own_over_several_steps(clipping, axis):
     for step in range(4):
         x = 0.1 * step + (1 + step) * draw((6, 4, 3, 3), seed=step)
         cotangent = draw(x.shape, seed=10 + step)
-        expected = layer_gradients(theirs, x, cotangent)
-        found = layer_gradients(ours, x, cotangent)
+        mask = draw(x.shape[:-1], seed=20 + step) > 0 if masked else None
+        expected = layer_gradients(theirs, x, cotangent, mask=mask)
+        found = layer_gradients(ours, x, cotangent, mask=mask)
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, other, atol=2e-5)
         for one, other in zip(ours.weights, theirs.weights, strict=True):
@@ -329,7 +331,8 @@ def test_integers_are_normalized_in_float32():
         ({"axis": "last"}, "Received: axis='last'"),
         ({"averaging": "mean"}, "moving, cumulative, debiased. Received: .*'mean'"),
         ({"virtual_batch_size": 0}, "Received: virtual_batch_size=0"),
-        ({"virtual_batch_size": 4, "renorm": True}, "without `renorm`. Received:"),
+        ({"virtual_batch_size": 4, "renorm": True}, "without `renorm` and"),
+        ({"virtual_batch_size": 4, "synchronized": True}, "synchronized=True"),
         ({"renorm": True, "renorm_clipping": {"max": 1}}, "Received: .*'max': 1"),
         (
             {"renorm": True, "renorm_clipping": {"rmax": 1, "rmin": 2}},
