@@ -13,7 +13,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from bn_keras import BatchNormalization
+from benchmarks.timing import provenance
+from bn_keras.batch_normalization import BATCH_NORMALIZATIONS
 from bn_keras.folding import fold_batch_normalization
 from bn_keras.models import BNInception
 
@@ -50,7 +51,7 @@ def build(name, side):
         )
     draw = np.random.default_rng(0)
     for layer in model.layers:
-        if isinstance(layer, BatchNormalization | keras.layers.BatchNormalization):
+        if isinstance(layer, BATCH_NORMALIZATIONS):
             shape = layer.moving_mean.shape
             layer.moving_mean.assign(draw.normal(0, 0.3, shape))
             layer.moving_variance.assign(draw.uniform(0.5, 2, shape))
@@ -76,7 +77,7 @@ def measure(name, side):
         "network": name,
         "folded": result.report.folded,
         "left": result.report.left,
-        "difference": float(difference),
+        "difference": float(f"{difference:.2g}"),
         "seconds": round(seconds, 2),
         "parameters before": model.count_params(),
         "parameters after": result.model.count_params(),
@@ -101,7 +102,8 @@ def main():
             flush=True,
         )
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        result = {**provenance("benchmarks.folding"), "rows": rows}
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -186,10 +186,10 @@ def compare(case, metric, figures, unit=1.0):
         {
             "case": case,
             "metric": metric,
-            "ours": figures["ours"] * unit,
+            "ours": round(figures["ours"] * unit, 3),
             "peer": name,
-            "peer_value": value * unit,
-            "ratio": figures["ours"] / value,
+            "peer_value": round(value * unit, 3),
+            "ratio": round(figures["ours"] / value, 3),
         }
         for name, value in figures.items()
         if name != "ours"
@@ -213,11 +213,12 @@ def growth_rows(rounds):
     """How the time grows with the batch and with the channels."""
     contenders = tensorflow_contenders if BACKEND == "tensorflow" else jax_contenders
     rows = []
-    for shapes in GROWTH.values():
+    for what, shapes in GROWTH.items():
         for shape in shapes:
             chosen = contenders(shape)
             chosen = {name: chosen[name] for name in ("ours", "keras", "floor")}
-            rows += compare(str(shape), "ms", medians(chosen, rounds), 1e3)
+            figures = medians(chosen, rounds)
+            rows += compare(str(shape), f"ms, growth with {what}", figures, 1e3)
     return rows
 
 

@@ -40,6 +40,8 @@ def medians(contenders, rounds):
 
 def provenance(module):
     """The command, the kind of machine and the versions behind a result."""
+    chosen = os.environ.get("KERAS_BACKEND")
+    backend = [f"KERAS_BACKEND={chosen}"] if chosen else []
     versions = {}
     for name in ("tensorflow", "keras", "jax", "torch", "numpy"):
         try:
@@ -47,7 +49,7 @@ def provenance(module):
         except PackageNotFoundError:
             continue
     return {
-        "command": " ".join(["python", "-m", module, *sys.argv[1:]]),
+        "command": " ".join([*backend, "python", "-m", module, *sys.argv[1:]]),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions,

@@ -64,7 +64,8 @@ class BatchNormalization(keras.layers.Layer):
         beta_constraint, gamma_constraint: constraints, as in Keras.
         renorm, renorm_clipping, renorm_momentum: batch renormalization, as in Keras.
         synchronized: normalize by the moments of all replicas' batches together, under
-            any `tf.distribute` strategy. On JAX this is always so. Unsynchronized, the
+            any `tf.distribute` strategy. On JAX this is always so for arrays that
+            `keras.distribution` shards. Unsynchronized, the
             statistics that are saved are the mean over the replicas of each one's: each
             replica's batch counts as a mini-batch of Algorithm 2.
         unbiased: what the population estimate receives is the unbiased variance,
@@ -142,9 +143,13 @@ class BatchNormalization(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not 0 <= momentum <= 1:
+        if None in (momentum, renorm_momentum) or not (
+            0 <= momentum <= 1 and 0 <= renorm_momentum <= 1
+        ):
             raise ValueError(
-                f"`momentum` must lie in [0, 1]. Received: momentum={momentum}"
+                "`momentum` and `renorm_momentum` must lie in [0, 1]. Received: "
+                f"momentum={momentum}, renorm_momentum={renorm_momentum}; equal "
+                'weights are `averaging="cumulative"`'
             )
         if not epsilon >= 0:
             raise ValueError(
@@ -156,11 +161,14 @@ class BatchNormalization(keras.layers.Layer):
                 f"Received: averaging={averaging!r}"
             )
         if virtual_batch_size is not None and (
-            virtual_batch_size < 1 or renorm or synchronized
+            type(virtual_batch_size) is not int
+            or virtual_batch_size < 1
+            or renorm
+            or synchronized
         ):
             raise ValueError(
                 "`virtual_batch_size` must be a positive integer, without `renorm` and "
-                f"`synchronized`. Received: virtual_batch_size={virtual_batch_size}, "
+                f"`synchronized`. Received: virtual_batch_size={virtual_batch_size!r}, "
                 f"renorm={renorm}, synchronized={synchronized}"
             )
         self.axis = checked_axis(axis)
@@ -393,3 +401,7 @@ class BatchNormalization(keras.layers.Layer):
         )
         variance = ops.maximum(ops.square(stddev) - self.epsilon, 0)
         average_into(self.moving_variance, variance, 1)
+
+
+# Both layers that the rest of the package knows how to estimate, fold and swap.
+BATCH_NORMALIZATIONS = (BatchNormalization, keras.layers.BatchNormalization)

@@ -129,7 +129,11 @@ def _jax_kernel() -> Any:
 
     def backward(axes, epsilon, saved, cotangents):
         x, gamma, mean, variance = saved
-        return gradients(cotangents[0], x, gamma, mean, variance, axes, epsilon)
+        dy, dmean, dvariance = cotangents
+        dx, dgamma, dbeta = gradients(dy, x, gamma, mean, variance, axes, epsilon)
+        # Callers' moments are constants; the saved ones are not to a second derivative.
+        dx = dx + (dmean + 2 * dvariance * (x - mean)) * (mean.size / x.size)
+        return dx, dgamma, dbeta
 
     kernel.defvjp(forward, backward)
     return kernel
@@ -178,9 +182,12 @@ def _large(inputs, axes):
 
 
 def _has_long_sums(inputs, axes):
-    """Whether plain sums of squares lose over 1e-3 of a variance, even at mean 0."""
+    """Whether plain sums of squares lose over 1e-3 of a variance, even at mean 0.
+
+    A batch of unknown size counts as 64 examples.
+    """
     sizes = [inputs.shape[axis] for axis in axes]
-    return None not in sizes and prod(sizes) > 2**21
+    return prod(64 if size is None else size for size in sizes) > 2**21
 
 
 def _compiled_by_xla():

@@ -4,13 +4,14 @@ Knows models and their normalization layers; not where the data comes from.
 """
 
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
 from bn_keras.axes import broadcastable, full_mask, kept_axes
-from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.batch_normalization import BATCH_NORMALIZATIONS
 from bn_keras.kernels import normalize
 from bn_keras.statistics import (
     Moments,
@@ -20,7 +21,19 @@ from bn_keras.statistics import (
     unbiased_variance,
 )
 
-NORMALIZATION_LAYERS = (BatchNormalization, keras.layers.BatchNormalization)
+
+class Movement(NamedTuple):
+    """How far an estimate moved a layer's statistics: the channel that moved most.
+
+    Args:
+        mean: `max |new mean - old mean| / sqrt(new variance + epsilon)`.
+        log_variance: `max |log((new variance + epsilon) / (old variance + epsilon))|`.
+    """
+
+    mean: float
+    log_variance: float
+
+
 METHODS = ("algorithm2", "pooled", "layerwise")
 
 
@@ -62,9 +75,8 @@ def estimate_population_statistics(
         verbose: 1 shows a progress bar, 0 does not.
 
     Returns:
-        A dict from each layer's path to the largest movement of its mean, in standard
-        deviations: `max |new mean - old mean| / sqrt(new variance + epsilon)`. Equal
-        paths are numbered, `path (2)`.
+        A dict from each layer's path to its `Movement`. Equal paths are numbered,
+        `path (2)`.
 
     Raises:
         ValueError: for an unknown method, `steps` below 1, a model without such a
@@ -92,25 +104,35 @@ def estimate_population_statistics(
         raise ValueError(
             f"`method` must be one of {', '.join(METHODS)}. Received: {method!r}"
         )
-    if steps is not None and steps < 1:
-        raise ValueError(f"`steps` must be None or at least 1. Received: {steps}")
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise ValueError(
+            f"`steps` must be None or an integer of at least 1. Received: {steps!r}"
+        )
+    if isinstance(data, tuple | dict):
+        raise ValueError(
+            "`data` must be an array or an iterable of mini-batches. Received: one "
+            f"{type(data).__name__}; pass it in a list: `[(images, labels)]`"
+        )
     layers = [
         layer
         for layer in model._flatten_layers()
-        if isinstance(layer, NORMALIZATION_LAYERS)
+        if isinstance(layer, BATCH_NORMALIZATIONS)
         and layer.trainable
         and not getattr(layer, "frozen_statistics", False)
     ]
     if not layers:
         raise ValueError(
             "The model must have a trainable batch-normalization layer to estimate "
-            f"statistics for. Received: {type(model).__name__} {model.name!r} of "
-            f"{len(model.layers)} layers, none of them one"
+            f"statistics for. Received: {type(model).__name__} {model.name!r} without "
+            "one that is not frozen (`trainable=False`, `frozen_statistics=True`)"
         )
     batches = _Batches(data, steps, verbose)
     variables = [v for layer in layers for v in layer.non_trainable_variables]
     before = [ops.convert_to_numpy(variable) for variable in variables]
-    means = [ops.convert_to_numpy(layer.moving_mean) for layer in layers]
+    old = [
+        [ops.convert_to_numpy(v) for v in (layer.moving_mean, layer.moving_variance)]
+        for layer in layers
+    ]
     try:
         if method == "layerwise":
             _estimate_layerwise(model, layers, batches)
@@ -120,7 +142,7 @@ def estimate_population_statistics(
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
         raise
-    return _movements(layers, means)
+    return _movements(layers, old)
 
 
 class _Batches:
@@ -133,8 +155,12 @@ class _Batches:
         self.only_once = iter(self.data) is self.data
 
     def __iter__(self):
-        known = len(self.data) if hasattr(self.data, "__len__") else self.steps
-        target = known if self.steps is None else min(known, self.steps)
+        try:
+            known = len(self.data)
+        except TypeError:  # a generator, a data set of unknown or infinite size
+            known = None
+        sizes = [size for size in (known, self.steps) if size is not None]
+        target = min(sizes, default=None)
         bar = keras.utils.Progbar(target, verbose=self.verbose, unit_name="batch")
         step = 0
         for batch in self.data:
@@ -196,6 +222,7 @@ class _Estimate:
         self.layer = layer
         zeros = np.zeros(layer.moving_mean.shape)
         self.moments = Moments(zeros, zeros, zeros)
+        self.batches = zeros
 
     def add(self, moments, method):
         shape = self.moments.mean.shape
@@ -205,6 +232,7 @@ class _Estimate:
         count = np.broadcast_to(count, mean.shape).reshape(shape)
         mean, variance = mean.reshape(shape), variance.reshape(shape)
         usable = (count >= 2) & np.isfinite(mean + variance)
+        self.batches = self.batches + usable
         count, mean, variance = (
             np.where(usable, value, 0) for value in (count, mean, variance)
         )
@@ -237,9 +265,20 @@ class _Estimate:
             # Training goes on from the deviation.
             stddev = np.sqrt(variance + layer.epsilon)
             variables.append((layer.moving_stddev, stddev))
+        if getattr(layer, "averaging", "moving") != "moving":
+            # Training goes on with the estimate's weight.
+            variables.append((layer.updates, self.batches))
         for variable, value in variables:
             old = ops.convert_to_numpy(variable)
-            variable.assign(np.where(seen, value, old).astype(old.dtype))
+            with np.errstate(over="ignore"):
+                new = np.where(seen, value, old).astype(old.dtype)
+            if not np.isfinite(new[seen]).all():
+                raise ValueError(
+                    f"The statistics must be finite in {old.dtype}. Received: layer "
+                    f"{layer.path!r} with values up to {np.abs(value).max():.3g}; use "
+                    "bn_keras.BatchNormalization or a mixed policy"
+                )
+            variable.assign(new)
 
 
 @contextmanager
@@ -280,14 +319,18 @@ def _observed(layers, observe, by_batch=False):
             del layer.call
 
 
-def _movements(layers, means):
+def _movements(layers, statistics):
     moved = {}
-    for layer, old in zip(layers, means, strict=True):
+    for layer, (old, old_variance) in zip(layers, statistics, strict=True):
         variance = ops.convert_to_numpy(layer.moving_variance)
         shift = np.abs(ops.convert_to_numpy(layer.moving_mean) - old)
         path, number = layer.path, 1
         while path in moved:
             number += 1
             path = f"{layer.path} ({number})"
-        moved[path] = float(np.max(shift / np.sqrt(variance + layer.epsilon)))
+        now, then = variance + layer.epsilon, old_variance + layer.epsilon
+        moved[path] = Movement(
+            float(np.max(shift / np.sqrt(now))),
+            float(np.max(np.abs(np.log(now / then)))),
+        )
     return moved

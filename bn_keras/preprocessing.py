@@ -5,6 +5,8 @@ Knows sizes and factors; no pixels and no backend.
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 RESIZES = ("bilinear", "nearest", "bicubic", "lanczos3")
 
 
@@ -75,10 +77,20 @@ class Preprocessing:
             )
         for name in ("scale", "offset"):
             value = getattr(self, name)
-            if isinstance(value, int | float):
+            try:
+                numbers = np.asarray(value, np.float64)
+            except (TypeError, ValueError):
+                numbers = np.array(np.nan)
+            if not numbers.size or numbers.ndim > 1 or not np.isfinite(numbers).all():
+                raise ValueError(
+                    f"`{name}` must be one finite number, or one for each channel. "
+                    f"Received: {name}={value!r}"
+                )
+            if numbers.ndim == 0:
+                object.__setattr__(self, name, float(numbers))
                 continue
-            object.__setattr__(self, name, tuple(value))
-            if self.channels is not None and len(value) != self.channels:
+            object.__setattr__(self, name, tuple(numbers.tolist()))
+            if self.channels is not None and numbers.size != self.channels:
                 raise ValueError(
                     f"`{name}` must be one number or {self.channels}, one for each "
                     f"channel. Received: {name}={value!r}"

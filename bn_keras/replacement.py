@@ -7,9 +7,8 @@ import inspect
 
 import keras
 
-from bn_keras.batch_normalization import BatchNormalization
-
-LAYERS = (BatchNormalization, keras.layers.BatchNormalization)
+from bn_keras.batch_normalization import BATCH_NORMALIZATIONS, BatchNormalization
+from bn_keras.folding.graph import copy_variables
 
 
 def replace_batch_normalization(model, to=BatchNormalization):
@@ -24,7 +23,8 @@ def replace_batch_normalization(model, to=BatchNormalization):
         to: `bn_keras.BatchNormalization` or `keras.layers.BatchNormalization`.
 
     Returns:
-        A new model of the same class, compiled as the original is.
+        A new model of the same class; if the original is compiled, compiled with the
+        same arguments and a fresh optimizer.
 
     Raises:
         ValueError: for another class `to`, a subclassed model (its code decides which
@@ -46,7 +46,7 @@ def replace_batch_normalization(model, to=BatchNormalization):
     np.testing.assert_allclose(ours(images), model(images), atol=1e-6)
     ```
     """
-    if to not in LAYERS:
+    if to not in BATCH_NORMALIZATIONS:
         raise ValueError(
             "`to` must be bn_keras.BatchNormalization or "
             f"keras.layers.BatchNormalization. Received: to={to!r}"
@@ -55,7 +55,7 @@ def replace_batch_normalization(model, to=BatchNormalization):
 
     def replaced(layer):
         config, new = layer.get_config(), type(layer)
-        if new in LAYERS and new is not to:
+        if new in BATCH_NORMALIZATIONS and new is not to:
             new, config = to, _accepted(config, to)
         copy = new.from_config(config)
         if isinstance(copy, keras.Layer):  # an operation such as x + y has no weights
@@ -65,13 +65,16 @@ def replace_batch_normalization(model, to=BatchNormalization):
     clone = keras.models.clone_model(model, clone_function=replaced, recursive=True)
     # Keras has no public walk through nested models and wrappers.
     for layer in clone._flatten_layers():
-        if type(layer) in LAYERS and type(layer) is not to:
+        if type(layer) in BATCH_NORMALIZATIONS and type(layer) is not to:
             raise ValueError(
                 "Every batch normalization must be a layer of the model or of a nested "
                 f"Functional or Sequential one. Received: {layer.path!r} inside a "
                 "wrapper or a layer of another class; build that one anew"
             )
     for layer, copy in pairs:
+        if type(layer) is type(copy):
+            copy_variables(layer, copy)
+            continue
         # One more weight of ours, the number of updates, stands last.
         weights, initial = layer.get_weights(), copy.get_weights()
         copy.set_weights(weights[: len(initial)] + initial[len(weights) :])

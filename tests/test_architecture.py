@@ -47,6 +47,7 @@ FLOORS = {
 WITHIN_A_FLOOR = {
     ("bn_keras.kernels", "bn_keras.statistics"),
     ("bn_keras.synchronization", "bn_keras.statistics"),
+    ("bn_keras.replacement", "bn_keras.folding"),
 }
 MAY_START_SERVING = {"bn_keras.cli", "bn_keras.demo"}
 MAY_IMPORT_TENSORFLOW = {

@@ -167,6 +167,7 @@ def test_scale_and_offset_are_one_for_each_channel(tmp_path):
 
 
 GOOD = file_of(picture())
+SLIVER = file_of(picture(size=(2, 3000)))
 PHOTOGRAPH = file_of(picture(size=(200, 150)), "JPEG")
 
 
@@ -179,6 +180,8 @@ PHOTOGRAPH = file_of(picture(size=(200, 150)), "JPEG")
         ([PHOTOGRAPH[: len(PHOTOGRAPH) // 2], GOOD, b"\xff\xd8\xff"], "[0 2]"),
         ([GOOD[:40] + bytes([GOOD[40] ^ 255]) + GOOD[41:], GOOD], "[0]"),
         ([file_of(picture(), "GIF"), file_of(picture(), "BMP")], "[0 1]"),
+        # 100 bytes that would grow to a thousand times the wanted height.
+        ([SLIVER, GOOD], "[0]"),
     ],
 )
 def test_a_bad_picture_is_an_error_that_names_its_position(loaded, files, positions):

@@ -8,6 +8,7 @@ from exporter_checks import image_model, images
 from bn_keras import BatchNormalization, export_saved_model
 from bn_keras.exporter import checking, read_manifest, versions
 from bn_keras.exporter.checking import difference
+from bn_keras.preprocessing import Preprocessing
 
 
 class BatchMean(keras.layers.Layer):
@@ -157,6 +158,42 @@ def test_differences_count_in_units_of_the_largest_value_and_see_infinities():
     assert difference(np.array([np.nan, 1.0]), np.ones(2)) == np.inf
     assert difference(np.array([1, 2]), np.array([1, 3])) == np.inf
     assert difference(np.ones(3), np.ones(2)) == np.inf
+
+
+def test_samples_without_a_finite_answer_are_refused(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    samples = np.full((2, 4), np.nan, "float32")
+    with pytest.raises(ValueError, match="finite number, to compare with"):
+        export_saved_model(model, tmp_path / "m", samples=samples)
+
+
+def test_a_sum_over_the_batch_is_refused(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    model = keras.Model(inputs, keras.ops.sum(inputs, 0))
+    with pytest.raises(ValueError, match="must not depend on the others"):
+        export_saved_model(model, tmp_path / "m")
+
+
+def test_one_sample_meets_others_before_it_is_believed(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    centred = inputs - keras.ops.mean(inputs, 0, keepdims=True)
+    samples = np.ones((1, 4), "float32")
+    with pytest.raises(ValueError, match="must not depend on the others"):
+        export_saved_model(
+            keras.Model(inputs, centred), tmp_path / "m", samples=samples
+        )
+
+
+def test_a_tensor_times_a_number_is_dense(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    export_saved_model(keras.Model(inputs, inputs * 2), tmp_path / "m")
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), "a", (), [[1.0]]])
+def test_a_scale_must_be_finite_numbers(scale):
+    with pytest.raises(ValueError, match="`scale` must be one finite number"):
+        Preprocessing(scale=scale)
 
 
 def test_a_subclassed_or_sparse_model_is_refused(tmp_path):

@@ -33,7 +33,9 @@ def test_the_estimate_is_the_mean_of_the_batches_moments(layer):
     np.testing.assert_allclose(found.moving_mean, mean, rtol=1e-5)
     np.testing.assert_allclose(found.moving_variance, variance, rtol=1e-5)
     expected = np.max(np.abs(mean) / np.sqrt(variance + 1e-3))
-    np.testing.assert_allclose(moved[found.path], expected, rtol=1e-5)
+    np.testing.assert_allclose(moved[found.path].mean, expected, rtol=1e-5)
+    expected = np.max(np.abs(np.log((variance + 1e-3) / (1 + 1e-3))))
+    np.testing.assert_allclose(moved[found.path].log_variance, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -204,15 +206,55 @@ def test_a_renormalizing_layer_trains_on_from_the_estimate():
     )
 
 
+@pytest.mark.parametrize("averaging", ["cumulative", "debiased"])
+def test_training_goes_on_with_the_weight_of_the_estimate(averaging):
+    layer = BatchNormalization(averaging=averaging)
+    data = batches()
+    estimate(model_of(layer), data)
+    np.testing.assert_array_equal(layer.updates, 3)
+    before = np.asarray(layer.moving_mean)
+    layer(np.array([[100.0] * 4, [102.0] * 4], "float32"), training=True)
+    weight = 1 / 4 if averaging == "cumulative" else 0.01 / (1 - 0.99**4)
+    expected = before + (101 - before) * weight
+    np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
+
+
+def test_statistics_that_overflow_their_type_are_an_error_and_change_nothing():
+    layer = keras.layers.BatchNormalization(dtype="float16")
+    model = model_of(layer)
+    with pytest.raises(ValueError, match=r"finite in float16\. Received: layer"):
+        estimate(model, [1000 * batches(1)[0]])
+    np.testing.assert_array_equal(layer.moving_variance, 1)
+
+
+def test_a_bare_tuple_is_not_taken_for_two_mini_batches():
+    with pytest.raises(ValueError, match=r"Received: one tuple; pass it in a list"):
+        estimate(model_of(BatchNormalization()), (batches(1)[0], np.zeros(5)))
+
+
 def test_adapting_to_a_new_domain_changes_statistics_only():
     model = model_of(BatchNormalization())
     values = batches(1, size=100)[0]
     estimate(model, [values])
     answers = np.asarray(model(values))
     moved = estimate(model, [3 * values + 7])
-    assert max(moved.values()) > 1
+    (movement,) = moved.values()
+    assert movement.mean > 1
+    np.testing.assert_allclose(movement.log_variance, np.log(9), rtol=1e-3)
     # A shifted and scaled domain is the old one to a layer with epsilon near 0.
     np.testing.assert_allclose(model(3 * values + 7), answers, atol=1e-3)
+
+
+def test_data_of_unknown_or_infinite_size_is_read():
+    import tensorflow as tf
+
+    data = batches()
+    stream = tf.data.Dataset.from_tensor_slices(np.stack(data))
+    for cut in (stream.filter(lambda _: True), stream.repeat()):
+        model = model_of(BatchNormalization())
+        bn_keras.estimate_population_statistics(model, cut, steps=3, verbose=1)
+        expected = np.mean([batch.mean(0) for batch in data], axis=0)
+        np.testing.assert_allclose(model.layers[0].moving_mean, expected, rtol=1e-5)
 
 
 def test_progress_is_shown(capsys):
@@ -226,6 +268,7 @@ def test_progress_is_shown(capsys):
     [
         ({"method": "best"}, "algorithm2, pooled, layerwise. Received: 'best'"),
         ({"steps": 0}, "at least 1. Received: 0"),
+        ({"steps": 2.5}, "at least 1. Received: 2.5"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
@@ -243,6 +286,9 @@ def test_too_little_data_is_an_error_and_changes_nothing(data):
     np.testing.assert_array_equal(model.layers[0].moving_variance, 1)
 
 
-def test_a_model_without_batch_normalization_is_an_error():
-    with pytest.raises(ValueError, match="Received: Sequential"):
-        estimate(model_of(keras.layers.Dense(2)), batches())
+@pytest.mark.parametrize(
+    "layer", [keras.layers.Dense(2), BatchNormalization(trainable=False)]
+)
+def test_a_model_with_nothing_to_estimate_is_an_error(layer):
+    with pytest.raises(ValueError, match=r"Received: Sequential .* not frozen"):
+        estimate(model_of(layer), batches())

@@ -75,6 +75,14 @@ def test_the_number_of_updates_has_no_place_in_keras_layer():
     np.testing.assert_allclose(swapped(values(2)), model(values(2)), atol=1e-5)
 
 
+def test_layers_that_save_in_their_own_way_keep_their_state():
+    adapted = keras.layers.Normalization()
+    adapted.adapt(values(3))
+    model = keras.Sequential([keras.Input((6,)), adapted, KERAS()])
+    swapped = replace_batch_normalization(model)
+    np.testing.assert_allclose(swapped(values(2)), model(values(2)), atol=1e-5)
+
+
 def test_a_network_of_keras_applications_swaps():
     model = keras.applications.MobileNetV2(
         input_shape=(32, 32, 3), weights=None, alpha=0.35, classes=3

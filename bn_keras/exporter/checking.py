@@ -8,7 +8,12 @@ import numpy as np
 from keras import tree
 
 from bn_keras.exporter.decoding import decode, scale
-from bn_keras.exporter.samples import examples_of, picture_samples, pixel_samples
+from bn_keras.exporter.samples import (
+    draw_samples,
+    examples_of,
+    picture_samples,
+    pixel_samples,
+)
 
 # Largest difference that rounding explains, in units of an output's largest value.
 _TOLERANCES = {"bfloat16": 5e-2, "float16": 1e-2, "float32": 1e-4, "float64": 1e-8}
@@ -89,6 +94,12 @@ def compare(path, model, contract, samples, tolerance=None, reference=None):
         }
         differences[signature] = found
         for name, value in found.items():
+            if "float" in expected[name].dtype.name and not _any_finite(expected[name]):
+                raise ValueError(
+                    "The model must answer the samples with a finite number, to "
+                    f"compare with. Received: none in {name!r} of {signature!r}; "
+                    "nothing was published"
+                )
             if not value <= tolerance:
                 raise ValueError(
                     f"The export must answer as the model does, within {tolerance:g} "
@@ -99,9 +110,16 @@ def compare(path, model, contract, samples, tolerance=None, reference=None):
     with Loaded(path) as loaded:
         inputs = dict(zip(contract.inputs, samples, strict=True))
         judge("serving_default", loaded.run("serving_default", inputs), expected)
-        alone = {name: np.repeat(x[:1], len(x), axis=0) for name, x in inputs.items()}
+        drawn = dict(zip(contract.inputs, draw_samples(contract), strict=True))
+        company = {
+            # Copies of itself; one example alone meets others instead.
+            name: np.repeat(x[:1], len(x), axis=0)
+            if len(x) > 1
+            else np.concatenate([x, drawn[name][1:].astype(x.dtype)])
+            for name, x in inputs.items()
+        }
         _refuse_company(
-            contract, loaded.run("serving_default", alone), expected, tolerance
+            contract, loaded.run("serving_default", company), expected, tolerance
         )
         if contract.preprocessing is None:
             return differences
@@ -127,6 +145,10 @@ def difference(actual, expected):
     largest = np.abs(expected[finite]).max(initial=0.0)
     gap = np.abs(actual[finite] - expected[finite]).max(initial=0.0)
     return float(gap / largest if largest else gap)
+
+
+def _any_finite(values):
+    return np.isfinite(np.asarray(values, np.float64)).any()
 
 
 def _compare_images(loaded, model, contract, count, judge):
@@ -171,14 +193,15 @@ def _compare_images(loaded, model, contract, count, judge):
 
 
 def _refuse_company(contract, actual, expected, tolerance):
-    # A batch of copies of its first example must answer with copies of its answer.
+    # The first example must be answered as before, whoever shares its batch now; so
+    # must an output without an axis of examples.
     for name, spec in contract.outputs.items():
-        if spec.shape and spec.shape[0] is None:
-            want = np.repeat(expected[name][:1], len(actual[name]), axis=0)
-            gap = difference(actual[name], want)
-            if not gap <= tolerance:
-                raise ValueError(
-                    "The answer to an example must not depend on the others in its "
-                    f"batch. Received: {name!r} differs by {gap:.3g} of its largest "
-                    "value when they change; a layer uses statistics of the batch"
-                )
+        by_example = bool(spec.shape) and spec.shape[0] is None
+        own = slice(1) if by_example else ...
+        gap = difference(actual[name][own], expected[name][own])
+        if not gap <= tolerance:
+            raise ValueError(
+                "The answer to an example must not depend on the others in its "
+                f"batch. Received: {name!r} differs by {gap:.3g} of its largest "
+                "value when they change; a layer uses statistics of the batch"
+            )

@@ -62,6 +62,9 @@ def contract_of(model, folded, preprocessing=None, labels=None, top_k=5):
     """
     if type(top_k) is not int or top_k < 1:
         raise ValueError(f"`top_k` must be 1 or more. Received: top_k={top_k!r}")
+    # Not the outputs: Keras calls x * 2 sparse, whatever x is.
+    for tensor in folded.inputs:
+        _refuse_sparse(tensor)
     operations = getattr(model, "operations", None) or model.layers
     names = input_names(folded), output_names(folded, operations)
     inputs, outputs = (
@@ -90,12 +93,15 @@ def contract_of(model, folded, preprocessing=None, labels=None, top_k=5):
     return Contract(folded.input, inputs, outputs, preprocessing, labels, top_k)
 
 
-def _spec(tensor):
+def _refuse_sparse(tensor):
     if getattr(tensor, "sparse", False) or getattr(tensor, "ragged", False):
         raise ValueError(
-            "Every input and output must be dense: convert it in front of the model. "
+            "Every input must be dense: convert it in front of the model. "
             f"Received: a sparse or ragged tensor {tensor.name!r}"
         )
+
+
+def _spec(tensor):
     return Spec(tuple(tensor.shape), tensor.dtype)
 
 

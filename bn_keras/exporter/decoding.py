@@ -5,6 +5,8 @@ Knows JPEG, PNG and `Preprocessing`; no model.
 
 # The feature of a tf.Example that holds a picture, as in TensorFlow's image data sets.
 IMAGE_FEATURE = "image/encoded"
+# A picture may grow to this many times the wanted sides before it is cropped.
+MOST_RESIZED = 16
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # A picture's index when there is no picture.
 _NONE = -1
@@ -109,6 +111,10 @@ def _pixels(content, preprocessing):
     covered = tf.constant(preprocessing.resized, tf.float64)
     ratio = tf.reduce_max(covered / given)
     size = tf.cast(tf.maximum(tf.round(given * ratio), covered), tf.int32)
+    # A picture of 1 x 30,000 pixels, 100 bytes of PNG, would grow to 18 GB.
+    longest = tf.constant(MOST_RESIZED * max(preprocessing.resized), tf.int32)
+    with tf.control_dependencies([tf.debugging.assert_less_equal(size, longest)]):
+        size = tf.identity(size)
     picture = tf.image.resize(picture, size, preprocessing.resize, antialias=True)
     # Cubic and Lanczos kernels overshoot.
     picture = tf.clip_by_value(tf.cast(picture, tf.float32), 0.0, 255.0)

@@ -114,10 +114,6 @@ def examples_of(files):
     ]
 
 
-def _fits(side, expected):
-    return expected in (None, side)
-
-
 def _known(contract, spec, count):
     shape = [32 if side is None else side for side in spec.shape]
     if spec.shape[0] is None:

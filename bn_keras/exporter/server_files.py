@@ -94,6 +94,13 @@ def write_server_files(
             "`server_key` and `server_cert` belong together: give both PEM texts or "
             f"none. Received: only {'server_key' if server_key else 'server_cert'}"
         )
+    if (client_verify and not custom_ca) or (custom_ca and not server_key):
+        raise ValueError(
+            "`client_verify` needs `custom_ca`, and both need `server_key` and "
+            f"`server_cert`. Received: client_verify={client_verify}, custom_ca "
+            f"{'given' if custom_ca else 'missing'}, server_key "
+            f"{'given' if server_key else 'missing'}"
+        )
     threads = threads or os.cpu_count() or 1
     texts = {
         "models.config": f"""\

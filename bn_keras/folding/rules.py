@@ -5,9 +5,7 @@ Knows the graph and which operations an affine map passes; weights are `linear`'
 
 from dataclasses import dataclass, field
 
-import keras
-
-from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.batch_normalization import BATCH_NORMALIZATIONS
 from bn_keras.folding import algebra, commuting
 from bn_keras.folding.graph import layer_keys, sublayers
 from bn_keras.folding.linear import (
@@ -18,8 +16,6 @@ from bn_keras.folding.linear import (
     fold_before,
 )
 from bn_keras.folding.report import Entry, Report
-
-BATCH_NORMALIZATIONS = (BatchNormalization, keras.layers.BatchNormalization)
 
 
 @dataclass(eq=False)
