@@ -114,27 +114,22 @@ def _jax_kernel() -> Any:
 
     Reverse mode only, any number of times; `jax.jvp` says that there is none.
     """
-    from functools import partial
-
     import jax
 
-    @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-    def kernel(axes, epsilon, x, gamma, beta):
+    def outputs_and_moments(axes, epsilon, x, gamma, beta):
         _, mean, variance = batch_moments(x, axes, pairwise=True)
         return normalize(x, gamma, beta, mean, variance, epsilon), mean, variance
 
+    # Not `kernel` again: a second derivative goes through the saved moments.
     def forward(axes, epsilon, x, gamma, beta):
-        outputs: Any = kernel(axes, epsilon, x, gamma, beta)
+        outputs = outputs_and_moments(axes, epsilon, x, gamma, beta)
         return outputs, (x, gamma, *outputs[1:])
 
     def backward(axes, epsilon, saved, cotangents):
         x, gamma, mean, variance = saved
-        dy, dmean, dvariance = cotangents
-        dx, dgamma, dbeta = gradients(dy, x, gamma, mean, variance, axes, epsilon)
-        # Callers' moments are constants; the saved ones are not to a second derivative.
-        dx = dx + (dmean + 2 * dvariance * (x - mean)) * (mean.size / x.size)
-        return dx, dgamma, dbeta
+        return gradients(cotangents[0], x, gamma, mean, variance, axes, epsilon)
 
+    kernel = jax.custom_vjp(outputs_and_moments, nondiff_argnums=(0, 1))
     kernel.defvjp(forward, backward)
     return kernel
 
