@@ -34,7 +34,7 @@ def build(recipe, data):
         else None,
         name=recipe.name.replace("-", "_"),
     )
-    # Keras would choose XLA, which takes twice as long on a CPU (README, "The layer").
+    # Keras would choose XLA, which is slow on a CPU (README, "The layer").
     on_gpu = bool(keras.distribution.list_devices("gpu"))
     model.compile(
         keras.optimizers.SGD(recipe.learning_rate),
