@@ -1,4 +1,4 @@
-"""The small builders against their formulas, and on JAX."""
+"""The small builders against their formulas; what every builder promises."""
 
 import os
 import subprocess
@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from bn_keras.models import MLP, ConvNet, Inception
+from bn_keras.models import MLP, VGG, BNInception, ConvNet, Inception
 from bn_keras.population import estimate_population_statistics
+
+SMALL = {"input_shape": (32, 32, 3), "classes": 5, "width": 0.05}
+BUILDERS = {
+    "MLP": partial(MLP, (8, 8, 3), classes=5),
+    "ConvNet": partial(ConvNet, (32, 32, 3), classes=5),
+    "Inception": partial(Inception, stem="small", **SMALL),
+    "BNInception": partial(BNInception, stem="small", **SMALL),
+    "VGG": partial(VGG, depth=11, **SMALL),
+    "VGG small": partial(VGG, depth=11, head="small", normalization=None, **SMALL),
+}
+every_builder = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
 
 
 def count(weights):
@@ -104,15 +115,6 @@ def test_the_convnet_names_a_shape_it_cannot_halve(shape):
         ConvNet(shape)
 
 
-@pytest.mark.parametrize(
-    "builder",
-    [MLP, ConvNet, partial(Inception, (32, 32, 3), stem="small", width=0.05)],
-)
-def test_the_input_is_named_the_same_in_every_process(builder):
-    keras.Input((1,))  # Keras numbers the inputs that have no name of their own
-    assert [tensor.name for tensor in builder().inputs] == ["image"]
-
-
 @pytest.mark.parametrize("builder", [MLP, partial(ConvNet, (8, 8, 1))])
 @pytest.mark.parametrize("wrong", [0, "batch", keras.layers.BatchNormalization()])
 def test_the_small_builders_name_a_normalization_they_cannot_call(builder, wrong):
@@ -120,6 +122,62 @@ def test_the_small_builders_name_a_normalization_they_cannot_call(builder, wrong
         ValueError, match=r"returns a new layer.*Received: normalization"
     ):
         builder(normalization=wrong)
+
+
+# Every builder
+
+
+@every_builder
+def test_the_input_is_named_the_same_in_every_process(build):
+    keras.Input((1,))  # Keras numbers the inputs that have no name of their own
+    assert [tensor.name for tensor in build().inputs] == ["image"]
+
+
+@pytest.fixture
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield keras.config.dtype_policy()
+    keras.config.set_dtype_policy(before)
+
+
+@every_builder
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+def test_under_a_mixed_policy_the_answers_alone_are_in_float32(build, policy, tmp_path):
+    model = build()
+    *hidden, predictions = model.layers[1:]
+    assert {layer.compute_dtype for layer in hidden} == {policy.compute_dtype}
+    assert predictions.compute_dtype == predictions.variable_dtype == "float32"
+    x = images((4, *model.input_shape[1:]))
+    answers = model(x)
+    assert keras.backend.standardize_dtype(answers.dtype) == "float32"
+    # Sums of 16-bit probabilities miss one by 4e-3 and 5e-4.
+    totals = keras.ops.convert_to_numpy(answers).sum(1, dtype="float64")
+    np.testing.assert_allclose(totals, 1, rtol=1e-6)
+    model.save(tmp_path / "model.keras")
+    keras.config.set_dtype_policy("float32")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), answers)
+
+
+@every_builder
+@pytest.mark.parametrize("policy", ["float32", "float64"], indirect=True)
+def test_under_an_even_policy_every_layer_keeps_it(build, policy):
+    for layer in build().layers[1:]:
+        assert layer.dtype_policy == policy
+
+
+@pytest.mark.parametrize("name", ["Inception", "BNInception", "VGG", "VGG small"])
+def test_the_regularizer_is_that_of_every_kernel_and_survives_saving(name, tmp_path):
+    model = BUILDERS[name](kernel_regularizer=keras.regularizers.L2(0.01))
+    kernels = [weight for weight in model.trainable_weights if "kernel" in weight.path]
+    assert any("depthwise" in kernel.path for kernel in kernels) == ("Inc" in name)
+    expected = 0.01 * sum(np.sum(np.square(kernel.numpy())) for kernel in kernels)
+    model.save(tmp_path / "model.keras")
+    for one in (model, keras.models.load_model(tmp_path / "model.keras")):
+        assert len(one.losses) == len(kernels)
+        np.testing.assert_allclose(sum(one.losses), expected, rtol=1e-5)
+    assert not BUILDERS[name]().losses
 
 
 def test_the_models_run_on_jax_without_tensorflow():

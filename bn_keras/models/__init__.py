@@ -7,9 +7,11 @@ from bn_keras.models.convnet import ConvNet
 from bn_keras.models.inception import BNInception, Inception
 from bn_keras.models.local_response_normalization import LocalResponseNormalization
 from bn_keras.models.mlp import MLP
+from bn_keras.models.vgg import VGG
 
 __all__ = [
     "MLP",
+    "VGG",
     "BNInception",
     "ConvNet",
     "Inception",

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.models.conventions import channel_axis, classify, image_sides
 from bn_keras.models.hidden_layer import (
     Normalization,
     fresh_initializer,
@@ -64,10 +65,10 @@ def ConvNet(  # noqa: N802 (builders are nouns)
     Reference:
         Ioffe & Szegedy 2015, section 3.2 (where BN stands).
     """
-    axis = 1 if keras.config.image_data_format() == "channels_first" else -1
     shape, least = tuple(input_shape), 2 ** len(filters)
-    sides = shape[1:] if axis == 1 else shape[:-1]
-    if len(shape) != 3 or any(side is None or side < least for side in sides):
+    if len(shape) != 3 or any(
+        side is None or side < least for side in image_sides(shape)
+    ):
         raise ValueError(
             "`input_shape` must have rank 3 (channels included) and sides of at least "
             f"{least} pixels, one halving for each of `filters`. "
@@ -89,11 +90,9 @@ def ConvNet(  # noqa: N802 (builders are nouns)
             f"stage_{index}",
             normalization=normalization,
             activation=activation,
-            axis=axis,
+            axis=channel_axis(),
         )
         x = keras.layers.MaxPooling2D(2, name=f"stage_{index}_pool")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    outputs = keras.layers.Dense(
-        classes, activation=classifier_activation, name="predictions"
-    )(x)
+    outputs = classify(x, classes, classifier_activation)
     return keras.Model(inputs, outputs, name=name)

@@ -6,12 +6,22 @@ Knows no recipe: learning rates, L2 and distortions stand elsewhere.
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 
 from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.models.conventions import (
+    build_model,
+    channel_axis,
+    check_arguments,
+    check_choice,
+    classify,
+    image_shape,
+    image_sides,
+    pool_globally,
+    scale_channels,
+)
 from bn_keras.models.hidden_layer import (
     Normalization,
     fresh_initializer,
@@ -53,10 +63,6 @@ MODULES = (
 SHORTEST_SIDE = {"imagenet": 32, "small": 4}
 
 _POOLING = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
-_GLOBAL_POOLING = {
-    "avg": keras.layers.GlobalAveragePooling2D,
-    "max": keras.layers.GlobalMaxPooling2D,
-}
 
 
 def Inception(  # noqa: N802 (builders are nouns)
@@ -76,6 +82,7 @@ def Inception(  # noqa: N802 (builders are nouns)
     stem: str = "imagenet",
     separable: bool = True,
     kernel_initializer: Any = "he_normal",
+    kernel_regularizer: Any = None,
 ) -> keras.Model:
     """The network that BN is measured against: no BN, LRN, 40 % dropout.
 
@@ -89,7 +96,7 @@ def Inception(  # noqa: N802 (builders are nouns)
             `keras.config.image_data_format()` is `"channels_first"`; sides may be
             None. None: 224 x 224 pixels of 3 channels.
         pooling: without the top, `"avg"` or `"max"` over all positions, or None.
-        classes: number of outputs; only with the top.
+        classes: number of outputs; ignored without the top.
         classifier_activation: of the output; None for logits.
         name: name of the model.
         activation: the nonlinearity of every convolution.
@@ -110,6 +117,8 @@ def Inception(  # noqa: N802 (builders are nouns)
         kernel_initializer: of the convolutions; the paper states none. He's, made
             for ReLU (He et al. 2015), is chosen; the classifier has Keras' Glorot.
             Give no seed to an initializer: layers of one shape would start equal.
+        kernel_regularizer: of every convolution's kernel, both of a separable one,
+            and of the classifier's; such as `keras.regularizers.L2`.
 
     Returns:
         A Functional model, `(batch, *input_shape)` to `(batch, classes)`. The layers
@@ -122,8 +131,8 @@ def Inception(  # noqa: N802 (builders are nouns)
 
     Raises:
         ValueError: if `weights` is no file, `input_shape` not of rank 3 or too small
-            for the stem, `stem` or `pooling` unknown, `width` not positive, `classes`
-            given without the top, or `normalization` neither callable nor None.
+            for the stem, `stem` or `pooling` unknown, `width` not positive, or
+            `normalization` neither callable nor None.
 
     Example:
     ```python
@@ -137,32 +146,10 @@ def Inception(  # noqa: N802 (builders are nouns)
     Reference:
         Ioffe & Szegedy 2015, section 4.2 and figure 5; Szegedy et al. 2014.
     """
-    if weights is not None and not Path(weights).is_file():
-        raise ValueError(
-            "`weights` must be None or the path of an existing `.weights.h5` or "
-            f"`.keras` file. Received: weights={weights!r}"
-        )
-    if stem not in SHORTEST_SIDE:
-        raise ValueError(
-            f"`stem` must be one of {sorted(SHORTEST_SIDE)}. Received: stem={stem!r}"
-        )
-    if width <= 0:
-        raise ValueError(
-            "`width` must be positive; it multiplies the channels. "
-            f"Received: width={width}"
-        )
-    if pooling is not None and pooling not in _GLOBAL_POOLING:
-        raise ValueError(
-            f"`pooling` must be None or one of {sorted(_GLOBAL_POOLING)}. "
-            f"Received: pooling={pooling!r}"
-        )
-    if not include_top and classes != 1000:
-        raise ValueError(
-            "`classes` has no meaning without the classifier; leave it out or set "
-            f"`include_top=True`. Received: include_top=False, classes={classes}"
-        )
-    axis = 1 if keras.config.image_data_format() == "channels_first" else -1
-    shape = _input_shape(input_shape, axis, stem)
+    check_arguments(weights, pooling, width)
+    check_choice("stem", stem, SHORTEST_SIDE)
+    axis = channel_axis()
+    shape = image_shape(input_shape, SHORTEST_SIDE[stem], f"for stem={stem!r}")
     convolution = partial(
         _convolution,
         width=width,
@@ -170,26 +157,22 @@ def Inception(  # noqa: N802 (builders are nouns)
         activation=activation,
         axis=axis,
         kernel_initializer=kernel_initializer,
+        kernel_regularizer=kernel_regularizer,
     )
     inputs = keras.Input(shape, name="image")
-    x = _stem(
-        inputs, convolution, axis, stem, separable, lrn=local_response_normalization
-    )
+    x = _stem(inputs, convolution, stem, separable, lrn=local_response_normalization)
     for module in MODULES:
         x = _module(x, convolution, axis, module)
     if include_top:
-        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        x = pool_globally(x, "avg")
         if dropout:
             x = keras.layers.Dropout(dropout, name="dropout")(x)
-        x = keras.layers.Dense(
-            classes, activation=classifier_activation, name="predictions"
-        )(x)
-    elif pooling is not None:
-        x = _GLOBAL_POOLING[pooling](name=f"{pooling}_pool")(x)
-    model = keras.Model(inputs, x, name=name)
-    if weights is not None:
-        model.load_weights(str(weights))
-    return model
+        x = classify(
+            x, classes, classifier_activation, kernel_regularizer=kernel_regularizer
+        )
+    else:
+        x = pool_globally(x, pooling)
+    return build_model(inputs, x, weights, name)
 
 
 def BNInception(  # noqa: N802 (builders are nouns)
@@ -209,6 +192,7 @@ def BNInception(  # noqa: N802 (builders are nouns)
     stem: str = "imagenet",
     separable: bool = True,
     kernel_initializer: Any = "he_normal",
+    kernel_regularizer: Any = None,
 ) -> keras.Model:
     """The network of BN-x5 and BN-x30: BN, no LRN, no dropout.
 
@@ -234,6 +218,7 @@ def BNInception(  # noqa: N802 (builders are nouns)
         stem: `"imagenet"` or `"small"`.
         separable: whether the first convolution is.
         kernel_initializer: of the convolutions.
+        kernel_regularizer: of every kernel.
 
     Returns:
         A Functional model, `(batch, *input_shape)` to `(batch, classes)`.
@@ -268,30 +253,8 @@ def BNInception(  # noqa: N802 (builders are nouns)
         stem=stem,
         separable=separable,
         kernel_initializer=kernel_initializer,
+        kernel_regularizer=kernel_regularizer,
     )
-
-
-def _input_shape(
-    input_shape: Sequence[int | None] | None, axis: int, stem: str
-) -> tuple[int | None, ...]:
-    if input_shape is None:
-        return (3, 224, 224) if axis == 1 else (224, 224, 3)
-    shape, least = tuple(input_shape), SHORTEST_SIDE[stem]
-    if (
-        len(shape) != 3
-        or shape[0 if axis == 1 else 2] is None
-        or any(side is not None and side < least for side in _sides(shape, axis))
-    ):
-        raise ValueError(
-            "`input_shape` must have rank 3, known channels "
-            f"({keras.config.image_data_format()}) and sides of at least {least} "
-            f"pixels for stem={stem!r}. Received: input_shape={input_shape}"
-        )
-    return shape
-
-
-def _sides(shape: tuple[Any, ...], axis: int) -> tuple[Any, ...]:
-    return shape[1:] if axis == 1 else shape[:-1]
 
 
 def _convolution(
@@ -307,12 +270,17 @@ def _convolution(
     activation: Any,
     axis: int,
     kernel_initializer: Any,
+    kernel_regularizer: Any,
 ) -> Any:
     initializer = partial(fresh_initializer, kernel_initializer)
-    channels = max(1, round(width * filters))
+    channels = scale_channels(width, filters)
     if depth_multiplier is None:
         layer = partial(
-            keras.layers.Conv2D, channels, size, kernel_initializer=initializer()
+            keras.layers.Conv2D,
+            channels,
+            size,
+            kernel_initializer=initializer(),
+            kernel_regularizer=kernel_regularizer,
         )
     else:
         layer = partial(
@@ -322,6 +290,8 @@ def _convolution(
             depth_multiplier=depth_multiplier,
             depthwise_initializer=initializer(),
             pointwise_initializer=initializer(),
+            depthwise_regularizer=kernel_regularizer,
+            pointwise_regularizer=kernel_regularizer,
         )
     return hidden_layer(
         x,
@@ -335,12 +305,7 @@ def _convolution(
 
 
 def _stem(
-    inputs: Any,
-    convolution: Callable[..., Any],
-    axis: int,
-    stem: str,
-    separable: bool,
-    lrn: bool,
+    inputs: Any, convolution: Callable[..., Any], stem: str, separable: bool, lrn: bool
 ) -> Any:
     small = stem == "small"
     size, strides = (3, 1) if small else (7, 2)
@@ -353,7 +318,7 @@ def _stem(
     x = convolution(x, "conv2", 192, 3)
     if lrn:
         x = LocalResponseNormalization(name="lrn2")(x)
-    if not small or all((side or 0) >= 64 for side in _sides(inputs.shape[1:], axis)):
+    if not small or all((side or 0) >= 64 for side in image_sides(inputs.shape[1:])):
         x = keras.layers.MaxPooling2D(3, 2, padding="same", name="pool2")(x)
     return x
 

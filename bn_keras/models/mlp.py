@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.models.conventions import classify
 from bn_keras.models.hidden_layer import (
     Normalization,
     fresh_initializer,
@@ -87,10 +88,10 @@ def MLP(  # noqa: N802 (builders are nouns)
             normalization=normalization,
             activation=activation,
         )
-    outputs = keras.layers.Dense(
+    outputs = classify(
+        x,
         classes,
-        activation=classifier_activation,
+        classifier_activation,
         kernel_initializer=fresh_initializer(kernel_initializer),
-        name="predictions",
-    )(x)
+    )
     return keras.Model(inputs, outputs, name=name)
