@@ -32,16 +32,17 @@ port = functools.partial(_whole, 0, 65535, "0 to 65535")
 seed = functools.partial(_whole, 0, 2**32 - 1, f"0 to {2**32 - 1}")
 
 
-def seconds(text):
-    """A finite time above zero."""
+def _above_zero(what, text):
     try:
         if 0 < float(text) < math.inf:
             return float(text)
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(
-        f"expected a number of seconds above 0, received {text}"
-    )
+    raise argparse.ArgumentTypeError(f"expected {what} above 0, received {text}")
+
+
+seconds = functools.partial(_above_zero, "a number of seconds")
+above_zero = functools.partial(_above_zero, "a number")
 
 
 def address(text):

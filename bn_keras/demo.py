@@ -75,8 +75,8 @@ def run(workdir, console=None, command="bn-keras"):
     _show_digits(test, served, console)
 
     results = {
-        "test_accuracy_bn": evaluate(model, test)["top1"],
-        "test_accuracy_baseline": evaluate(measurements.models[MLP.name], test)["top1"],
+        "test_accuracy_bn": evaluate(model, test).top1,
+        "test_accuracy_baseline": evaluate(measurements.models[MLP.name], test).top1,
         "fold_max_abs_difference": float(np.max(np.abs(folded - unfolded))),
         "grpc_max_abs_difference": float(np.max(np.abs(served - unfolded))),
         "bn_layers_folded": folding.report.folded,

@@ -1,9 +1,14 @@
 """Say an error in a user's words.
 
-Knows the kinds of errors that the packages below raise; not where they are shown.
+Knows the kinds of errors that the packages below raise, and one of its own; not where
+they are shown.
 """
 
 import textwrap
+
+
+class DivergenceError(ValueError):
+    """The loss of a training became NaN or infinite."""
 
 
 def message(error):

@@ -140,6 +140,59 @@ class Preprocessing:
         return replace(self, size=size, channels=channels)
 
 
+@dataclass(frozen=True)
+class Distortion:
+    """What chance does to a training picture.
+
+    A part of random area and aspect ratio is cut out, resized to the model's size,
+    mirrored half of the time, and its colours are changed.
+
+    Args:
+        area: least and largest share of the picture's area, above 0 to 1.
+        aspect: least and largest width / height of the part.
+        mirror: whether left and right change places half of the time.
+        photometric: strength of the changes of brightness, contrast and colour, 0 to
+            2; 1 multiplies each by 0.5 to 1.5.
+
+    Raises:
+        ValueError: for a value that is none of these.
+
+    Example:
+    ```python
+    from bn_keras.preprocessing import Distortion
+
+    assert Distortion(area=(0.5, 1.0), photometric=0.5).mirror
+    ```
+
+    Reference:
+        Ioffe & Szegedy 2015, section 4.2.1; Szegedy et al. 2014; Howard 2013.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    mirror: bool = True
+    photometric: float = 1.0
+
+    def __post_init__(self):
+        """Check every field."""
+        for name, most, bounds in (
+            ("area", 1, "above 0 and at most 1"),
+            ("aspect", np.inf, "above 0"),
+        ):
+            value = tuple(getattr(self, name))
+            if len(value) != 2 or not 0 < value[0] <= value[1] <= most:
+                raise ValueError(
+                    f"`{name}` must be (least, largest), {bounds}. "
+                    f"Received: {name}={value!r}"
+                )
+            object.__setattr__(self, name, value)
+        if not 0 <= self.photometric <= 2:
+            raise ValueError(
+                "`photometric` must be from 0 to 2. "
+                f"Received: photometric={self.photometric!r}"
+            )
+
+
 def takes_images(shape):
     """Whether `(batch, height, width, channels)` is of grey or colour images."""
     return len(shape) == 4 and shape[-1] in (1, 3)

@@ -125,7 +125,7 @@ def test_a_truncated_gzip_file_is_named(small_mnist):
 
 
 def test_an_unknown_data_set_is_an_error():
-    with pytest.raises(ValueError, match=r"digits, mnist\. Received: 'cifar'"):
+    with pytest.raises(ValueError, match=r"digits, mnist, .*\. Received: 'cifar'"):
         data.load("cifar")
 
 
@@ -134,13 +134,24 @@ def test_the_bundled_digits_take_no_directory(tmp_path):
         data.load("digits", tmp_path)
 
 
-def test_batches_hold_every_example_once_and_shuffle_by_the_seed():
-    split = data.digits().test
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_sets_without_picture_files_have_none_to_skip(name):
+    with pytest.raises(ValueError, match=r"no picture files to skip.*leave it out"):
+        data.load(name, bad_files="skip")
 
-    def labels(seed):
-        return np.concatenate([batch for _, batch in split.batches(100, seed)])
 
-    np.testing.assert_array_equal(labels(None), split.labels)
-    np.testing.assert_array_equal(labels(1), labels(1))
-    assert (labels(1) != labels(2)).any()
-    np.testing.assert_array_equal(np.sort(labels(1)), np.sort(split.labels))
+@pytest.mark.parametrize("name", data.DATA)
+def test_what_becomes_of_bad_files_is_one_of_two(name, tmp_path):
+    with pytest.raises(ValueError, match=r"one of error, skip\. .*'ignore'"):
+        data.load(name, tmp_path, bad_files="ignore")
+
+
+@pytest.mark.parametrize("name", ["image_folder", "records"])
+def test_sets_in_folders_want_one(name):
+    with pytest.raises(ValueError, match=r"must be a folder.*\(--data-dir\).*None"):
+        data.load(name)
+
+
+def test_imagenet_says_where_it_comes_from():
+    with pytest.raises(ValueError, match=r"image-net.org or Kaggle.*\(--data-dir\)"):
+        data.load("imagenet")

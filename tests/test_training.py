@@ -1,15 +1,20 @@
 """A recipe trained, evaluated, saved."""
 
+import io
+import re
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from rich.console import Console
 
-from bn_keras import BatchNormalization, data
-from bn_keras.evaluation import evaluate
-from bn_keras.recipes import BN_MLP, RECIPES
-from bn_keras.training import build, train
+from bn_keras import BatchNormalization, data, runs
+from bn_keras.errors import DivergenceError
+from bn_keras.recipes import BN_MLP, BN_X5, CONVNET, RECIPES
+from bn_keras.training import build, preprocessing_for, train
+from bn_keras.training.progress import ProgressBar
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def test_training_leaves_a_model_that_answers_the_same(tmp_path, digits):
     )
     lines = (tmp_path / "bn-mlp.csv").read_text().splitlines()
     assert len(lines) == 1 + 2
-    assert {path.name for path in tmp_path.iterdir()} == {"bn-mlp.keras", "bn-mlp.csv"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".keras", ".csv", ".json"}
 
 
 def test_training_ends_with_the_population_statistics(digits):
@@ -58,46 +63,130 @@ def test_one_seed_is_one_result(digits):
         np.testing.assert_array_equal(one, other)
 
 
-def probabilities_of(table):
-    """A model that answers row i of `table` to the image that holds i."""
-    table = np.array(table, "float32")
-    model = keras.Sequential(
-        [
-            keras.Input((1, 1, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Embedding(*table.shape),
-            keras.layers.Flatten(),
-        ]
+@pytest.mark.parametrize("name", ["loss", "weights"])
+def test_a_training_that_diverges_stops_and_keeps_a_finite_checkpoint(
+    tmp_path, digits, name
+):
+    class Spoil(keras.callbacks.Callback):
+        """Make a weight infinite, or report a loss that is, in the second epoch."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch, logs=None):
+            if self.epoch == 1 and batch == 5:
+                if name == "loss":
+                    logs["loss"] = float("nan")
+                else:
+                    kernel = self.model.weights[0]
+                    kernel.assign(kernel + np.inf)
+
+    recipe = replace(BN_MLP, epochs=3)
+    with pytest.raises(DivergenceError, match=r"The loss became \w+ at step (29|30); the"):
+        train(recipe, digits, tmp_path, [Spoil()], verbose=0, checkpoint_steps=1)
+    model, _ = train(recipe, digits, tmp_path, verbose=0)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    # Had an infinite weight been kept, the loss would not be finite now.
+    whole, _ = train(recipe, digits, verbose=0)
+    for one, other in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_tensorboard_shows_percentiles_and_the_normalizations_weights(tmp_path, digits):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = replace(BN_MLP, epochs=2)
+    _, history = train(recipe, digits, tmp_path, verbose=0, tensorboard=True)
+    events = EventAccumulator(
+        str(tmp_path / "bn-mlp.tensorboard"), size_guidance={"tensors": 0}
     )
-    model.set_weights([table])
-    return model
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
 
+    def values(tag):
+        return [tf.make_ndarray(one.tensor_proto) for one in events.Tensors(tag)]
 
-def test_top_one_and_top_five_count_what_they_say():
-    table = [[6, 5, 4, 3, 2, 1, 0]] * 4
-    split = data.Split(
-        np.arange(4, dtype="float32").reshape(4, 1, 1, 1), np.array([0, 4, 5, 1])
+    np.testing.assert_allclose(
+        values("epoch/val_accuracy"), history["val_accuracy"], rtol=1e-6
     )
-    found = evaluate(probabilities_of(table), split)
-    assert found == {"images": 4, "top1": 0.25, "top5": 0.75}
+    place = "hidden_3_activation"
+    levels = [values(f"{place}/percentile_{level}") for level in (15, 50, 85)]
+    assert np.shape(levels) == (3, 2)
+    assert (np.diff(levels, axis=0) > 0).all()
+    # BN centres what the nonlinearity takes.
+    assert np.abs(levels[1]).max() < 1
+    for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+        assert f"hidden_3_bn/{name}" in tags
 
 
-@pytest.mark.parametrize("answer", [0.0, np.nan])
-def test_a_model_that_cannot_tell_classes_apart_is_never_right(answer):
-    split = data.Split(np.zeros((4, 1, 1, 1), "float32"), np.arange(4))
-    found = evaluate(probabilities_of([[answer] * 7]), split)
-    assert (found["top1"], found["top5"]) == (0, 0)
-
-
-def test_a_model_for_other_images_is_an_error(digits):
-    model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten()])
-    with pytest.raises(ValueError, match=r"Received: images of shape \(8, 8, 1\)"):
-        evaluate(model, digits.test)
-
-
-def test_a_model_of_fewer_classes_is_an_error(digits):
-    model = keras.Sequential(
-        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+def test_the_learning_rate_decays_as_the_recipe_says(digits):
+    recipe = replace(
+        CONVNET, learning_rate=0.2, decay=0.5, decay_epochs=2, batch_size=100
     )
-    with pytest.raises(ValueError, match=r"knows 3 classes\. Received: label 9"):
-        evaluate(model, digits.test)
+    schedule = build(recipe, digits).optimizer.get_config()["learning_rate"]["config"]
+    assert schedule["initial_learning_rate"] == 0.2
+    assert (schedule["decay_steps"], schedule["decay_rate"]) == (2 * 14, 0.5)
+    assert not schedule["staircase"]
+
+
+def test_facts_that_a_network_does_not_have_are_an_error(digits):
+    with pytest.raises(ValueError, match=r"must be arguments of MLP: .*dropout"):
+        build(replace(BN_MLP, dropout=0.1), digits)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_and_leaves_the_policy_as_it_was(
+    tmp_path, digits, dtype
+):
+    before = keras.config.dtype_policy()
+    recipe = replace(BN_MLP, epochs=3, dtype=dtype)
+    model, history = train(recipe, digits, tmp_path, verbose=0)
+    assert keras.config.dtype_policy() is before
+    assert model.get_layer("hidden_2_dense").compute_dtype == dtype[6:]
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert history["val_accuracy"][-1] > 0.7
+
+
+def test_the_gradient_is_clipped_only_when_asked(digits):
+    assert build(BN_MLP, digits).optimizer.global_clipnorm is None
+    clipped = replace(BN_MLP, clip_norm=0.5)
+    assert build(clipped, digits).optimizer.global_clipnorm == 0.5
+
+
+def test_progress_tells_epoch_throughput_time_left_loss_and_top_1(digits):
+    console = Console(file=io.StringIO(), width=200)
+    bar = ProgressBar(0, 4, 2, 100, console)
+    model = build(BN_MLP, digits)
+    model.fit(
+        digits.train.batches(100),
+        steps_per_epoch=2,
+        epochs=2,
+        validation_data=digits.test.batches(100),
+        callbacks=[bar],
+        shuffle=False,
+        verbose=0,
+    )
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 2
+    assert re.fullmatch(
+        r"epoch 2/2: [\d,]+ images/s, 0:00:00 left, loss [\d.]+, top-1 [\d.]+%, "
+        r"test loss [\d.]+, test top-1 [\d.]+%",
+        lines[1],
+    )
+
+
+def test_the_facts_of_a_run_come_back_as_they_were(tmp_path, digits):
+    recipe = replace(BN_X5, width=0.5)
+    run = runs.Run(recipe, "digits", ("a", "b"), preprocessing_for(recipe, digits))
+    run.write(tmp_path / "model.json")
+    assert runs.beside(tmp_path / "model.keras") == run
+    assert runs.beside(tmp_path / "other.keras") is None
+    other = run._replace(recipe=replace(recipe, epochs=1, seed=3), data="mnist")
+    assert run.differences(other) == ["seed: 0, 3", "data: digits, mnist"]
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"recipe": {}}', "[1]"])
+def test_a_file_of_other_facts_is_an_error(tmp_path, content):
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(ValueError, match=r"must hold the facts of a training run"):
+        runs.beside(tmp_path / "model.keras")

@@ -7,13 +7,14 @@ the graph came about.
 import numpy as np
 from keras import tree
 
-from bn_keras.exporter.decoding import decode, scale
+from bn_keras.exporter.decoding import decode_batch
 from bn_keras.exporter.samples import (
     draw_samples,
     examples_of,
     picture_samples,
     pixel_samples,
 )
+from bn_keras.pictures import scale
 
 # Largest difference that rounding explains, in units of an output's largest value.
 _TOLERANCES = {"bfloat16": 5e-2, "float16": 1e-2, "float32": 1e-4, "float64": 1e-8}
@@ -169,7 +170,7 @@ def _compare_images(loaded, model, contract, count, judge):
     if preprocessing.size is None:
         return
     files = picture_samples(contract, count)
-    wanted = expected(decode(tf.constant(files), preprocessing))
+    wanted = expected(decode_batch(tf.constant(files), preprocessing))
     found = loaded.run("predict_encoded", {name: np.array(files, object)})
     judge("predict_encoded", found, wanted)
     if contract.labels is None:

@@ -3,16 +3,16 @@
 Knows JPEG, PNG and `Preprocessing`; no model.
 """
 
+from bn_keras.pictures import JPEG, begins, cover, decode
+
 # The feature of a tf.Example that holds a picture, as in TensorFlow's image data sets.
 IMAGE_FEATURE = "image/encoded"
-# A picture may grow to this many times the wanted sides before it is cropped.
-MOST_RESIZED = 16
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_PNG = b"\x89PNG\r\n\x1a\n"
 # A picture's index when there is no picture.
 _NONE = -1
 
 
-def decode(encoded, preprocessing):
+def decode_batch(encoded, preprocessing):
     """Decode, resize and crop a batch of pictures.
 
     Grey and colour become what the model takes, transparency is dropped, an
@@ -39,9 +39,12 @@ def decode(encoded, preprocessing):
             tf.data.Dataset.from_tensor_slices(encoded),
         )
         # The decoders would read GIF and BMP too.
-        .filter(lambda *pair: _begins(pair[1], _JPEG) | _begins(pair[1], _PNG))
+        .filter(lambda *pair: begins(pair[1], JPEG) | begins(pair[1], _PNG))
         .map(
-            lambda index, content: (index, _pixels(content, preprocessing)),
+            lambda index, content: (
+                index,
+                cover(decode(content, preprocessing.channels), preprocessing),
+            ),
             num_parallel_calls=8,
             deterministic=True,
         )
@@ -72,53 +75,3 @@ def decode(encoded, preprocessing):
     )
     with tf.control_dependencies([readable]):
         return tf.reshape(pixels[:-1], (-1, *shape))
-
-
-def scale(pixels, preprocessing):
-    """`pixels * scale + offset`, in float32.
-
-    Args:
-        pixels: numbers from 0 to 255, `(batch, height, width, channels)`.
-        preprocessing: a `Preprocessing`.
-
-    Returns:
-        A float32 tensor of the same shape.
-    """
-    import tensorflow as tf
-
-    factor = tf.constant(preprocessing.scale, tf.float32)
-    return tf.cast(pixels, tf.float32) * factor + preprocessing.offset
-
-
-def _begins(content, start):
-    import tensorflow as tf
-
-    return tf.equal(tf.strings.substr(content, 0, len(start)), start)
-
-
-def _pixels(content, preprocessing):
-    import tensorflow as tf
-
-    channels = preprocessing.channels
-    picture = tf.cond(
-        _begins(content, _JPEG),
-        # The decoder's own choice is faster and rounds worse.
-        lambda: tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_png(content, channels),
-    )
-    picture = tf.ensure_shape(picture, (None, None, channels))
-    given = tf.cast(tf.shape(picture)[:2], tf.float64)
-    covered = tf.constant(preprocessing.resized, tf.float64)
-    ratio = tf.reduce_max(covered / given)
-    size = tf.cast(tf.maximum(tf.round(given * ratio), covered), tf.int32)
-    # A picture of 1 x 30,000 pixels, 100 bytes of PNG, would grow to 18 GB.
-    longest = tf.constant(MOST_RESIZED * max(preprocessing.resized), tf.int32)
-    with tf.control_dependencies([tf.debugging.assert_less_equal(size, longest)]):
-        size = tf.identity(size)
-    picture = tf.image.resize(picture, size, preprocessing.resize, antialias=True)
-    # Cubic and Lanczos kernels overshoot.
-    picture = tf.clip_by_value(tf.cast(picture, tf.float32), 0.0, 255.0)
-    top, left = tf.unstack((size - preprocessing.size) // 2)
-    height, width = preprocessing.size
-    picture = picture[top : top + height, left : left + width]
-    return tf.ensure_shape(picture, (height, width, channels))

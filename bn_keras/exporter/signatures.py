@@ -11,8 +11,9 @@ from typing import Any
 from keras import tree
 
 from bn_keras.exporter.contract import Spec
-from bn_keras.exporter.decoding import IMAGE_FEATURE, decode, scale
+from bn_keras.exporter.decoding import IMAGE_FEATURE, decode_batch
 from bn_keras.exporter.scanning import refuse_random_and_stateful
+from bn_keras.pictures import scale
 
 PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"
@@ -149,14 +150,14 @@ def _signatures(contract, run):
         return found
     strings = Spec(spec.shape[:1], "string")
     encoded = _checked("predict_encoded_" + name, strings)
-    outputs = run("predict_encoded", [images(decode(encoded[1], preprocessing))])
+    outputs = run("predict_encoded", [images(decode_batch(encoded[1], preprocessing))])
     found["predict_encoded"] = PREDICT, {name: encoded}, outputs
     if contract.labels is None:
         return found
     examples = _checked("classify_inputs", strings)
     feature = tf.io.FixedLenFeature([], tf.string, default_value="")
     bytes_ = tf.io.parse_example(examples[1], {IMAGE_FEATURE: feature})[IMAGE_FEATURE]
-    (scores,) = run("classify", [images(decode(bytes_, preprocessing))]).values()
+    (scores,) = run("classify", [images(decode_batch(bytes_, preprocessing))]).values()
     scores, order = tf.math.top_k(tf.cast(scores, tf.float32), contract.top_k)
     outputs = {"classes": tf.gather(list(contract.labels), order), "scores": scores}
     found["classify"] = CLASSIFY, {"inputs": examples}, outputs

@@ -1,99 +1,19 @@
-"""Image data sets, split into training and test examples.
+"""The MNIST digits, downloaded through Keras or read from their original files.
 
-Knows where examples come from; no model and no training.
+Knows the IDX format; no model and no training.
 """
 
 import gzip
 import math
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import keras
 import numpy as np
 
-
-class Split(NamedTuple):
-    """Examples of one purpose.
-
-    Args:
-        images: float32 `(examples, height, width, channels)` in [0, 1].
-        labels: int64 `(examples,)`, indices of the class names.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def batches(self, batch_size, seed=None):
-        """The examples as a `tf.data.Dataset` of `(images, labels)` mini-batches.
-
-        Args:
-            batch_size: examples a mini-batch; the last one may be smaller.
-            seed: None keeps the order; an int shuffles, anew at each iteration.
-
-        Returns:
-            A `tf.data.Dataset`.
-        """
-        import tensorflow as tf
-
-        dataset = tf.data.Dataset.from_tensor_slices(tuple(self))
-        if seed is not None:
-            dataset = dataset.shuffle(len(self.labels), seed=seed)
-        return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set: its name, its two splits, its class names."""
-
-    name: str
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-
-    @property
-    def input_shape(self):
-        """Shape of one image, `(height, width, channels)`."""
-        return self.train.images.shape[1:]
-
-
-DIGIT_NAMES = tuple("0123456789")
-
-
-def digits():
-    """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn.
-
-    Always the same split: each fifth example is a test example (360), the others are
-    training examples (1,437).
-
-    Returns:
-        `Data` with images `(examples, 8, 8, 1)`.
-
-    Example:
-    ```python
-    from bn_keras import data
-
-    digits = data.digits()
-    assert digits.train.images.shape == (1437, 8, 8, 1)
-    assert digits.test.images.shape == (360, 8, 8, 1)
-    ```
-
-    Reference:
-        Alpaydin & Kaynak 1998, UCI "Optical Recognition of Handwritten Digits".
-    """
-    from sklearn.datasets import load_digits
-
-    bundle = load_digits()
-    images = (bundle.images[..., np.newaxis] / 16).astype("float32")
-    labels = bundle.target.astype("int64")
-    test = np.arange(len(labels)) % 5 == 0
-    return Data(
-        "digits",
-        Split(images[~test], labels[~test]),
-        Split(images[test], labels[test]),
-        DIGIT_NAMES,
-    )
+from bn_keras.data.arrays import Arrays
+from bn_keras.data.digits import DIGIT_NAMES
+from bn_keras.data.splits import Data
 
 
 def mnist(directory=None, binary=False):
@@ -138,7 +58,7 @@ def mnist(directory=None, binary=False):
                 f"{labels.max(initial=0)}; download the files again"
             )
         images = images[..., np.newaxis].astype("float32") / 255
-        splits[name] = Split(
+        splits[name] = Arrays(
             np.round(images) if binary else images, labels.astype("int64")
         )
     train, test = (split.images.shape[1:3] for split in splits.values())
@@ -193,30 +113,3 @@ def _read_idx(path, rank):
             f"{len(content) - header} bytes of them; download it again"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-
-
-DATA = {"digits": digits, "mnist": mnist}
-
-
-def load(name, directory=None):
-    """The data set of that name.
-
-    Args:
-        name: a key of `DATA`.
-        directory: folder of its files, for those that have any.
-
-    Raises:
-        ValueError: for an unknown name, or a directory that the set does not take.
-    """
-    if name not in DATA:
-        raise ValueError(
-            f"The data set must be one of {', '.join(DATA)}. Received: {name!r}"
-        )
-    if directory is None:
-        return DATA[name]()
-    if name == "digits":
-        raise ValueError(
-            "The data set 'digits' is bundled and takes no directory. "
-            f"Received: {directory}"
-        )
-    return DATA[name](directory)

@@ -1,0 +1,220 @@
+"""The commands `train` and `evaluate`.
+
+Knows their options and what they print; no arithmetic.
+"""
+
+from dataclasses import replace
+
+from bn_keras import arguments, recipes, runs
+from bn_keras.cli.command import add_data, command, load_data, make_folder, progress_bar
+
+# Options of `train` that replace the recipe's fact of the same name.
+_FACTS = (
+    *("epochs", "seed", "batch_size", "learning_rate", "width", "stem", "dtype"),
+    *("clip_norm", "synchronized"),
+)
+PICTURES = (".png", ".svg")
+
+
+def add(commands):
+    """Add these commands to the parser.
+
+    Args:
+        commands: what `argparse`'s `add_subparsers` returned.
+    """
+    sub = command(
+        commands,
+        train,
+        "Train a model by a recipe and save it as WORKDIR/RECIPE.keras. A run that was "
+        "killed goes on from its last checkpoint when the command is given again.",
+        "bn-keras train bn-mlp --data mnist --data-dir mnist/ --workdir run/",
+    )
+    sub.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        choices=recipes.RECIPES,
+        help=", ".join(recipes.RECIPES),
+    )
+    add_data(sub)
+    sub.add_argument(
+        "--workdir", type=arguments.path, required=True, help="made if missing"
+    )
+    sub.add_argument(
+        "--checkpoint-steps",
+        type=arguments.positive,
+        metavar="N",
+        help="a checkpoint each N steps too, not only at the end of an epoch",
+    )
+    sub.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write WORKDIR/RECIPE.tensorboard; needs the package tensorboard",
+    )
+    sub.add_argument(
+        "--distribute",
+        choices=("mirrored", "multi_worker", "data_parallel"),
+        metavar="HOW",
+        help="mirrored: all GPUs here; multi_worker: of all machines in TF_CONFIG; "
+        "data_parallel: all devices of JAX, of several machines too",
+    )
+    facts = sub.add_argument_group("instead of the recipe's")
+    facts.add_argument("--epochs", type=arguments.positive, metavar="N")
+    facts.add_argument("--seed", type=arguments.seed, metavar="N")
+    facts.add_argument("--batch-size", type=arguments.positive, metavar="N")
+    facts.add_argument(
+        "--linear-scaling",
+        action="store_true",
+        help="with --batch-size: the learning rate grows with it",
+    )
+    facts.add_argument("--learning-rate", type=arguments.above_zero, metavar="X")
+    facts.add_argument(
+        "--image-size",
+        type=arguments.positive,
+        metavar="PIXELS",
+        help="side of the model's input; default: that of the data set's pictures, or "
+        "224 where they have several sizes",
+    )
+    facts.add_argument(
+        "--width", type=arguments.above_zero, metavar="X", help="factor of the channels"
+    )
+    facts.add_argument(
+        "--stem",
+        choices=("imagenet", "small"),
+        help="default: small for up to 64 pixels",
+    )
+    facts.add_argument(
+        "--dtype", choices=("float32", "mixed_bfloat16", "mixed_float16")
+    )
+    facts.add_argument(
+        "--clip-norm",
+        type=arguments.above_zero,
+        metavar="X",
+        help="largest norm of the whole gradient; default: not clipped",
+    )
+    facts.add_argument(
+        "--synchronized",
+        action="store_const",
+        const=True,
+        help="statistics over the mini-batches of all devices (on JAX always so)",
+    )
+
+    sub = command(
+        commands,
+        evaluate,
+        "Print top-1 and top-5 accuracy on the test examples, with their intervals of "
+        "95 per cent. "
+        "Several models are an ensemble: the mean of their probabilities.",
+        "bn-keras evaluate run/bn-mlp.keras --data digits",
+    )
+    sub.add_argument("models", metavar="MODEL.keras", type=arguments.path, nargs="+")
+    add_data(sub)
+    sub.add_argument(
+        "--crops",
+        type=int,
+        choices=(1, 10, 144),
+        default=1,
+        help="of each picture; default: %(default)s",
+    )
+    sub.add_argument(
+        "--per-class", action="store_true", help="print a line for each class too"
+    )
+    sub.add_argument(
+        "--confusion",
+        type=arguments.path,
+        metavar="FILE",
+        help="draw the confusion matrix there, .png or .svg",
+    )
+
+
+def train(options):
+    """Train by a recipe."""
+    from bn_keras.training import distribution, train
+
+    place = distribution.start(options.distribute)
+    recipe = _recipe(options)
+    path = options.workdir / f"{recipe.name}.keras"
+    if path.is_dir():
+        raise ValueError(
+            f"Expected {path} to be free, or an earlier model to replace. Received: a "
+            "folder; choose another --workdir"
+        )
+    examples = load_data(options)
+    make_folder(options.workdir)
+    train(
+        recipe,
+        examples,
+        options.workdir,
+        checkpoint_steps=options.checkpoint_steps,
+        tensorboard=options.tensorboard,
+        distributed=place,
+    )
+    if place.machine == 0:
+        print(f"saved {path}")
+    return 0
+
+
+def _recipe(options):
+    """The recipe with the facts that the options replace."""
+    recipe = recipes.RECIPES[options.recipe]
+    if options.linear_scaling:
+        if options.batch_size is None:
+            raise ValueError(
+                "--linear-scaling expects a batch size to scale to. Received: none; "
+                "add --batch-size"
+            )
+        if options.learning_rate is not None:
+            raise ValueError(
+                "--linear-scaling and --learning-rate exclude one another. Received: "
+                "both; leave one out"
+            )
+        recipe = recipe.scaled(options.batch_size)
+    given = {name: getattr(options, name) for name in _FACTS}
+    recipe = replace(
+        recipe, **{name: value for name, value in given.items() if value is not None}
+    )
+    if options.image_size is not None:
+        size = (options.image_size, options.image_size)
+        recipe = replace(recipe, preprocessing=replace(recipe.preprocessing, size=size))
+    return recipe
+
+
+def evaluate(options):
+    """Evaluate a model, or several together."""
+    from bn_keras.evaluation import evaluate
+    from bn_keras.inputs import load_model
+
+    if options.confusion is not None and options.confusion.suffix not in PICTURES:
+        raise ValueError(
+            f"--confusion expects a file named {' or '.join(PICTURES)}. Received: "
+            f"{options.confusion}"
+        )
+    run = runs.beside(options.models[0])
+    models = [load_model(path) for path in options.models]
+    examples = load_data(options)
+    with progress_bar() as progress:
+        task = progress.add_task("evaluating", total=len(examples.test))
+        found = evaluate(
+            models,
+            examples.test,
+            options.crops,
+            None if run is None else run.preprocessing,
+            on_batch_end=lambda done: progress.update(task, completed=done),
+        )
+    print(f"images {found.images}")
+    for name in ("top1", "top5"):
+        low, high = getattr(found, f"{name}_interval")
+        print(f"{name} {getattr(found, name):.4f} ({low:.4f} to {high:.4f})")
+    if options.per_class:
+        for name, score in zip(examples.class_names, found.per_class, strict=True):
+            print(f"{name}: images {score.images}, top1 {score.top1:.4f}")
+    if options.confusion is not None:
+        _draw(found, examples.class_names, options.confusion)
+    return 0
+
+
+def _draw(found, class_names, path):
+    from bn_keras.evaluation import plot_confusion
+    from bn_keras.files import published
+
+    with published(path) as beside:
+        plot_confusion(found, class_names).savefig(beside, dpi=120)

@@ -1,0 +1,18 @@
+"""Measure a classifier, or an ensemble of them, on the pictures of a split.
+
+Knows predictions and labels; not how either came to be.
+"""
+
+from bn_keras.crops import CROPS
+from bn_keras.evaluation.evaluating import evaluate
+from bn_keras.evaluation.figures import plot_confusion
+from bn_keras.evaluation.scores import ClassScore, Evaluation, wilson_interval
+
+__all__ = [
+    "CROPS",
+    "ClassScore",
+    "Evaluation",
+    "evaluate",
+    "plot_confusion",
+    "wilson_interval",
+]

@@ -1,0 +1,119 @@
+"""What a training run leaves in its work directory.
+
+Knows the files and when each appears; no training loop.
+"""
+
+import csv
+import shutil
+from pathlib import Path
+
+import keras
+
+from bn_keras import runs
+from bn_keras.files import published
+from bn_keras.training import checkpoints
+
+
+class Outputs:
+    """The files of one run.
+
+    Args:
+        workdir: an existing folder.
+        name: the recipe's name, which all files begin with.
+        chief: whether this process writes them; the others of several read the
+            checkpoints and nothing else.
+    """
+
+    def __init__(self, workdir, name, chief=True):
+        self.chief, self._logger = chief, None
+        self.model, self.facts, self.curve = (
+            Path(workdir) / f"{name}.{suffix}" for suffix in ("keras", "json", "csv")
+        )
+        self.checkpoints, self.tensorboard = (
+            Path(workdir) / f"{name}.{suffix}"
+            for suffix in ("checkpoints", "tensorboard")
+        )
+
+    def resume(self, model, run, steps_per_epoch):
+        """Bring the model to the last checkpoint, or begin anew.
+
+        Args:
+            model: the compiled model.
+            run: the `bn_keras.runs.Run`.
+            steps_per_epoch: steps of an epoch.
+
+        Returns:
+            Number of steps made.
+
+        Raises:
+            ValueError: where the checkpoints are of a run of other facts.
+        """
+        if checkpoints.checkpoints(self.checkpoints) and (
+            differences := runs.read(self.facts).differences(run)
+        ):
+            raise ValueError(
+                f"Expected the unfinished run in {self.checkpoints.parent} to be the "
+                f"same. Received (there, now): {'; '.join(differences)}; name another "
+                f"folder, or remove {self.checkpoints} to begin anew"
+            )
+        start = checkpoints.restore(model, self.checkpoints)
+        if self.chief:
+            run.write(self.facts)
+            self._keep_curve(start // steps_per_epoch)
+        return start
+
+    def _keep_curve(self, epochs):
+        """Of an earlier learning curve keep that many epochs."""
+        rows = [row for row in self._rows() if int(row["epoch"]) < epochs]
+        if not rows:
+            self.curve.unlink(missing_ok=True)
+            return
+        with published(self.curve) as beside, beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _rows(self):
+        if not self.curve.is_file():
+            return []
+        with self.curve.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def callbacks(self, start, checkpoint_steps):
+        """Keras callbacks that write the learning curve and the checkpoints.
+
+        Args:
+            start: steps made before this training.
+            checkpoint_steps: steps to a checkpoint within an epoch, or None.
+        """
+        checkpoint = checkpoints.Checkpoint(
+            self.checkpoints, start, checkpoint_steps, self.chief
+        )
+        if not self.chief:
+            return [checkpoint]
+        self._logger = keras.callbacks.CSVLogger(self.curve, append=True)
+        return [self._logger, checkpoint]
+
+    def close(self):
+        """Close the learning curve, which Keras leaves open when a training fails."""
+        if self._logger is not None and self._logger.csv_file is not None:
+            self._logger.csv_file.close()
+
+    def finish(self, model):
+        """Save the trained model, remove the checkpoints.
+
+        Args:
+            model: the model.
+        """
+        with published(self.model) as beside:
+            model.save(beside)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def history(self):
+        """The learning curve: a dict from each column to its values, one an epoch."""
+        rows = self._rows()
+        return {
+            name: [float(row[name]) for row in rows]
+            for name in (rows[0] if rows else ())
+            if name != "epoch"
+        }

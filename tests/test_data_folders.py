@@ -1,0 +1,266 @@
+"""Folders of pictures: which files count, and what is said of bad ones."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from picture_files import encoded, slopes, write_folder
+
+from bn_keras import data
+from bn_keras.preprocessing import Distortion, Preprocessing
+
+CLASSES = ("cat", "dog")
+PREPROCESSING = Preprocessing((8, 8))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes with 6 pictures to train on and 3 for validation."""
+    write_folder(tmp_path / "train", CLASSES, 6)
+    write_folder(tmp_path / "val", CLASSES, 3)
+    return tmp_path
+
+
+def labels(split):
+    return [label for _, label in split.pictures().as_numpy_iterator()]
+
+
+def test_classes_and_files_come_sorted(folder):
+    opened = data.image_folder(folder)
+    assert opened.class_names == CLASSES
+    assert opened.shape == (None, None, 3)
+    assert opened.name == folder.name
+    assert labels(opened.train) == [0] * 6 + [1] * 6
+    assert labels(opened.test) == [0] * 3 + [1] * 3
+    assert list(opened.train.paths) == sorted(opened.train.paths)
+    assert len(opened.train) == 12
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_the_other_names_of_validation_are_known(folder, name):
+    (folder / "val").rename(folder / name)
+    assert len(data.image_folder(folder).test) == 6
+
+
+def test_val_goes_before_test(folder):
+    write_folder(folder / "test", CLASSES, 1)
+    assert len(data.image_folder(folder).test) == 6
+
+
+def test_of_class_folders_alone_each_tenth_picture_is_for_tests(tmp_path):
+    write_folder(tmp_path, CLASSES, 21)
+    opened = data.image_folder(tmp_path)
+    assert [path[-7:] for path in opened.test.paths] == 2 * [
+        b"000.png",
+        b"010.png",
+        b"020.png",
+    ]
+    assert len(opened.train) == 36
+    assert not set(opened.train.paths) & set(opened.test.paths)
+
+
+def test_extensions_of_any_case_count_and_nothing_else_does(folder):
+    train = folder / "train" / "cat"
+    for path in list(train.iterdir()):
+        path.unlink()
+    pixels = slopes(8, 8)
+    for name, file_format in {
+        "a.JPG": "JPEG",
+        "b.jpeg": "JPEG",
+        "c.Png": "PNG",
+        "d.bmp": "BMP",
+        "e.GIF": "GIF",
+        "f wörd \t'.png": "PNG",
+        "g.jpg": "PNG",  # a PNG file for all its name
+    }.items():
+        (train / name).write_bytes(encoded(pixels, file_format))
+    for name in (".hidden.png", "._a.JPG", "notes.txt", "Thumbs.db", "png"):
+        (train / name).write_text("no picture")
+    (train / "folder.png").mkdir()
+    (folder / "train" / ".cache").mkdir()
+    (folder / "train" / "README").write_text("no class")
+    (train / os.fsdecode(b"h\xff.png")).write_bytes(encoded(pixels, "PNG"))
+    (train / "i.png").symlink_to(train / "c.Png")
+    split = data.image_folder(folder).train
+    assert [split.name(i).rpartition("/")[2] for i in range(9)] == [
+        *("a.JPG", "b.jpeg", "c.Png", "d.bmp", "e.GIF", "f wörd \t'.png"),
+        *("g.jpg", "h\\xff.png", "i.png"),
+    ]
+    assert labels(split) == [0] * 9 + [1] * 6
+
+
+def test_names_of_classes_need_not_be_utf_8_and_may_be_links(folder):
+    for split in ("train", "val"):
+        (folder / split / os.fsdecode(b"\xe9t\xe9")).symlink_to(folder / split / "cat")
+    opened = data.image_folder(folder)
+    assert opened.class_names == (*CLASSES, "\\xe9t\\xe9")
+    assert labels(opened.test) == [0] * 3 + [1] * 3 + [2] * 3
+
+
+def remove(folder):
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda at: (remove(at), at.rmdir()), r"must be a folder that exists"),
+        (
+            lambda at: (remove(at), at.rmdir(), at.write_text("")),
+            r"\(--data-dir\)\. Received: a file, ",
+        ),
+        (remove, "one folder of pictures for each class. Received: a folder without"),
+        (lambda at: remove(at / "train"), "train must hold one folder of pictures"),
+        (
+            lambda at: [path.unlink() for path in at.rglob("*.png")],
+            "train must have pictures .*Received: none in cat, dog; add",
+        ),
+        (lambda at: remove(at / "train" / "dog"), "Received: none in dog; add"),
+        (
+            lambda at: [
+                path.rename(path.with_suffix(".webp"))
+                for path in (at / "val" / "cat").iterdir()
+            ],
+            r"\.jpg, .*Received: none in cat; add pictures, or remove",
+        ),
+        (
+            lambda at: (remove(at / "val" / "dog"), (at / "val" / "dog").rmdir()),
+            "the same classes. Received: no validation pictures for dog",
+        ),
+        (
+            lambda at: write_folder(at / "val", ("eel", "fox"), 1),
+            "the same classes. Received: no training pictures for eel, fox",
+        ),
+        (
+            lambda at: (remove(at / "val"), (at / "val").rmdir()),
+            "one of val, validation, test beside train",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(folder, damage, message):
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        data.image_folder(folder)
+
+
+def test_a_class_of_one_picture_cannot_be_divided(tmp_path):
+    write_folder(tmp_path, ("cat",), 2)
+    write_folder(tmp_path, ("dog",), 1)
+    with pytest.raises(ValueError, match=r"2 pictures or more.*Received: 1 in dog of"):
+        data.image_folder(tmp_path)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+DAMAGE = {
+    "truncated": (truncate, "Invalid PNG data"),
+    "empty": (lambda path: path.write_bytes(b""), "Input is empty"),
+    "text": (lambda path: path.write_text("hello"), "Unknown image file format"),
+    "vanished": (lambda path: path.unlink(), "No such file"),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "directory"),
+    "stripe": (
+        lambda path: path.write_bytes(encoded(slopes(2, 90), "PNG")),
+        "more than 16 times as long as wide",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("distortion", [None, Distortion()])
+def test_a_bad_file_is_named_when_its_turn_comes(folder, kind, distortion):
+    damage, reason = DAMAGE[kind]
+    if kind == "stripe" and distortion is not None:
+        pytest.skip("a part of a stripe can be trained on")
+    split = data.image_folder(folder).train
+    damage(folder / "train" / "dog" / "002.png")
+    batches = split.batches(4, data.Shuffling(0), PREPROCESSING, distortion)
+    message = rf"Received: .*train/dog/002\.png \(.*{reason}.*\) of 12; .*--skip-bad"
+    with pytest.raises(ValueError, match=message), data.reading(split):
+        list(batches)
+    with pytest.raises(ValueError, match=message):
+        split.check()
+
+
+def test_further_bad_files_are_counted(folder):
+    for name in ("dog/001", "cat/003", "dog/000"):
+        truncate(folder / "train" / f"{name}.png")
+    with pytest.raises(ValueError, match=r"cat/003\.png \(.*\) and 2 others of 12"):
+        data.image_folder(folder).train.check()
+
+
+def small_model():
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    model.compile(
+        "sgd", keras.losses.SparseCategoricalCrossentropy(True), jit_compile=False
+    )
+    return model
+
+
+def test_a_bad_file_is_named_through_keras_too(folder):
+    opened = data.image_folder(folder)
+    truncate(folder / "train" / "cat" / "004.png")
+    truncate(folder / "val" / "dog" / "001.png")
+    model = small_model()
+    batches = opened.train.batches(4, None, PREPROCESSING)
+    with pytest.raises(ValueError, match=r"cat/004\.png"), data.reading(opened.train):
+        model.fit(batches, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match=r"dog/001"), data.reading(opened.test):
+        model.evaluate(opened.test.batches(4, None, PREPROCESSING), verbose=0)
+
+
+def test_a_bad_file_is_named_through_keras_on_jax(folder):
+    truncate(folder / "train" / "cat" / "004.png")
+    code = """
+import keras
+from bn_keras import data
+from bn_keras.preprocessing import Preprocessing
+split = data.image_folder(".").train
+model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2)])
+model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+try:
+    with data.reading(split):
+        batches = split.batches(4, None, Preprocessing((8, 8)))
+        model.fit(batches, shuffle=False, verbose=0)
+except ValueError as error:
+    print(keras.backend.backend(), error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("jax Expected pictures that can be read")
+    assert "train/cat/004.png" in done.stdout
+
+
+def test_bad_files_are_skipped_and_named_when_asked(folder):
+    whole = data.image_folder(folder)
+    truncate(folder / "train" / "dog" / "002.png")
+    truncate(folder / "val" / "cat" / "000.png")
+    opened = data.load("image_folder", folder, bad_files="skip")
+    assert [name.rpartition(folder.name)[2] for name in opened.skipped] == [
+        "/train/dog/002.png",
+        "/val/cat/000.png",
+    ]
+    assert list(opened.train.paths) == list(np.delete(whole.train.paths, 8))
+    assert labels(opened.train) == [0] * 6 + [1] * 5
+    assert len(opened.test) == 5
+    assert not whole.skipped
+
+
+def test_a_class_of_bad_files_alone_is_named(folder):
+    for path in (folder / "val" / "dog").iterdir():
+        truncate(path)
+    with pytest.raises(ValueError, match=r"dog, all of whose files are damaged.*002"):
+        data.image_folder(folder, bad_files="skip")

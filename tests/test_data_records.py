@@ -1,0 +1,298 @@
+"""TFRecord shards: what `convert` writes, what `records` reads, what is damaged."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from picture_files import encoded, slopes, write_folder
+
+from bn_keras import data
+from bn_keras.preprocessing import Preprocessing
+
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """60 and 12 pictures of three classes, some of them JPEG files."""
+    folder = tmp_path_factory.mktemp("source")
+    write_folder(folder / "train", CLASSES, 20)
+    write_folder(folder / "val", CLASSES, 4)
+    for name in CLASSES:
+        path = folder / "train" / name / "000.png"
+        path.write_bytes(encoded(slopes(9, 12), "JPEG"))
+    return folder
+
+
+@pytest.fixture
+def written(source, tmp_path):
+    """The folder of the records, 5 shards to train on."""
+    data.convert(data.image_folder(source), tmp_path / "made" / "records", shards=5)
+    return tmp_path / "made" / "records"
+
+
+def examples(path):
+    return [
+        tf.train.Example.FromString(record).features.feature
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    ]
+
+
+def test_every_file_is_written_once_byte_by_byte(source, written):
+    for split, folder in (("train", "train"), ("test", "val")):
+        found = {}
+        for shard in sorted(written.glob(f"{split}-*")):
+            for example in examples(shard):
+                name = example["image/filename"].bytes_list.value[0].decode()
+                content = example["image/encoded"].bytes_list.value[0]
+                label = example["image/class/label"].int64_list.value[0]
+                assert name not in found
+                assert CLASSES[label] == name[0]
+                found[name] = content
+        expected = {
+            str(path.relative_to(source / folder)): path.read_bytes()
+            for path in (source / folder).rglob("*.png")
+        }
+        assert found == expected
+
+
+def test_shards_hold_all_classes_and_are_described(written):
+    described = json.loads((written / "dataset.json").read_text())
+    assert described["name"] == "source0"
+    assert described["class_names"] == list(CLASSES)
+    assert described["shape"] == [None, None, 3]
+    assert list(described["splits"]["train"]) == [
+        f"train-{index:05}-of-00005.tfrecord" for index in range(5)
+    ]
+    assert list(described["splits"]["test"]) == ["test-00000-of-00001.tfrecord"]
+    for shards in described["splits"].values():
+        for name, shard in shards.items():
+            labels = Counter(
+                str(example["image/class/label"].int64_list.value[0])
+                for example in examples(written / name)
+            )
+            assert shard["examples_per_class"] == labels
+            assert len(labels) == 3
+            assert shard["examples"] == labels.total() == 12
+            assert shard["bytes"] == (written / name).stat().st_size
+    assert sorted(path.name for path in written.parent.iterdir()) == ["records"]
+
+
+def test_the_same_seed_writes_the_same_bytes(source, tmp_path):
+    opened = data.image_folder(source)
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        data.convert(opened, tmp_path / name, shards=2, seed=seed)
+    one, same, other = (
+        (tmp_path / name / "train-00001-of-00002.tfrecord").read_bytes()
+        for name in ("one", "same", "other")
+    )
+    assert one == same
+    assert one != other
+
+
+def test_progress_counts_every_example(source, tmp_path):
+    counts = []
+    data.convert(data.image_folder(source), tmp_path / "x", progress=counts.append)
+    assert counts == list(range(1, 73))
+
+
+def collect(split, preprocessing=None):
+    images, labels = zip(
+        *split.batches(8, preprocessing=preprocessing).as_numpy_iterator(), strict=True
+    )
+    return np.concatenate(images), np.concatenate(labels)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float", "grey"])
+def test_arrays_come_back(kind, tmp_path):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (20, 6, 5, 1 if kind == "grey" else 3))
+    images = images.astype("uint8")
+    if kind == "float":
+        images = images.astype("float32") / 255
+    arrays = data.Arrays(images, np.arange(20) % 4)
+    made = data.Data("made", arrays, arrays, tuple("abcd"))
+    back = data.convert(made, tmp_path / "records", shards=3)
+    assert back.shape == images.shape[1:]
+    assert back.class_names == tuple("abcd")
+    order = np.random.default_rng(0).permutation(20)
+    images, labels = collect(back.train)
+    expected, their = collect(arrays)
+    # Floats are scaled as floats, bytes as bytes: a rounding apart.
+    steps = 1e-7 if kind == "float" else 0
+    np.testing.assert_allclose(images, expected[order], rtol=0, atol=steps)
+    np.testing.assert_array_equal(labels, their[order])
+
+
+def test_pixels_that_a_png_would_change_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"pixels of 8 bits.*float32 between"):
+        data.convert(data.digits(), tmp_path / "records")
+
+
+def test_records_are_not_converted_again(written, tmp_path):
+    with pytest.raises(ValueError, match=r"files or arrays\. Received: Records"):
+        data.convert(data.records(written), tmp_path / "again")
+
+
+@pytest.mark.parametrize("shards", [0, 61])
+def test_shards_without_examples_are_refused(source, tmp_path, shards):
+    with pytest.raises(ValueError, match=rf"from 1 to 60.*shards={shards}"):
+        data.convert(data.image_folder(source), tmp_path / "x", shards=shards)
+
+
+def test_a_folder_with_something_in_it_is_refused_before_any_work(source, tmp_path):
+    (tmp_path / "note").write_text("mine")
+    for directory in (tmp_path, tmp_path / "note"):
+        with pytest.raises(ValueError, match="must not exist, or be an empty folder"):
+            data.convert(data.image_folder(source), directory)
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]
+
+
+def test_an_empty_folder_is_filled(source, tmp_path):
+    data.convert(data.image_folder(source), tmp_path)
+    assert len(data.records(tmp_path).train) == 60
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    write_folder(tmp_path / "train", CLASSES, 5)
+    write_folder(tmp_path / "val", CLASSES, 2)
+    for name in ("train/b/003.png", "train/c/004.png", "val/a/000.png"):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:-40])
+    return tmp_path
+
+
+def test_a_bad_file_stops_the_conversion_and_nothing_is_left(damaged):
+    with pytest.raises(ValueError, match=r"train/(b/003|c/004)\.png \(Invalid PNG"):
+        data.convert(data.image_folder(damaged), damaged / "records")
+    assert sorted(path.name for path in damaged.iterdir()) == ["train", "val"]
+
+
+def test_bad_files_are_left_out_when_asked(damaged):
+    opened = data.image_folder(damaged)
+    back = data.convert(opened, damaged / "records", shards=2, bad_files="skip")
+    assert sorted(name.removeprefix(f"{damaged}/") for name in back.skipped) == [
+        "train/b/003.png",
+        "train/c/004.png",
+        "val/a/000.png",
+    ]
+    assert (len(back.train), len(back.test)) == (13, 5)
+    back.train.check()
+    described = json.loads((damaged / "records" / "dataset.json").read_text())
+    assert described["skipped"] == list(back.skipped)
+
+
+def shard(folder):
+    return folder / "train-00002-of-00005.tfrecord"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda at: shard(at).unlink(), "No such file.*train-00002-of-00005"),
+        (
+            lambda at: shard(at).write_bytes(shard(at).read_bytes()[:-1]),
+            r"train-00002-of-00005.tfrecord of \d+ bytes, not \d+; copy or",
+        ),
+        (lambda at: (at / "dataset.json").unlink(), "No such file.*dataset.json"),
+        (lambda at: (at / "dataset.json").write_text("{"), "Expecting property name"),
+        (lambda at: (at / "dataset.json").write_text("{}"), "'splits'"),
+    ],
+)
+def test_a_missing_or_cut_file_is_named_when_opened(written, damage, message):
+    damage(written)
+    with pytest.raises(ValueError, match=message):
+        data.records(written)
+
+
+PREPROCESSING = Preprocessing((8, 8))
+
+
+def flip_bit(path, record, offset):
+    """Change one byte of one record, `offset` bytes after its beginning."""
+    content = bytearray(path.read_bytes())
+    start = 0
+    for _ in range(record):
+        start += int.from_bytes(content[start : start + 8], "little") + 16
+    content[start + offset] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("offset", [1, 30])
+def test_a_damaged_record_is_named(written, offset):
+    opened = data.records(written)
+    flip_bit(shard(written), 7, offset)
+    batches = opened.train.batches(8, data.Shuffling(0), PREPROCESSING)
+    message = r"record 7 of .*train-00002-of-00005\.tfrecord \(corrupted record.*4 oth"
+    with pytest.raises(ValueError, match=message), data.reading(opened.train):
+        list(batches)
+    with pytest.raises(ValueError, match=message):
+        opened.train.check()
+
+
+def test_a_shard_that_vanishes_later_is_named(written):
+    opened = data.records(written)
+    shard(written).unlink()
+    batches = opened.train.batches(8, None, PREPROCESSING)
+    message = r"record 0 of .*train-00002.*\(No such file.*and 11 others of 60"
+    with pytest.raises(ValueError, match=message), data.reading(opened.train):
+        list(batches)
+
+
+def test_a_shard_with_fewer_records_than_described_is_named(written):
+    opened = data.records(written)
+    content = shard(written).read_bytes()
+    last = 0
+    for _ in range(11):
+        last += int.from_bytes(content[last : last + 8], "little") + 16
+    shard(written).write_bytes(content[:last])
+    batches = opened.train.batches(8, data.Shuffling(1), PREPROCESSING)
+    message = r"record 11 of .*train-00002.*\(missing\) of 60"
+    with pytest.raises(ValueError, match=message), data.reading(opened.train):
+        list(batches)
+
+
+@pytest.mark.parametrize("record", [7, 0])
+def test_damaged_records_are_skipped_when_asked(written, record):
+    whole = data.records(written)
+    expected, _ = collect(whole.train, PREPROCESSING)
+    flip_bit(shard(written), record, 30)
+    opened = data.load("records", written, bad_files="skip")
+    # What follows in the same shard is lost with it; 24 come before the shard.
+    assert len(opened.train) == 48 + record
+    assert [name.partition(" of ")[0] for name in opened.skipped] == [
+        f"record {number}" for number in range(record, 12)
+    ]
+    images, _ = collect(opened.train, PREPROCESSING)
+    lost = range(24 + record, 36)
+    np.testing.assert_array_equal(images, np.delete(expected, lost, axis=0))
+    shuffled = opened.train.batches(6, data.Shuffling(1), PREPROCESSING)
+    assert sum(len(labels) for _, labels in shuffled) == 48 + record
+    opened.train.check()
+
+
+def test_a_record_without_a_picture_is_named_and_skipped(tmp_path, written):
+    # Well-formed records, as others may write them.
+    path = shard(written)
+    records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    for index, content in ((3, b"no picture"), (9, None)):
+        example = tf.train.Example.FromString(records[index])
+        if content is None:
+            del example.features.feature["image/encoded"]
+        else:
+            example.features.feature["image/encoded"].bytes_list.value[0] = content
+        records[index] = example.SerializeToString()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+    described = json.loads((written / "dataset.json").read_text())
+    described["splits"]["train"][path.name]["bytes"] = path.stat().st_size
+    (written / "dataset.json").write_text(json.dumps(described))
+    opened = data.records(written)
+    with pytest.raises(ValueError, match=r"record 3 of .*00002.*\(Unknown.*1 others"):
+        opened.train.check()
+    opened = data.records(written, bad_files="skip")
+    assert len(opened.train) == len(collect(opened.train, PREPROCESSING)[0]) == 58

@@ -1,0 +1,298 @@
+"""What an evaluation counts, averages and refuses."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from bn_keras import data
+from bn_keras.evaluation import evaluate
+from bn_keras.evaluation.streams import batches_of_crops, cut
+from bn_keras.exporter.decoding import decode_batch
+from bn_keras.preprocessing import Preprocessing
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.digits()
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Picture files of several sizes, eleven of four classes."""
+    draw = np.random.default_rng(0)
+    paths = []
+    for number in range(11):
+        pixels = draw.integers(0, 256, (3 + number, 5, 3), np.uint8)
+        size = (20 + 3 * number, 40)
+        paths.append(os.fsencode(tmp_path / f"{number}.png"))
+        Image.fromarray(pixels).resize(size).save(tmp_path / f"{number}.png")
+    return data.Files(paths, np.arange(11) % 4)
+
+
+def classifier(seed, classes=7, activation="softmax"):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((14, 14, 3)),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(
+                classes,
+                activation,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.2),
+            ),
+        ],
+        name=f"seed_{seed}",
+    )
+
+
+def answering(table):
+    """A model that answers row i of `table` to the image that holds i."""
+    table = np.array(table, "float32")
+    model = keras.Sequential(
+        [
+            keras.Input((1, 1, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Embedding(*table.shape),
+            keras.layers.Flatten(),
+        ]
+    )
+    model.set_weights([table])
+    return model
+
+
+def numbered(labels):
+    count = len(labels)
+    images = np.arange(count, dtype="float32").reshape(count, 1, 1, 1)
+    return data.Arrays(images, np.array(labels))
+
+
+def test_top_one_and_top_five_count_what_they_say():
+    table = [[6, 5, 4, 3, 2, 1, 0]] * 4
+    found = evaluate(answering(table), numbered([0, 4, 5, 1]))
+    assert (found.images, found.top1, found.top5) == (4, 0.25, 0.75)
+
+
+@pytest.mark.parametrize("answer", [0.0, np.nan])
+def test_a_model_that_cannot_tell_classes_apart_is_never_right(answer):
+    found = evaluate(answering([[answer] * 7] * 4), numbered(range(4)))
+    assert (found.top1, found.top5) == (0, 0)
+    assert not found.confusion.diagonal().any()
+    assert found.images == 4
+
+
+def test_the_confusion_matrix_and_the_classes_add_up():
+    table = [[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.6, 0.1, 0.3]]
+    found = evaluate(answering(table), numbered([0, 0, 2, 2]))
+    np.testing.assert_array_equal(found.confusion, [[1, 1, 0], [0, 0, 0], [1, 0, 1]])
+    first, second, third = found.per_class
+    assert first == third == (2, 0.5, 1.0)
+    assert second.images == 0
+    assert np.isnan([second.top1, second.top5]).all()
+
+
+def test_an_ensemble_is_the_mean_of_probabilities_not_a_vote():
+    sure, unsure = [[0.1, 0.9, 0.0]], [[0.6, 0.4, 0.0]]
+    models = [answering(table) for table in (unsure, sure, unsure)]
+    assert evaluate(models[0], numbered([0])).top1 == 1
+    assert evaluate(models, numbered([0])).top1 == 0
+    assert evaluate(models, numbered([1])).top1 == 1
+
+
+@pytest.mark.parametrize(("crops", "ensemble"), [(1, 3), (10, 3), (144, 1)])
+def test_probabilities_are_averaged_over_crops_and_models(photographs, crops, ensemble):
+    models = [classifier(seed) for seed in range(ensemble)]
+    preprocessing = Preprocessing(scale=1 / 127.5, offset=-1.0)
+    found = evaluate(models, photographs, crops, preprocessing, batch_size=50)
+    confusion = np.zeros((7, 7), int)
+    fitted = preprocessing.fitted((None, 14, 14, 3))
+    for path, label in zip(photographs.paths, photographs.labels, strict=True):
+        if crops == 1:
+            images = decode_batch(tf.constant([tf.io.read_file(path).numpy()]), fitted)
+            images = np.array(images) / 127.5 - 1
+        else:
+            pixels = np.array(Image.open(path), "float32") / 255
+            images = cut(tf.constant(pixels), fitted, crops)
+        answers = [np.array(model(images), np.float64) for model in models]
+        confusion[label, np.mean(answers, (0, 1)).argmax()] += 1
+    np.testing.assert_array_equal(found.confusion, confusion)
+
+
+def test_the_single_crop_is_the_exporters(photographs):
+    fitted = Preprocessing(size=(14, 14), crop_fraction=0.875, channels=3)
+    images, _ = next(iter(batches_of_crops(photographs, fitted, 1, 11)))
+    files = tf.constant([tf.io.read_file(path).numpy() for path in photographs.paths])
+    exported = np.array(decode_batch(files, fitted)) / 255
+    np.testing.assert_allclose(images, exported, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 50, 5000])
+def test_batches_are_full_and_do_not_change_the_answer(photographs, batch_size):
+    fitted = Preprocessing(size=(14, 14), channels=3)
+    if batch_size == 1:
+        photographs = data.Files(photographs.paths[:2], photographs.labels[:2])
+    total = len(photographs) * 144
+    batches = list(batches_of_crops(photographs, fitted, 144, batch_size))
+    sizes = [len(labels) for _, labels in batches]
+    assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+    assert sum(sizes) == total
+    crops = np.concatenate([images for images, _ in batches])
+    labels = np.concatenate([labels for _, labels in batches])
+    np.testing.assert_array_equal(labels, np.repeat(photographs.labels, 144))
+    for number, (picture, _) in enumerate(photographs.pictures()):
+        expected = cut(picture, fitted, 144)
+        np.testing.assert_array_equal(crops[number * 144 :][:144], expected)
+
+
+def test_the_model_sees_batches_of_one_size_only(photographs):
+    model = classifier(0)
+    seen = []
+    predict = model.predict_on_batch
+    model.predict_on_batch = lambda images: seen.append(len(images)) or predict(images)
+    ten = evaluate(model, photographs, 10, batch_size=64)
+    assert seen == [64, 64]
+    seen.clear()
+    assert evaluate(model, photographs, 10).top1 == ten.top1
+    assert seen == [110]
+
+
+def test_pictures_are_read_as_they_are_needed():
+    class Counting(data.Arrays):
+        read_so_far = 0
+
+        def read(self, reference):
+            def count():
+                self.read_so_far += 1
+                return np.int64(0)
+
+            zero = tf.numpy_function(count, [], tf.int64)
+            return super().read(reference + tf.ensure_shape(zero, ()))
+
+    split = Counting(np.zeros((400, 8, 8, 1), "float32"), np.zeros(400, np.int64))
+    fitted = Preprocessing(size=(8, 8), channels=1)
+    batches = iter(batches_of_crops(split, fitted, 144, 144))
+    for _ in range(10):
+        next(batches)
+    # What is under way grows with the cores, not with the pictures.
+    assert split.read_so_far < 10 + 20 + 6 * (os.cpu_count() or 1)
+
+
+def test_progress_is_told_in_pictures(photographs):
+    told = []
+    evaluate(classifier(0), photographs, 10, batch_size=25, on_batch_end=told.append)
+    assert told == [2, 5, 7, 10, 11]
+
+
+def test_logits_can_be_ranked_but_not_averaged(photographs):
+    model = classifier(0, activation=None)
+    assert evaluate(model, photographs, preprocessing=Preprocessing()).images == 11
+    message = r"they must sum to 1\. Received: outputs .* of model 1 \(seed_0\); end it"
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, photographs, crops=10)
+    with pytest.raises(ValueError, match=r"model 2 \(seed_0\)"):
+        evaluate([classifier(1), model], photographs)
+
+
+def test_models_that_do_not_fit_together_are_named(photographs):
+    message = r"output_shape \(6,\) of model 2 \(seed_1\), \(7,\) of model 1 \(seed_0"
+    with pytest.raises(ValueError, match=message):
+        evaluate([classifier(0), classifier(1, classes=6)], photographs)
+    other = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    with pytest.raises(ValueError, match=r"input_shape \(8, 8, 3\) of model 2"):
+        evaluate([classifier(0), other], photographs)
+    with pytest.raises(ValueError, match="Expected one model at least"):
+        evaluate([], photographs)
+
+
+def test_a_model_of_another_form_is_an_error(digits):
+    image = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten()(image)
+    with pytest.raises(ValueError, match="1 inputs and 2 outputs"):
+        evaluate(keras.Model(image, [flat, flat]), digits.test)
+    with pytest.raises(ValueError, match=r"Received: \(None, 8, 8, 1\)"):
+        evaluate(keras.Model(image, keras.layers.ReLU()(image)), digits.test)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (64,)])
+def test_a_model_for_other_images_is_an_error(digits, shape):
+    model = keras.Sequential([keras.Input(shape), keras.layers.Flatten()])
+    with pytest.raises(ValueError, match=r"Received: images of shape \(8, 8, 1\)"):
+        evaluate(model, digits.test)
+
+
+def test_a_model_for_other_channels_is_an_error_whatever_is_resized(digits):
+    with pytest.raises(ValueError, match=r"Received: images of shape \(8, 8, 1\)"):
+        evaluate(classifier(0), digits.test, crops=10, preprocessing=Preprocessing())
+
+
+def test_a_model_of_fewer_classes_is_an_error(digits):
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    with pytest.raises(ValueError, match=r"knows 3 classes\. Received: label 9"):
+        evaluate(model, digits.test)
+
+
+def test_no_pictures_are_an_error(digits):
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+    nothing = data.Arrays(digits.test.images[:0], digits.test.labels[:0])
+    with pytest.raises(ValueError, match=r"one picture at least\. Received: none"):
+        evaluate(model, nothing)
+
+
+def test_crops_are_one_ten_or_144_of_a_square(photographs):
+    with pytest.raises(ValueError, match=r"`crops` must be one of 1, 10, 144\. .*=7"):
+        evaluate(classifier(0), photographs, crops=7)
+    wide = keras.Sequential([keras.Input((8, 9, 3)), keras.layers.Flatten()])
+    with pytest.raises(ValueError, match=r"must be one\. Received: \(8, 9\); take"):
+        evaluate(wide, photographs, crops=10)
+    free = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.Conv2D(7, 3),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Softmax(),
+        ]
+    )
+    with pytest.raises(ValueError, match=r"must be one\. Received: None"):
+        evaluate(free, photographs, crops=10)
+    found = evaluate(free, photographs, 10, Preprocessing(size=(14, 14)))
+    assert found.images == 11
+
+
+@pytest.mark.parametrize("crops", [1, 10])
+def test_a_damaged_picture_is_named(photographs, tmp_path, crops):
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"Received: .*3\.png"):
+        evaluate(classifier(0), photographs, crops)
+
+
+def test_jax_counts_the_same(photographs, tmp_path):
+    model = classifier(0)
+    model.save(tmp_path / "model.keras")
+    expected = evaluate([model, model], photographs, 10, batch_size=64).confusion
+    np.save(tmp_path / "expected.npy", expected)
+    np.save(tmp_path / "paths.npy", photographs.paths, allow_pickle=True)
+    code = (
+        "import keras, numpy as np\n"
+        "from bn_keras import data\n"
+        "from bn_keras.evaluation import evaluate\n"
+        "assert keras.backend.backend() == 'jax'\n"
+        "paths = np.load('paths.npy', allow_pickle=True)\n"
+        "model = keras.models.load_model('model.keras')\n"
+        "split = data.Files(paths, np.arange(11) % 4)\n"
+        "found = evaluate([model, model], split, 10, batch_size=64)\n"
+        "np.testing.assert_array_equal(found.confusion, np.load('expected.npy'))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        cwd=tmp_path,
+        check=True,
+    )
