@@ -5,6 +5,8 @@ Knows `Preprocessing` and `Distortion`; no data set, no model.
 
 from functools import partial
 
+import numpy as np
+
 # A picture may grow to this many times the wanted sides before it is cropped.
 MOST_RESIZED = 16
 JPEG = b"\xff\xd8\xff"
@@ -131,7 +133,6 @@ def scale(pixels, preprocessing, largest=255.0):
     Returns:
         A float32 tensor of the same shape.
     """
-    import numpy as np
     import tensorflow as tf
 
     factor = np.asarray(preprocessing.scale) * (255.0 / largest)
@@ -220,33 +221,45 @@ def _random_crop(content, channels, distortion, seed):
     encoded = content.dtype == tf.string
 
     def box(shape):
-        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-            shape,
-            tf.zeros((1, 0, 4)),
-            seed,
-            min_object_covered=0.0,
-            aspect_ratio_range=distortion.aspect,
-            area_range=distortion.area,
-            max_attempts=10,
-            use_image_if_no_bounding_boxes=True,
-        )
-        return begin[0], begin[1], size[0], size[1]
+        return _random_box(shape, distortion, seed)
 
     def part_of_file():
         return tf.image.decode_and_crop_jpeg(
             content,
-            tf.stack(box(tf.io.extract_jpeg_shape(content))),
+            box(tf.io.extract_jpeg_shape(content)),
             channels,
             dct_method="INTEGER_ACCURATE",
         )
 
     def part():
         picture = _pixels(content, channels)
-        top, left, height, width = box(tf.shape(picture))
+        top, left, height, width = tf.unstack(box(tf.shape(picture)))
         return picture[top : top + height, left : left + width]
 
     picture = tf.cond(begins(content, JPEG), part_of_file, part) if encoded else part()
     return tf.ensure_shape(picture, (None, None, channels))
+
+
+def _random_box(shape, distortion, seed):
+    """`(top, left, height, width)` of a random part, int32 `(4,)`.
+
+    The share of the area is drawn evenly, as GoogLeNet has it, and the logarithm of
+    the aspect ratio; `tf.image.stateless_sample_distorted_bounding_box` draws the
+    height evenly, which favours small parts. A part that is too long for the picture
+    is as long as the picture.
+    """
+    import tensorflow as tf
+
+    area, aspect, top, left = tf.unstack(tf.random.stateless_uniform((4,), seed))
+    sides = tf.cast(shape[:2], tf.float32)
+    least, largest = distortion.area
+    area = (least + (largest - least) * area) * tf.reduce_prod(sides)
+    low, high = np.log(distortion.aspect)
+    aspect = tf.exp(low + (high - low) * aspect)  # width / height
+    size = tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)])
+    size = tf.clip_by_value(tf.round(size), 1.0, sides)
+    begin = tf.floor(tf.stack([top, left]) * (sides - size + 1))
+    return tf.cast(tf.concat([begin, size], 0), tf.int32)
 
 
 def distort_colours(picture, strength, largest, seed):

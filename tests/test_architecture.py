@@ -131,7 +131,7 @@ def test_tensorflow_is_imported_only_where_it_is_needed(room, path):
 def test_plots_and_data_sets_are_imported_only_where_they_are_made(room, path):
     if room.startswith(("bn_keras.data", "bn_keras.demo", "bn_keras.experiments")):
         return
-    if path.name == "figures.py":
+    if path.name == "figures.py":  # of the evaluation
         return
     assert not {name.split(".")[0] for name, _ in imports(path)} & {
         "matplotlib",

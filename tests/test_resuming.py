@@ -1,6 +1,5 @@
 """A training that was interrupted ends as one that was not."""
 
-import os
 import random
 import shutil
 import signal
@@ -12,36 +11,18 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import small_training
+from small_training import RECIPE, STEPS, build_small
 
 from bn_keras import data, models
-from bn_keras.recipes import BN_MLP, ENSEMBLE
+from bn_keras.recipes import BN_MLP
 from bn_keras.training import train
-
-# Batch normalization, dropout, momentum, a schedule, L2, crops, mirrors, colours.
-RECIPE = replace(ENSEMBLE[1], model="Small", width=0.5, batch_size=128, epochs=2)
-STEPS = 1437 // 128
-
-
-def small(input_shape, classes, normalization, name, dropout, kernel_regularizer, **_):
-    """A network with all of that, built in a moment."""
-    return keras.Sequential(
-        [
-            keras.Input(input_shape),
-            keras.layers.Conv2D(4, 3, kernel_regularizer=kernel_regularizer),
-            normalization(axis=-1, name="bn"),
-            keras.layers.ReLU(),
-            keras.layers.Flatten(),
-            keras.layers.Dropout(dropout),
-            keras.layers.Dense(classes, activation="softmax"),
-        ],
-        name=name,
-    )
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_network():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "Small", small, raising=False)
+        patch.setattr(models, "Small", build_small, raising=False)
         yield
 
 
@@ -161,29 +142,25 @@ def test_a_run_of_other_facts_does_not_go_on(tmp_path, digits):
     assert len(history["loss"]) == 5
 
 
-COMMAND = [
-    *(sys.executable, "-m", "bn_keras", "train", "ensemble-2", "--data", "digits"),
-    *("--width", "0.1", "--batch-size", "128", "--epochs", "8"),
-    *("--checkpoint-steps", "5", "--workdir"),
-]
-
-
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_it_ends_with_bitwise_the_same_weights(
     tmp_path,
 ):
     folders = [tmp_path / name for name in ("whole", "killed")]
-    subprocess.run([*COMMAND, folders[0]], check=True, capture_output=True)
+
+    def command(folder):
+        return [sys.executable, small_training.__file__, folder, "40"]
+
+    subprocess.run(command(folders[0]), check=True, capture_output=True)
     choice = random.Random(0)
     checkpoints = folders[1] / "ensemble-2.checkpoints"
     kills, steps = 0, set()
     while kills < 20:
         before = set(checkpoints.glob("step-*"))
         process = subprocess.Popen(
-            [*COMMAND, folders[1]],
+            command(folders[1]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
         # From the first checkpoint of this process on, at any moment.
         while process.poll() is None and set(checkpoints.glob("step-*")) <= before:
@@ -197,7 +174,7 @@ def test_killed_at_twenty_random_moments_it_ends_with_bitwise_the_same_weights(
         process.wait()
         kills += 1
         steps |= {path.name for path in checkpoints.glob("step-*")}
-    subprocess.run([*COMMAND, folders[1]], check=True, capture_output=True)
+    subprocess.run(command(folders[1]), check=True, capture_output=True)
     assert len(steps) > 5
     whole, killed = (
         keras.models.load_model(folder / "ensemble-2.keras") for folder in folders

@@ -82,7 +82,7 @@ def test_a_training_that_diverges_stops_and_keeps_a_finite_checkpoint(
                     kernel.assign(kernel + np.inf)
 
     recipe = replace(BN_MLP, epochs=3)
-    with pytest.raises(DivergenceError, match=r"The loss became \w+ at step (29|30); the"):
+    with pytest.raises(DivergenceError, match=r"The loss became \w+ at step (29|30);"):
         train(recipe, digits, tmp_path, [Spoil()], verbose=0, checkpoint_steps=1)
     model, _ = train(recipe, digits, tmp_path, verbose=0)
     assert all(np.isfinite(weight).all() for weight in model.get_weights())

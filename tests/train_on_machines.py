@@ -43,12 +43,11 @@ model, history = train(
     distributed=place,
     checkpoint_steps=2,
 )
-print(
-    json.dumps(
-        {
-            "weights": [weight.tolist() for weight in model.get_weights()],
-            "history": history,
-            "replicas": place.replicas,
-        }
-    )
+json.dump(
+    {
+        "weights": [weight.tolist() for weight in model.get_weights()],
+        "history": history,
+        "replicas": place.replicas,
+    },
+    sys.stdout,
 )

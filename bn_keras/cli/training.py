@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bn_keras import arguments, recipes, runs
 from bn_keras.cli.command import add_data, command, load_data, make_folder, progress_bar
+from bn_keras.crops import CROPS
 
 # Options of `train` that replace the recipe's fact of the same name.
 _FACTS = (
@@ -111,7 +112,7 @@ def add(commands):
     sub.add_argument(
         "--crops",
         type=int,
-        choices=(1, 10, 144),
+        choices=CROPS,
         default=1,
         help="of each picture; default: %(default)s",
     )
@@ -188,7 +189,7 @@ def evaluate(options):
             f"--confusion expects a file named {' or '.join(PICTURES)}. Received: "
             f"{options.confusion}"
         )
-    run = runs.beside(options.models[0])
+    preprocessing = _shared_preprocessing(options.models)
     models = [load_model(path) for path in options.models]
     examples = load_data(options)
     with progress_bar() as progress:
@@ -197,19 +198,42 @@ def evaluate(options):
             models,
             examples.test,
             options.crops,
-            None if run is None else run.preprocessing,
+            preprocessing,
             on_batch_end=lambda done: progress.update(task, completed=done),
         )
-    print(f"images {found.images}")
-    for name in ("top1", "top5"):
-        low, high = getattr(found, f"{name}_interval")
-        print(f"{name} {getattr(found, name):.4f} ({low:.4f} to {high:.4f})")
+    print(found)
     if options.per_class:
-        for name, score in zip(examples.class_names, found.per_class, strict=True):
-            print(f"{name}: images {score.images}, top1 {score.top1:.4f}")
+        _show_classes(found, examples.class_names)
     if options.confusion is not None:
         _draw(found, examples.class_names, options.confusion)
     return 0
+
+
+def _shared_preprocessing(paths):
+    """That of the runs beside the models, None where there is none."""
+    runs_beside = [runs.beside(path) for path in paths]
+    found = [run and run.preprocessing for run in runs_beside]
+    for path, preprocessing in zip(paths, found, strict=True):
+        if preprocessing != found[0]:
+            raise ValueError(
+                "The models of an ensemble must take pictures in the same way. "
+                f"Received: {path}, whose {path.stem}.json says {preprocessing}, and "
+                f"{paths[0]} with {found[0]}; evaluate them one by one"
+            )
+    return found[0]
+
+
+def _show_classes(found, class_names):
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", "images", "top-1", "top-5")
+    names = [*class_names, *map(str, range(len(class_names), len(found.per_class)))]
+    for name, score in zip(names, found.per_class, strict=False):
+        table.add_row(
+            name, f"{score.images:,}", f"{score.top1:.4f}", f"{score.top5:.4f}"
+        )
+    Console().print(table)
 
 
 def _draw(found, class_names, path):
@@ -217,4 +241,4 @@ def _draw(found, class_names, path):
     from bn_keras.files import published
 
     with published(path) as beside:
-        plot_confusion(found, class_names).savefig(beside, dpi=120)
+        plot_confusion(found, class_names).savefig(beside)

@@ -141,6 +141,8 @@ class Split(ABC):
         """
         import tensorflow as tf
 
+        if not len(self):
+            raise ValueError("Expected one example at least. Received: none")
         index, parts = part
         if batch_size % parts:
             raise ValueError(

@@ -3,11 +3,11 @@
 Knows JPEG, PNG and `Preprocessing`; no model.
 """
 
-from bn_keras.pictures import JPEG, begins, cover, decode
+from bn_keras.pictures import JPEG, PNG, begins, cover, decode
 
 # The feature of a tf.Example that holds a picture, as in TensorFlow's image data sets.
 IMAGE_FEATURE = "image/encoded"
-_PNG = b"\x89PNG\r\n\x1a\n"
+
 # A picture's index when there is no picture.
 _NONE = -1
 
@@ -39,7 +39,7 @@ def decode_batch(encoded, preprocessing):
             tf.data.Dataset.from_tensor_slices(encoded),
         )
         # The decoders would read GIF and BMP too.
-        .filter(lambda *pair: begins(pair[1], JPEG) | begins(pair[1], _PNG))
+        .filter(lambda *pair: begins(pair[1], JPEG) | begins(pair[1], PNG))
         .map(
             lambda index, content: (
                 index,
