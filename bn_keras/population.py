@@ -153,6 +153,13 @@ class _Batches:
         if hasattr(data, "shape"):
             self.data = np.array_split(data, max(1, -(-len(data) // 256)))
         self.only_once = iter(self.data) is self.data
+        # -1 is what a `tf.data.Dataset` without end has.
+        cardinality = getattr(data, "cardinality", None)
+        if steps is None and cardinality is not None and int(cardinality()) == -1:
+            raise ValueError(
+                "`steps` must say how many mini-batches to use of a data set without "
+                "end. Received: steps=None; give a number"
+            )
 
     def __iter__(self):
         try:

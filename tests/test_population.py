@@ -8,6 +8,7 @@ import pytest
 
 import bn_keras
 from bn_keras import BatchNormalization
+from bn_keras import data as datasets
 from bn_keras.population import METHODS
 
 estimate = partial(bn_keras.estimate_population_statistics, verbose=0)
@@ -292,3 +293,18 @@ def test_too_little_data_is_an_error_and_changes_nothing(data):
 def test_a_model_with_nothing_to_estimate_is_an_error(layer):
     with pytest.raises(ValueError, match=r"Received: Sequential .* not frozen"):
         estimate(model_of(layer), batches())
+
+
+def test_a_data_set_without_end_needs_a_number_of_steps():
+    digits = datasets.digits()
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), BatchNormalization()]
+    )
+    endless = digits.train.batches(100, epochs=None)
+    with pytest.raises(ValueError, match=r"Received: steps=None; give a number"):
+        bn_keras.estimate_population_statistics(model, endless, verbose=0)
+    bn_keras.estimate_population_statistics(
+        model, endless, "pooled", steps=2, verbose=0
+    )
+    expected = digits.train.images[:200].reshape(200, -1).mean(0)
+    np.testing.assert_allclose(model.layers[-1].moving_mean, expected, atol=1e-6)

@@ -163,10 +163,11 @@ class Split(ABC):
             lambda epoch: self.order(shuffling, epoch)
         )
         references = references.enumerate(past * len(self)).skip(rest)
+        # Keras takes the end of a data set of unknown length for a mistake.
+        left = tf.data.INFINITE_CARDINALITY
         if epochs is not None:
-            # Keras takes the end of a data set of unknown length for a mistake.
             left = max(0, epochs * len(self) - first * batch_size)
-            references = references.apply(tf.data.experimental.assert_cardinality(left))
+        references = references.apply(tf.data.experimental.assert_cardinality(left))
         share = batch_size // parts
         if parts > 1:
             references = references.filter(
