@@ -12,7 +12,7 @@ from bn_keras.files import published
 from bn_keras.preprocessing import Distortion, Preprocessing
 from bn_keras.recipes import Recipe
 
-_KEYS = ("recipe", "data", "class_names", "preprocessing")
+_KEYS = ("recipe", "data", "examples", "class_names", "preprocessing")
 
 
 class Run(NamedTuple):
@@ -21,12 +21,14 @@ class Run(NamedTuple):
     Args:
         recipe: the `Recipe`.
         data: name of the data set.
+        examples: number of training examples.
         class_names: one for each output of the model.
         preprocessing: the `Preprocessing` of the model's inputs.
     """
 
     recipe: Recipe
     data: str
+    examples: int
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
 
@@ -39,6 +41,7 @@ class Run(NamedTuple):
         facts = {
             "recipe": asdict(self.recipe),
             "data": self.data,
+            "examples": self.examples,
             "class_names": self.class_names,
             "preprocessing": asdict(self.preprocessing),
         }
@@ -56,7 +59,7 @@ class Run(NamedTuple):
         """
         ours, theirs = asdict(self.recipe), asdict(other.recipe)
         del ours["epochs"], theirs["epochs"]
-        for name in ("data", "class_names", "preprocessing"):
+        for name in _KEYS[1:]:
             ours[name], theirs[name] = getattr(self, name), getattr(other, name)
         return [
             f"{name}: {value}, {theirs[name]}"
@@ -87,6 +90,7 @@ def read(path):
         return Run(
             Recipe(**recipe),
             facts["data"],
+            facts["examples"],
             tuple(facts["class_names"]),
             Preprocessing(**facts["preprocessing"]),
         )

@@ -20,14 +20,24 @@ STEPS = 1437 // RECIPE.batch_size
 
 
 def build_small(
-    input_shape, classes, normalization, name, dropout, kernel_regularizer, **_
+    input_shape,
+    classes,
+    normalization,
+    name,
+    activation,
+    dropout,
+    kernel_regularizer,
+    width,
+    local_response_normalization,
 ):
     return keras.Sequential(
         [
             keras.Input(input_shape),
-            keras.layers.Conv2D(4, 3, kernel_regularizer=kernel_regularizer),
+            keras.layers.Conv2D(
+                int(8 * width), 3, kernel_regularizer=kernel_regularizer
+            ),
             normalization(axis=-1, name="bn"),
-            keras.layers.ReLU(),
+            keras.layers.Activation(activation),
             keras.layers.Flatten(),
             keras.layers.Dropout(dropout),
             keras.layers.Dense(classes, activation="softmax"),

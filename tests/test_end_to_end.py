@@ -21,7 +21,10 @@ SIDE, PER_CLASS = 48, 60
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Pieces of the two photographs that come with scikit-learn, as JPEG files."""
+    """Pieces of the two photographs that come with scikit-learn, as JPEG files.
+
+    Training has their left two thirds, validation the rest.
+    """
     folder = tmp_path_factory.mktemp("photographs")
     draw = np.random.default_rng(0)
     for name, picture in zip(
@@ -31,7 +34,9 @@ def photographs(tmp_path_factory):
             (folder / split / name).mkdir(parents=True)
             for index in range(count):
                 top = draw.integers(picture.shape[0] - SIDE)
-                left = draw.integers(picture.shape[1] - 64)
+                border = picture.shape[1] * 2 // 3
+                low, high = (0, border) if split == "train" else (border, 640)
+                left = draw.integers(low, high - 64)
                 piece = picture[top : top + SIDE, left : left + 64]
                 Image.fromarray(piece).save(folder / split / name / f"{index}.jpg")
     return folder

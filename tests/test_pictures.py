@@ -6,7 +6,7 @@ import tensorflow as tf
 from picture_files import encoded, opened, slopes
 from PIL import Image
 
-from bn_keras import pictures
+from bn_keras import distortions, pictures
 from bn_keras.preprocessing import Distortion, Preprocessing
 
 PIXELS = slopes()
@@ -114,7 +114,7 @@ def draw_inputs(content, distortion, preprocessing, count=DRAWS):
         list(
             tf.data.Dataset.range(count)
             .map(
-                lambda number: pictures.model_input(
+                lambda number: distortions.distorted_input(
                     content, fitted, distortion, tf.stack([number * 0 + 5, number])
                 )
             )
@@ -235,7 +235,7 @@ def test_colours_are_the_mixtures_of_the_formula_in_every_order(channels, larges
         order = tf.random.experimental.stateless_shuffle(tf.range(3), order_seed)
         seen.add(tuple(order.numpy().tolist()))
         np.testing.assert_allclose(
-            pictures.distort_colours(tf.constant(pixels), 0.8, largest, seed),
+            distortions.distort_colours(tf.constant(pixels), 0.8, largest, seed),
             mixtures(pixels, factors, order.numpy(), largest),
             atol=3e-6 * largest,
         )

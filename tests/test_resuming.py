@@ -14,7 +14,7 @@ import pytest
 import small_training
 from small_training import RECIPE, STEPS, build_small
 
-from bn_keras import data, models
+from bn_keras import data, models, runs
 from bn_keras.recipes import BN_MLP
 from bn_keras.training import train
 
@@ -77,15 +77,72 @@ def test_an_interrupted_training_ends_with_bitwise_the_same_weights(
             )
     resumed, curve = train(RECIPE, digits, tmp_path, verbose=0, checkpoint_steps=4)
     assert_same(model, resumed)
-    assert curve["val_loss"] == pytest.approx(history["val_loss"], rel=1e-6)
+    for name in ("val_loss", "val_accuracy"):
+        assert curve[name] == history[name]
     assert {path.suffix for path in tmp_path.iterdir()} == {".keras", ".csv", ".json"}
+
+
+def test_an_interrupted_validation_leaves_no_gap_in_the_learning_curve(
+    tmp_path, digits, whole
+):
+    class StopInValidation(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            if self.model.optimizer.iterations > STEPS:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            RECIPE,
+            digits,
+            tmp_path,
+            [StopInValidation()],
+            verbose=0,
+            checkpoint_steps=STEPS,
+        )
+    model, history = train(RECIPE, digits, tmp_path, verbose=0)
+    assert_same(model, whole[0])
+    assert history == whole[1]
+
+
+def test_scaled_losses_resume_bitwise_too(tmp_path, digits):
+    recipe = replace(RECIPE, dtype="mixed_float16")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, digits, tmp_path, [StopAt(7)], verbose=0, checkpoint_steps=3)
+    resumed, _ = train(recipe, digits, tmp_path, verbose=0)
+    assert_same(resumed, train(recipe, digits, verbose=0)[0])
+
+
+def test_an_unfinished_run_leaves_the_model_before_it_and_its_facts(tmp_path, digits):
+    train(replace(BN_MLP, epochs=1), digits, tmp_path, verbose=0)
+    names = ("bn-mlp.keras", "bn-mlp.json")
+    before = [(tmp_path / name).read_bytes() for name in names]
+    other = replace(BN_MLP, epochs=3, learning_rate=0.1)
+    with pytest.raises(KeyboardInterrupt):
+        train(other, digits, tmp_path, [StopAt(30)], verbose=0)
+    assert [(tmp_path / name).read_bytes() for name in names] == before
+    train(other, digits, tmp_path, verbose=0)
+    assert runs.beside(tmp_path / "bn-mlp.keras").recipe == other
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, digits):
+    class Again(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            train(replace(BN_MLP, epochs=1), digits, tmp_path, verbose=0)
+
+    with pytest.raises(
+        ValueError, match=r"Received: a folder in which another process trains bn-mlp"
+    ):
+        train(replace(BN_MLP, epochs=1), digits, tmp_path, [Again()], verbose=0)
+    train(replace(BN_MLP, epochs=1), digits, tmp_path, verbose=0)
 
 
 def interrupted(tmp_path, digits):
     recipe = replace(BN_MLP, epochs=4)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, digits, tmp_path, [StopAt(23 * 3)], verbose=0)
-    newest, before = sorted((tmp_path / "bn-mlp.checkpoints").iterdir(), reverse=True)
+    newest, before = sorted(
+        (tmp_path / "bn-mlp.checkpoints").glob("step-*"), reverse=True
+    )
     return recipe, newest, before
 
 
@@ -149,7 +206,7 @@ def test_killed_at_twenty_random_moments_it_ends_with_bitwise_the_same_weights(
     folders = [tmp_path / name for name in ("whole", "killed")]
 
     def command(folder):
-        return [sys.executable, small_training.__file__, folder, "40"]
+        return [sys.executable, small_training.__file__, folder, "60"]
 
     subprocess.run(command(folders[0]), check=True, capture_output=True)
     choice = random.Random(0)
@@ -158,17 +215,19 @@ def test_killed_at_twenty_random_moments_it_ends_with_bitwise_the_same_weights(
     while kills < 20:
         before = set(checkpoints.glob("step-*"))
         process = subprocess.Popen(
-            command(folders[1]),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            command(folders[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        # From the first checkpoint of this process on, at any moment.
-        while process.poll() is None and set(checkpoints.glob("step-*")) <= before:
-            time.sleep(0.01)
-        time.sleep(choice.uniform(0, 0.4))
+        # Half of them at any moment from the start, half of them while it trains.
+        if kills % 2:
+            while process.poll() is None and set(checkpoints.glob("step-*")) <= before:
+                time.sleep(0.01)
+            time.sleep(choice.uniform(0, 0.4))
+        else:
+            time.sleep(choice.uniform(0, 10))
         if process.poll() is not None:  # it was faster; begin another run
             assert process.returncode == 0
             shutil.rmtree(folders[1])
+            kills, steps = 0, set()
             continue
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -180,3 +239,9 @@ def test_killed_at_twenty_random_moments_it_ends_with_bitwise_the_same_weights(
         keras.models.load_model(folder / "ensemble-2.keras") for folder in folders
     )
     assert_same(whole, killed)
+    curves = [
+        [line.split(",")[3:] for line in (folder / "ensemble-2.csv").open()]
+        for folder in folders
+    ]
+    assert curves[0][0] == ["val_accuracy", "val_loss\n"]
+    assert curves[0] == curves[1]

@@ -3,11 +3,14 @@
 Knows their options and what they print; no arithmetic.
 """
 
+import textwrap
 from dataclasses import replace
 
 from bn_keras import arguments, recipes, runs
 from bn_keras.cli.command import add_data, command, load_data, make_folder, progress_bar
 from bn_keras.crops import CROPS
+from bn_keras.models.inception import SHORTEST_SIDE
+from bn_keras.training.distribution import DISTRIBUTIONS
 
 # Options of `train` that replace the recipe's fact of the same name.
 _FACTS = (
@@ -53,7 +56,7 @@ def add(commands):
     )
     sub.add_argument(
         "--distribute",
-        choices=("mirrored", "multi_worker", "data_parallel"),
+        choices=DISTRIBUTIONS,
         metavar="HOW",
         help="mirrored: all GPUs here; multi_worker: of all machines in TF_CONFIG; "
         "data_parallel: all devices of JAX, of several machines too",
@@ -80,7 +83,7 @@ def add(commands):
     )
     facts.add_argument(
         "--stem",
-        choices=("imagenet", "small"),
+        choices=SHORTEST_SIDE,
         help="default: small for up to 64 pixels",
     )
     facts.add_argument(
@@ -184,14 +187,17 @@ def evaluate(options):
     from bn_keras.evaluation import evaluate
     from bn_keras.inputs import load_model
 
-    if options.confusion is not None and options.confusion.suffix not in PICTURES:
+    if options.confusion is not None and (
+        options.confusion.suffix not in PICTURES
+        or not options.confusion.absolute().parent.is_dir()
+    ):
         raise ValueError(
-            f"--confusion expects a file named {' or '.join(PICTURES)}. Received: "
-            f"{options.confusion}"
+            f"--confusion expects a file named {' or '.join(PICTURES)} in a folder "
+            f"that exists. Received: {options.confusion}; name another"
         )
-    preprocessing = _shared_preprocessing(options.models)
     models = [load_model(path) for path in options.models]
     examples = load_data(options)
+    preprocessing = _shared_preprocessing(options.models, examples.class_names)
     with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(examples.test))
         found = evaluate(
@@ -209,9 +215,16 @@ def evaluate(options):
     return 0
 
 
-def _shared_preprocessing(paths):
+def _shared_preprocessing(paths, class_names):
     """That of the runs beside the models, None where there is none."""
     runs_beside = [runs.beside(path) for path in paths]
+    for path, run in zip(paths, runs_beside, strict=True):
+        if run is not None and run.class_names != class_names:
+            raise ValueError(
+                f"{path.stem}.json says that the model knows "
+                f"{_shortened(run.class_names)}. Received: pictures of "
+                f"{_shortened(class_names)}; choose the data set that it was trained on"
+            )
     found = [run and run.preprocessing for run in runs_beside]
     for path, preprocessing in zip(paths, found, strict=True):
         if preprocessing != found[0]:
@@ -221,6 +234,10 @@ def _shared_preprocessing(paths):
                 f"{paths[0]} with {found[0]}; evaluate them one by one"
             )
     return found[0]
+
+
+def _shortened(names):
+    return textwrap.shorten(f"{len(names)} classes ({', '.join(names)})", 200)
 
 
 def _show_classes(found, class_names):

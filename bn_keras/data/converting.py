@@ -87,6 +87,7 @@ def convert(
             done += len(split)
             skipped += map(split.name, writer.bad)
             described[name] = writer.shards
+            _check_classes(name, writer.shards.values(), data.class_names)
         description = {
             "name": data.name,
             "class_names": data.class_names,
@@ -101,6 +102,20 @@ def convert(
     return Data(
         data.name, written.train, written.test, written.class_names, tuple(skipped)
     )
+
+
+def _check_classes(name, shards, class_names):
+    """Refuse to lose a class with its bad files."""
+    written = {label for shard in shards for label in shard["examples_per_class"]}
+    if lost := [
+        class_name
+        for label, class_name in enumerate(class_names)
+        if label not in written
+    ]:
+        raise ValueError(
+            f"Every class must have {name} pictures that can be read. Received: none "
+            f"for {', '.join(lost[:5])}; add pictures, or remove the class"
+        )
 
 
 def _check_convertible(split):

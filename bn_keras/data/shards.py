@@ -191,7 +191,7 @@ def records(directory, bad_files="error"):
             splits.append(Records(files, counts, described["shape"]))
         train, test = splits
         name, names = described["name"], tuple(described["class_names"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{directory} must hold {DESCRIPTION} and the files of records that it "
             f"names, as bn-keras data convert writes them. Received: {error}; copy or "

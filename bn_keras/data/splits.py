@@ -12,6 +12,7 @@ import numpy as np
 from bn_keras import pictures
 from bn_keras.data.bad_files import find_unreadable, unreadable_error
 from bn_keras.data.orders import Shuffling
+from bn_keras.distortions import distorted_input
 from bn_keras.preprocessing import Distortion, Preprocessing
 
 
@@ -209,8 +210,9 @@ class Split(ABC):
 
 def _input(example, preprocessing, distortion=None, seed=None):
     content, label = example
-    image = pictures.model_input(content, preprocessing, distortion, seed)
-    return image, label
+    if distortion is None:
+        return pictures.model_input(content, preprocessing), label
+    return distorted_input(content, preprocessing, distortion, seed), label
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,16 @@ Knows Keras' training loop and what a run leaves in its work directory; not the 
 line, and not what becomes of the model.
 """
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
+
+import keras
 
 from bn_keras import runs
 from bn_keras.data import Shuffling, reading
+from bn_keras.errors import DivergenceError
 from bn_keras.population import estimate_population_statistics
-from bn_keras.training import distribution
+from bn_keras.training import checkpoints, distribution
 from bn_keras.training.building import build, preprocessing_for, steps_per_epoch
 from bn_keras.training.divergence import DivergenceStop
 from bn_keras.training.outputs import Outputs
@@ -18,6 +21,9 @@ from bn_keras.training.progress import ProgressBar
 from bn_keras.training.summaries import Summaries
 
 __all__ = ["build", "preprocessing_for", "train"]
+
+# Images on which TensorBoard's percentiles are taken.
+LOOKED_AT = 32
 
 
 def train(
@@ -51,14 +57,19 @@ def train(
 
     Returns:
         `(model, history)`: the trained model, and a dict from `loss`, `accuracy`,
-        `val_loss`, `val_accuracy` to a value an epoch, measured with the moving
-        averages on the test examples.
+        `val_loss`, `val_accuracy` to a value an epoch; the last two are measured with
+        the moving averages on the test examples. In an epoch that was resumed the
+        first two are of the rest of it.
 
     Raises:
         DivergenceError: when the loss becomes NaN or infinite; the last checkpoint
             stays.
         ValueError: where `workdir` holds an unfinished run of other facts, or a
             mini-batch cannot be divided over the devices.
+
+    Note:
+        On several replicas Keras draws one dropout mask for all of them. Without
+        dropout they train as one device does on the joint mini-batch.
 
     Example:
     ```python
@@ -76,52 +87,99 @@ def train(
         Ioffe & Szegedy 2015, Algorithm 2.
     """
     place = distributed or distribution.OneDevice()
+    if tensorboard and place.machines > 1:
+        raise ValueError(
+            "`tensorboard` looks at the model of one machine. Received: "
+            f"{place.machines} machines; leave it out"
+        )
     if recipe.batch_size % place.replicas:
         raise ValueError(
             f"The batch size must be divisible by the {place.replicas} devices. "
             f"Received: {recipe.batch_size}; choose another (--batch-size)"
         )
-    run = runs.Run(recipe, data.name, data.class_names, preprocessing_for(recipe, data))
+    run = runs.Run(
+        recipe,
+        data.name,
+        len(data.train),
+        data.class_names,
+        preprocessing_for(recipe, data),
+    )
     outputs = None
     if workdir is not None:
         outputs = Outputs(workdir, recipe.name, chief=place.machine == 0)
     callbacks = list(callbacks)
     steps = steps_per_epoch(recipe, data)
     with ExitStack() as stack:
-        stack.callback(place.close)
-        with place.scope():
-            model = build(recipe, data)
-            start = 0 if outputs is None else outputs.resume(model, run, steps)
-        callbacks.append(DivergenceStop(start, _mend(recipe, outputs)))
         if outputs is not None:
-            callbacks += outputs.callbacks(start, checkpoint_steps)
             stack.callback(outputs.close)
-            if tensorboard and outputs.chief:
-                callbacks.append(Summaries(outputs.tensorboard, _sample(run, data)))
-        if verbose and place.machine == 0:
-            total = recipe.epochs * steps
-            bar = ProgressBar(start, total, steps, recipe.batch_size)
-            callbacks.append(bar)
-            stack.callback(bar.on_train_end)
-        stack.enter_context(reading(data.train))
-        stack.enter_context(reading(data.test))
-        history = _fit(model, run, data, place, start, callbacks)
-    if place.replicas > 1:
-        weights = model.get_weights()
-        model = build(recipe, data)
-        model.set_weights(weights)
-    if recipe.batch_normalization:
-        # An epoch that training has not seen in this order.
-        fresh = _batches(run, data, first_epoch=recipe.epochs, epochs=1)
-        batches = recipe.population_batches
-        if batches is not None:
-            batches = min(batches, steps)
-        estimate_population_statistics(model, fresh, "pooled", batches, verbose=0)
-    if outputs is not None:
-        history = outputs.history()
-        if outputs.chief:
-            outputs.finish(model)
+        with ExitStack() as training:
+            training.callback(place.close)
+            with place.scope():
+                model = build(recipe, data)
+                start = 0 if outputs is None else outputs.resume(model, run, steps)
+            callbacks.append(DivergenceStop(start))
+            if outputs is not None:
+                callbacks += outputs.callbacks(start, checkpoint_steps, steps)
+                if tensorboard and outputs.chief:
+                    callbacks.append(Summaries(outputs.tensorboard, _sample(run, data)))
+            if verbose and place.machine == 0:
+                total = recipe.epochs * steps
+                bar = ProgressBar(start, total, steps, recipe.batch_size)
+                callbacks.append(bar)
+                training.callback(bar.on_train_end)
+            training.enter_context(reading(data.train, data.test))
+            training.enter_context(_naming_the_mend(recipe, outputs))
+            history = _fit(model, run, data, place, start, callbacks)
+        if place.replicas > 1:
+            weights = model.get_weights()
+            model = build(recipe, data)
+            model.set_weights(weights)
+        if recipe.batch_normalization:
+            with reading(data.train):
+                _estimate(model, run, data, place)
+        if outputs is not None:
+            history = outputs.history()
+            if outputs.chief:
+                outputs.finish(model, run)
     return model, history
+
+
+def _estimate(model, run, data, place):
+    """Population statistics from an epoch that training has not seen in this order."""
+    recipe, parts = run.recipe, 1
+    if not recipe.synchronized and keras.backend.backend() == "tensorflow":
+        # Training normalized each replica's mini-batch for itself.
+        parts = place.replicas
+    fresh = _batches(
+        run,
+        data,
+        batch_size=recipe.batch_size // parts,
+        first_epoch=recipe.epochs,
+        epochs=1,
+    )
+    batches = recipe.population_batches
+    if batches is not None:
+        batches = min(
+            batches * parts, max(1, len(data.train) * parts // recipe.batch_size)
+        )
+    estimate_population_statistics(model, fresh, "pooled", batches, verbose=0)
+
+
+@contextmanager
+def _naming_the_mend(recipe, outputs):
+    """Say what a diverged training has left, and what may help."""
+    try:
+        yield
+    except DivergenceError as error:
+        kept = "no checkpoint"
+        if outputs is not None and (
+            found := checkpoints.checkpoints(outputs.checkpoints)
+        ):
+            kept = f"the last good checkpoint {found[0]}"
+        raise DivergenceError(
+            f"{error}. Received: learning_rate={recipe.learning_rate}, {kept}; train "
+            "anew in another folder with a lower one"
+        ) from None
 
 
 def _fit(model, run, data, place, start, callbacks):
@@ -149,11 +207,11 @@ def _fit(model, run, data, place, start, callbacks):
     return history
 
 
-def _batches(run, data, part=(0, 1), **position):
+def _batches(run, data, part=(0, 1), batch_size=None, **position):
     """Training mini-batches from a position of the run's stream on."""
     recipe = run.recipe
     return data.train.batches(
-        recipe.batch_size,
+        batch_size or recipe.batch_size,
         Shuffling(recipe.seed, recipe.within_shards),
         run.preprocessing,
         recipe.distortion,
@@ -163,14 +221,7 @@ def _batches(run, data, part=(0, 1), **position):
 
 
 def _sample(run, data):
-    """Test images to look at the activations on."""
-    batches = distribution.OneDevice().tests(data.test, run.preprocessing)
+    """Test images to look at the activations on, of all classes."""
+    batches = data.test.batches(LOOKED_AT, Shuffling(0), run.preprocessing)
     images, _ = next(iter(batches))
     return images
-
-
-def _mend(recipe, outputs):
-    kept = (
-        "" if outputs is None else f"; the last checkpoint is in {outputs.checkpoints}"
-    )
-    return f"{kept}. Lower the learning rate ({recipe.learning_rate})"

@@ -3,6 +3,7 @@
 Knows builders, optimizer and schedule; no training loop and no file.
 """
 
+import inspect
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -84,6 +85,12 @@ def build(recipe, data):
 
 
 def _network(recipe, data):
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "The data sets' pictures are (height, width, channels). Received: "
+            f"image_data_format={keras.config.image_data_format()!r}; train with "
+            "keras.config.set_image_data_format('channels_last')"
+        )
     preprocessing = preprocessing_for(recipe, data)
     arguments = {
         name: getattr(recipe, name)
@@ -100,18 +107,25 @@ def _network(recipe, data):
         arguments["kernel_initializer"] = keras.initializers.VarianceScaling(
             2 * recipe.initial_scale**2, "fan_in", "truncated_normal"
         )
-    try:
-        return getattr(models, recipe.model)(
-            input_shape=(*preprocessing.size, preprocessing.channels),
-            classes=len(data.class_names),
-            normalization=_normalization(recipe),
-            name=recipe.name.replace("-", "_"),
-            **arguments,
-        )
-    except TypeError as error:
+    builder = getattr(models, recipe.model)
+    known = inspect.signature(builder).parameters
+    unknown = sorted(name for name in arguments if name not in known)
+    if recipe.model != "Inception":
+        unknown += [
+            name for name in ("stem", "per_activation") if getattr(recipe, name)
+        ]
+    if unknown:
         raise ValueError(
-            f"The recipe's facts must be arguments of {recipe.model}: {error}"
-        ) from error
+            f"The network {recipe.model} knows no {', '.join(unknown)}. Received: the "
+            f"recipe {recipe.name} with it; leave it out, or choose another recipe"
+        )
+    return builder(
+        input_shape=(*preprocessing.size, preprocessing.channels),
+        classes=len(data.class_names),
+        normalization=_normalization(recipe),
+        name=recipe.name.replace("-", "_"),
+        **arguments,
+    )
 
 
 def _normalization(recipe):

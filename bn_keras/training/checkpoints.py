@@ -117,30 +117,35 @@ class Checkpoint(keras.callbacks.Callback):
     the run, or repeats steps.
 
     Args:
-        folder: where to; made if missing.
+        folder: where to.
         start: steps made before this training.
         steps: steps to one checkpoint within an epoch; None: none.
+        steps_per_epoch: steps of an epoch.
         chief: whether this process writes. The others of several take part in reading
             the weights, which may need all of them, and drop what they read.
     """
 
-    def __init__(self, folder, start=0, steps=None, chief=True):
+    def __init__(self, folder, start, steps, steps_per_epoch, chief=True):
         super().__init__()
         self.folder, self.step, self.steps = Path(folder), start, steps
-        self.chief = chief
+        self.steps_per_epoch, self.chief = steps_per_epoch, chief
         self._saved = start
 
     def on_train_begin(self, logs=None):  # noqa: D102 (as Keras has it)
         if not self.chief:
             return
-        self.folder.mkdir(exist_ok=True)
         # Left by a process that was killed while it wrote.
         for path in self.folder.glob(".step-*.tmp-*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def on_train_batch_end(self, batch, logs=None):  # noqa: D102
         self.step += 1
-        if self.steps is not None and self.step - self._saved >= self.steps:
+        # The end of an epoch waits for its validation, whose result were lost else.
+        if (
+            self.steps is not None
+            and self.step - self._saved >= self.steps
+            and self.step % self.steps_per_epoch
+        ):
             self._save()
 
     def on_epoch_end(self, epoch, logs=None):  # noqa: D102

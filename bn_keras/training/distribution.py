@@ -3,6 +3,7 @@
 Knows strategies and processes; no model and no data set.
 """
 
+import json
 import os
 from contextlib import nullcontext
 
@@ -66,11 +67,7 @@ class MultiWorker(Mirrored):
     def __init__(self):
         import tensorflow as tf
 
-        if "TF_CONFIG" not in os.environ:
-            raise ValueError(
-                "multi_worker expects the cluster in the environment's TF_CONFIG, as "
-                "README shows. Received: none; set it on each machine"
-            )
+        _check_cluster()
 
         class Strategy(tf.distribute.MultiWorkerMirroredStrategy):
             """A strategy whose `reduce` takes what Keras' `fit` hands it.
@@ -92,7 +89,7 @@ class MultiWorker(Mirrored):
         self.replicas = self.strategy.num_replicas_in_sync
         resolver = self.strategy.cluster_resolver
         self.machine = resolver.task_id
-        self.machines = len(resolver.cluster_spec().as_dict()["worker"])
+        self.machines = resolver.cluster_spec().num_tasks("worker")
 
     def inputs(self, part, batch_size):  # noqa: D102
         # TensorFlow's own sharding would give the machines other examples in a step
@@ -106,6 +103,24 @@ class MultiWorker(Mirrored):
     def tests(self, split, preprocessing):  # noqa: D102
         return self.strategy.distribute_datasets_from_function(
             lambda _: super(MultiWorker, self).tests(split, preprocessing)
+        )
+
+
+def _check_cluster():
+    """Refuse a TF_CONFIG that is none, or has other roles than workers."""
+    given = os.environ.get("TF_CONFIG", "")
+    try:
+        config = json.loads(given)
+        workers, task = config["cluster"]["worker"], config["task"]
+        fits = task["type"] == "worker" and 0 <= int(task["index"]) < len(workers)
+        fits = fits and set(config["cluster"]) == {"worker"}
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            "multi_worker expects the environment's TF_CONFIG to name a cluster of "
+            "workers alone, and which of them this is, as README shows. Received: "
+            f"{given or 'none'}; set it on each machine"
         )
 
 
@@ -132,8 +147,14 @@ class DataParallel(OneDevice):
         # JAX divides a batch over its devices evenly or not at all. The last one loses
         # what is left over: fewer examples than there are devices here.
         devices = self.replicas // self.machines
-        whole, rest = divmod(len(split), TEST_BATCH)
-        batches = super().tests(split, preprocessing)
+        size = max(1, TEST_BATCH // devices) * devices
+        whole, rest = divmod(len(split), size)
+        if not whole and rest < devices:
+            raise ValueError(
+                f"Expected a test example for each of the {devices} devices at least. "
+                f"Received: {rest}; use fewer devices, or add pictures"
+            )
+        batches = split.batches(size, preprocessing=preprocessing)
         if rest < devices:
             return batches.take(whole)
 
@@ -181,6 +202,6 @@ def start(name):
     if keras.backend.backend() != backend:
         raise ValueError(
             f"The distribution {name!r} needs KERAS_BACKEND={backend}. Received: "
-            f"{keras.backend.backend()}"
+            f"{keras.backend.backend()}; set it in the environment"
         )
     return distribution()

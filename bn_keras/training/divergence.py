@@ -17,12 +17,11 @@ class DivergenceStop(keras.callbacks.Callback):
 
     Args:
         start: steps made before this training.
-        mend: what the message ends with.
     """
 
-    def __init__(self, start=0, mend=""):
+    def __init__(self, start=0):
         super().__init__()
-        self.step, self.mend = start, mend
+        self.step = start
 
     def on_train_batch_end(self, batch, logs=None):  # noqa: D102 (as Keras has it)
         self.step += 1
@@ -35,6 +34,4 @@ class DivergenceStop(keras.callbacks.Callback):
     def _check(self, name, logs):
         loss = float((logs or {}).get(name, 0.0))
         if not math.isfinite(loss):
-            raise DivergenceError(
-                f"The loss became {loss} at step {self.step}{self.mend}"
-            )
+            raise DivergenceError(f"The loss became {loss} at step {self.step}")

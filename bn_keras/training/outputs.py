@@ -4,7 +4,7 @@ Knows the files and when each appears; no training loop.
 """
 
 import csv
-import shutil
+import tempfile
 from pathlib import Path
 
 import keras
@@ -25,7 +25,7 @@ class Outputs:
     """
 
     def __init__(self, workdir, name, chief=True):
-        self.chief, self._logger = chief, None
+        self.chief, self._logger, self._lock = chief, None, None
         self.model, self.facts, self.curve = (
             Path(workdir) / f"{name}.{suffix}" for suffix in ("keras", "json", "csv")
         )
@@ -46,21 +46,41 @@ class Outputs:
             Number of steps made.
 
         Raises:
-            ValueError: where the checkpoints are of a run of other facts.
+            ValueError: where the checkpoints are of a run of other facts, or another
+                process trains there.
         """
+        # With the checkpoints, for `self.facts` are those of `self.model`.
+        facts = self.checkpoints / self.facts.name
         if checkpoints.checkpoints(self.checkpoints) and (
-            differences := runs.read(self.facts).differences(run)
+            differences := runs.read(facts).differences(run)
         ):
             raise ValueError(
                 f"Expected the unfinished run in {self.checkpoints.parent} to be the "
                 f"same. Received (there, now): {'; '.join(differences)}; name another "
                 f"folder, or remove {self.checkpoints} to begin anew"
             )
+        if self.chief:
+            self.checkpoints.mkdir(exist_ok=True)
+            self._hold()
+            run.write(facts)
         start = checkpoints.restore(model, self.checkpoints)
         if self.chief:
-            run.write(self.facts)
             self._keep_curve(start // steps_per_epoch)
         return start
+
+    def _hold(self):
+        """Keep other processes out of the folder until this one ends or closes."""
+        import fcntl
+
+        self._lock = (self.checkpoints / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"Expected to train alone in {self.checkpoints.parent}. Received: a "
+                f"folder in which another process trains {self.model.stem}; wait for "
+                "it, or name another folder"
+            ) from None
 
     def _keep_curve(self, epochs):
         """Of an earlier learning curve keep that many epochs."""
@@ -79,15 +99,16 @@ class Outputs:
         with self.curve.open(newline="") as file:
             return list(csv.DictReader(file))
 
-    def callbacks(self, start, checkpoint_steps):
+    def callbacks(self, start, checkpoint_steps, steps_per_epoch):
         """Keras callbacks that write the learning curve and the checkpoints.
 
         Args:
             start: steps made before this training.
             checkpoint_steps: steps to a checkpoint within an epoch, or None.
+            steps_per_epoch: steps of an epoch.
         """
         checkpoint = checkpoints.Checkpoint(
-            self.checkpoints, start, checkpoint_steps, self.chief
+            self.checkpoints, start, checkpoint_steps, steps_per_epoch, self.chief
         )
         if not self.chief:
             return [checkpoint]
@@ -95,19 +116,30 @@ class Outputs:
         return [self._logger, checkpoint]
 
     def close(self):
-        """Close the learning curve, which Keras leaves open when a training fails."""
+        """Let go of the files that are open."""
+        # Keras leaves the learning curve open when a training fails.
         if self._logger is not None and self._logger.csv_file is not None:
             self._logger.csv_file.close()
+        if self._lock is not None:
+            self._lock.close()
 
-    def finish(self, model):
-        """Save the trained model, remove the checkpoints.
+    def finish(self, model, run):
+        """Save the trained model and its facts, remove the checkpoints.
 
         Args:
             model: the model.
+            run: the `bn_keras.runs.Run`.
         """
+        # Killed between these lines, the last checkpoint makes them once more; a model
+        # never stands beside another one's facts, nor checkpoints half removed.
+        self.model.unlink(missing_ok=True)
+        run.write(self.facts)
         with published(self.model) as beside:
             model.save(beside)
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{self.checkpoints.name}.tmp-", dir=self.checkpoints.parent
+        ) as folder:
+            self.checkpoints.rename(Path(folder) / self.checkpoints.name)
 
     def history(self):
         """The learning curve: a dict from each column to its values, one an epoch."""

@@ -19,20 +19,21 @@ class ProgressBar(keras.callbacks.Callback):
         total: steps of the whole run.
         steps_per_epoch: steps of an epoch.
         batch_size: examples of a step.
-        console: a `rich.console.Console`; None for a new one.
+        console: a `rich.console.Console`; None for one on
+            standard error.
     """
 
     def __init__(self, start, total, steps_per_epoch, batch_size, console=None):
         super().__init__()
         self.step, self.total = start, total
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
-        self.console = console or Console()
+        self.console = console or Console(stderr=True)
         self._epochs = -(-total // steps_per_epoch)
         self._progress = None
 
     def on_epoch_begin(self, epoch, logs=None):  # noqa: D102 (as Keras has it)
         self._epoch = epoch
-        self._first = self._began = None
+        self._first = self._began = self._ended = None
         if self.console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -58,8 +59,12 @@ class ProgressBar(keras.callbacks.Callback):
                 self._task, advance=1, text=f"{self._pace()}{_numbers(logs)}"
             )
 
+    def on_test_begin(self, logs=None):  # noqa: D102
+        # Validation is not training's pace.
+        self._ended = time.monotonic()
+
     def on_epoch_end(self, epoch, logs=None):  # noqa: D102
-        text = f"{self._pace()}{_numbers(logs)}"
+        text = f"{self._pace(self._ended)}{_numbers(logs)}"
         if self._progress is not None:
             self._progress.update(self._task, text=text)
             self._stop()
@@ -78,12 +83,12 @@ class ProgressBar(keras.callbacks.Callback):
             self._progress.stop()
             self._progress = None
 
-    def _pace(self):
+    def _pace(self, now=None):
         """Images a second, and the time that the run needs for the steps left."""
         steps = self.step - (self._first or self.step)
         if not steps:
             return ""
-        seconds = (time.monotonic() - self._began) / steps
+        seconds = ((now or time.monotonic()) - self._began) / steps
         left = timedelta(seconds=round(seconds * (self.total - self.step)))
         return f"{self.batch_size / seconds:,.0f} images/s, {left} left, "
 

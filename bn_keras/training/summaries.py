@@ -51,9 +51,10 @@ class Summaries(keras.callbacks.Callback):
                 "epoch/learning_rate",
                 keras.ops.convert_to_numpy(self.model.optimizer.learning_rate),
             )
-            inputs = self._inner.predict_on_batch(self.images)
+            inputs = self._inner(self.images, training=False)
             for name, values in inputs.items():
-                levels = np.percentile(np.asarray(values, np.float32), PERCENTILES)
+                values = keras.ops.convert_to_numpy(keras.ops.cast(values, "float32"))
+                levels = np.percentile(values, PERCENTILES)
                 for percentile, level in zip(PERCENTILES, levels, strict=True):
                     tf.summary.scalar(f"{name}/percentile_{percentile}", level)
             for layer in self.model.layers:
