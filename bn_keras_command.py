@@ -32,8 +32,8 @@ def _silenced():
 
 def main():
     """Run the command line and return its exit status."""
-    # Level 1 hides the notes that TensorFlow makes while it works, not its warnings.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # TensorFlow's notes and warnings are about its own work; its errors are raised.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # gRPC logs what it also raises.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # The imports swallow some exceptions, and have nothing yet to clear away.

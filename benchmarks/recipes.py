@@ -11,6 +11,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def run(name, examples, width):
     """
     recipe = replace(RECIPES[name], width=width, epochs=1)
     began = time.perf_counter()
-    row = {"learning_rate": recipe.learning_rate}
+    row: dict[str, Any] = {"learning_rate": recipe.learning_rate}
     with tempfile.TemporaryDirectory() as folder:
         try:
             model, history = train(recipe, examples, folder)

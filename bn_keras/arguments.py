@@ -27,6 +27,7 @@ def _whole(least, most, bounds, text):
 
 
 positive = functools.partial(_whole, 1, 2**63 - 1, "1 or more")
+pixels = functools.partial(_whole, 1, 16384, "1 to 16384")
 port = functools.partial(_whole, 0, 65535, "0 to 65535")
 # NumPy's bounds, which keras.utils.set_random_seed hands on.
 seed = functools.partial(_whole, 0, 2**32 - 1, f"0 to {2**32 - 1}")

@@ -5,6 +5,7 @@ they are shown.
 """
 
 import textwrap
+from errno import ENOSPC
 
 
 class DivergenceError(ValueError):
@@ -19,6 +20,8 @@ def message(error):
     if isinstance(error, ValueError):
         return str(error)
     if isinstance(error, OSError):
+        if error.errno == ENOSPC or f"errno = {ENOSPC}" in str(error):  # HDF5's way
+            return "No space left on the device; free some, then do the same again"
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}" if error.strerror else str(error)
     if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):

@@ -58,7 +58,7 @@ def read_inputs(path, expected) -> dict[str, np.ndarray]:
     Args:
         path: a `.npy` file of the model's one input; a `.npz` file whose keys are the
             names of its inputs; or an image, which becomes a batch of one: fitted to
-            the model's size, in [0, 1].
+            the model's size, in [0, 1], or of a uint8 input from 0 to 255.
         expected: dict from input name to `(dtype, shape)`, None standing for any size
             or for any shape, as `serving.PredictionClient.metadata` tells it.
 
@@ -110,6 +110,8 @@ def read_inputs(path, expected) -> dict[str, np.ndarray]:
             f"{'any shape' if shape is None else shape}; send a .npy file"
         )
     pixels = _read_image(path, shape)
+    if np.dtype(dtype) == np.uint8:
+        return {name: np.rint(pixels * 255).astype(np.uint8)}
     if np.dtype(dtype).kind == "f":
         pixels = pixels.astype(dtype)
     return {name: _typed(path, name, pixels, dtype)}

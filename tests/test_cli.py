@@ -94,6 +94,17 @@ def test_train_evaluate_and_export_hand_on_their_files(capsys, tmp_path):
     assert (tmp_path / "models" / "1" / "saved_model.pb").is_file()
 
 
+def test_evaluate_refuses_pictures_of_other_classes(capsys, tmp_path):
+    run(
+        capsys, "train", "bn-mlp", "--data", "digits", "--workdir", tmp_path,
+        "--epochs", 1,
+    )  # fmt: skip
+    facts = tmp_path / "bn-mlp.json"
+    facts.write_text(facts.read_text().replace('"9"', '"nine"'))
+    line = fails(capsys, "evaluate", tmp_path / "bn-mlp.keras", "--data", "digits")
+    assert "8, nine). Received: pictures of 10 classes" in line
+
+
 def test_predict_answers_for_arrays_and_images_as_the_model_does(
     capsys, tmp_path, model_file
 ):
@@ -117,6 +128,30 @@ def test_predict_answers_for_arrays_and_images_as_the_model_does(
     for answer, values in zip(answers, expected, strict=False):
         np.testing.assert_allclose(answer["probabilities"], model(values), atol=1e-6)
     assert np.shape(answers[2]["probabilities"]) == (1, 10)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp"])
+def test_predict_sees_pictures_as_the_trained_model_did(
+    capsys, tmp_path, model_file, suffix
+):
+    run(
+        capsys, "export", model_file, tmp_path / "m", "--scale", 2 / 255,
+        "--offset", -1, "--crop-fraction", 0.5,
+    )  # fmt: skip
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    large = pixels.repeat(2, 0).repeat(2, 1)
+    # The middle of 16 x 16 pixels; a BMP file is fitted to 8 x 8 before it is sent.
+    picture, seen = (large, large[4:12, 4:12]) if suffix == "png" else (pixels, pixels)
+    Image.fromarray(picture).save(tmp_path / f"digit.{suffix}")
+    with PredictionServer(tmp_path / "m", port=0) as server:
+        _, out, error = run(
+            capsys, "predict", "--address", server.address, "--model-name", "m",
+            tmp_path / f"digit.{suffix}",
+        )  # fmt: skip
+    assert error == ""
+    model = keras.models.load_model(model_file)
+    expected = model(seen.reshape(1, 8, 8, 1) * (2 / 255) - 1)
+    np.testing.assert_allclose(json.loads(out)["probabilities"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

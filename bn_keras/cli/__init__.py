@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 import textwrap
+import warnings
 
 from bn_keras import __version__, errors
 from bn_keras.cli import converting, demonstration, exporting, serving, training
@@ -61,6 +62,11 @@ def start_backend():
         tf.config.list_logical_devices()
 
 
+def _show_warning(message, *_):
+    line = textwrap.shorten(str(message), 1000, placeholder=" ...")
+    print(f"bn-keras: warning: {line}", file=sys.stderr)
+
+
 def main(arguments=None):
     """Run one command.
 
@@ -75,7 +81,9 @@ def main(arguments=None):
     """
     options = build_parser().parse_args(arguments)
     try:
-        return options.function(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.function(options)
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -8,6 +8,7 @@ import json
 
 from bn_keras import arguments
 from bn_keras.cli.command import command
+from bn_keras.pictures import JPEG, PNG
 
 
 def add(commands):
@@ -59,7 +60,8 @@ def add(commands):
         type=arguments.path,
         help=".npy: a batch as the model takes it (float64 is sent as float32); .npz: "
         "one array for each input, its key the input's name; an image: one example, "
-        "fitted to the model's input size, black 0 and white 1. Models trained on the "
+        "which the server turns into inputs as the export says, or black 0 and white 1 "
+        "of the model's size. Models trained on the "
         "data sets here know light ink on black",
     )
 
@@ -90,7 +92,6 @@ def serve(options):
 
 def predict(options):
     """Ask a server about files, print its answers."""
-    from bn_keras.inputs import read_inputs
     from serving import PredictionClient
 
     with PredictionClient(
@@ -104,11 +105,33 @@ def predict(options):
                 "with serving.PredictionClient"
             )
         for file in options.files:
-            expected = signatures["serving_default"]["inputs"]
-            outputs = client.predict(read_inputs(file, expected))
+            name, inputs = _request(file, signatures)
+            outputs = client.predict(inputs, name)
             values = {key: _plain(array) for key, array in outputs.items()}
             print(json.dumps({"file": str(file), **values}, allow_nan=False))
     return 0
+
+
+def _request(file, signatures):
+    """The signature to ask about a file, and its inputs.
+
+    The server knows how pictures become the model's inputs, where it has been told.
+    """
+    import numpy as np
+
+    from bn_keras.inputs import read_inputs
+
+    default = signatures["serving_default"]["inputs"]
+    inputs = read_inputs(file, default)
+    if file.suffix in (".npy", ".npz"):
+        return "serving_default", inputs
+    content = file.read_bytes()
+    if "predict_encoded" in signatures and content.startswith((JPEG, PNG)):
+        return "predict_encoded", np.array([content], object)
+    if "predict_uint8" in signatures:
+        expected = signatures["predict_uint8"]["inputs"]
+        return "predict_uint8", read_inputs(file, expected)
+    return "serving_default", inputs
 
 
 def _plain(array):

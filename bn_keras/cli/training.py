@@ -73,7 +73,7 @@ def add(commands):
     facts.add_argument("--learning-rate", type=arguments.above_zero, metavar="X")
     facts.add_argument(
         "--image-size",
-        type=arguments.positive,
+        type=arguments.pixels,
         metavar="PIXELS",
         help="side of the model's input; default: that of the data set's pictures, or "
         "224 where they have several sizes",
@@ -230,8 +230,9 @@ def _shared_preprocessing(paths, class_names):
         if preprocessing != found[0]:
             raise ValueError(
                 "The models of an ensemble must take pictures in the same way. "
-                f"Received: {path}, whose {path.stem}.json says {preprocessing}, and "
-                f"{paths[0]} with {found[0]}; evaluate them one by one"
+                f"Received: {paths[0]} and {path}, of which the files "
+                f"{paths[0].stem}.json and {path.stem}.json tell another preprocessing "
+                "or are missing; evaluate them one by one"
             )
     return found[0]
 

@@ -54,6 +54,12 @@ def cifar10(directory=None, bad_files="error"):
             images, labels = map(np.concatenate, zip(*train, strict=True))
             return _data([(images, labels), _read_batch(folder / "test_batch")])
     listed = folder_data("cifar10", *list_splits(directory), bad_files, shape=SHAPE)
+    if len(listed.class_names) != len(CLASS_NAMES):
+        raise ValueError(
+            f"CIFAR-10 has {len(CLASS_NAMES)} classes. Received: "
+            f"{len(listed.class_names)} folders in {directory}; load other pictures as "
+            "image_folder"
+        )
     return Data(
         "cifar10",
         listed.train.loaded(),

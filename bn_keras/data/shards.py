@@ -186,10 +186,12 @@ def records(directory, bad_files="error"):
                 size = (directory / name).stat().st_size
                 if size != shard["bytes"]:
                     raise ValueError(f"{name} of {size} bytes, not {shard['bytes']}")
+            _check_counts(split.values(), described["class_names"])
             counts = [shard["examples"] for shard in split.values()]
             files = [directory / name for name in split]
             splits.append(Records(files, counts, described["shape"]))
         train, test = splits
+        _height, _width, _channels = described["shape"]
         name, names = described["name"], tuple(described["class_names"])
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -198,6 +200,20 @@ def records(directory, bad_files="error"):
             "convert them again"
         ) from None
     return records_data(name, train, test, names, bad_files)
+
+
+def _check_counts(shards, class_names):
+    """Refuse numbers of examples that contradict one another."""
+    if not all(isinstance(name, str) for name in class_names):
+        raise ValueError("class names that are no texts")
+    for shard in shards:
+        counts = shard["examples_per_class"]
+        if sum(counts.values()) != shard["examples"]:
+            raise ValueError(f"{shard['examples']} examples of classes {counts}")
+        if any(not 0 <= int(label) < len(class_names) for label in counts):
+            raise ValueError(f"classes {counts} of {len(class_names)} names")
+    if not sum(shard["examples"] for shard in shards):
+        raise ValueError("a split without examples")
 
 
 def records_data(name, train, test, class_names, bad_files="error"):

@@ -92,6 +92,17 @@ def train(
             "`tensorboard` looks at the model of one machine. Received: "
             f"{place.machines} machines; leave it out"
         )
+    if len(data.class_names) < 2:
+        raise ValueError(
+            "Expected two classes at least. Received: "
+            f"{', '.join(data.class_names)}; add pictures of another one"
+        )
+    if recipe.batch_size > len(data.train):
+        raise ValueError(
+            f"The batch size must be at most {len(data.train):,}, the number of "
+            f"training examples. Received: {recipe.batch_size:,}; choose a smaller one "
+            "(--batch-size)"
+        )
     if recipe.batch_size % place.replicas:
         raise ValueError(
             f"The batch size must be divisible by the {place.replicas} devices. "

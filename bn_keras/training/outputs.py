@@ -5,6 +5,7 @@ Knows the files and when each appears; no training loop.
 
 import csv
 import tempfile
+import warnings
 from pathlib import Path
 
 import keras
@@ -52,7 +53,7 @@ class Outputs:
         # With the checkpoints, for `self.facts` are those of `self.model`.
         facts = self.checkpoints / self.facts.name
         if checkpoints.checkpoints(self.checkpoints) and (
-            differences := runs.read(facts).differences(run)
+            differences := self._read(facts).differences(run)
         ):
             raise ValueError(
                 f"Expected the unfinished run in {self.checkpoints.parent} to be the "
@@ -67,6 +68,15 @@ class Outputs:
         if self.chief:
             self._keep_curve(start // steps_per_epoch)
         return start
+
+    def _read(self, facts):
+        try:
+            return runs.read(facts)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"Expected the facts of the unfinished run in {facts}. Received: "
+                f"{error}; remove {self.checkpoints} to begin anew"
+            ) from error
 
     def _hold(self):
         """Keep other processes out of the folder until this one ends or closes."""
@@ -84,7 +94,11 @@ class Outputs:
 
     def _keep_curve(self, epochs):
         """Of an earlier learning curve keep that many epochs."""
-        rows = [row for row in self._rows() if int(row["epoch"]) < epochs]
+        try:
+            rows = [row for row in self._rows() if int(row["epoch"]) < epochs]
+        except (KeyError, ValueError):
+            warnings.warn(f"{self.curve} is damaged; it begins anew", stacklevel=2)
+            rows = []
         if not rows:
             self.curve.unlink(missing_ok=True)
             return
@@ -130,12 +144,10 @@ class Outputs:
             model: the model.
             run: the `bn_keras.runs.Run`.
         """
-        # Killed between these lines, the last checkpoint makes them once more; a model
-        # never stands beside another one's facts, nor checkpoints half removed.
-        self.model.unlink(missing_ok=True)
-        run.write(self.facts)
+        # Killed between these lines, the last checkpoint makes them once more.
         with published(self.model) as beside:
             model.save(beside)
+            run.write(self.facts)
         with tempfile.TemporaryDirectory(
             prefix=f".{self.checkpoints.name}.tmp-", dir=self.checkpoints.parent
         ) as folder:

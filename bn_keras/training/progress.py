@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """One bar for an epoch; where there is no terminal, one line.
+    """One bar while an epoch lasts, on a terminal; one line when it is over.
 
     Args:
         start: steps made before this training.
@@ -40,6 +40,7 @@ class ProgressBar(keras.callbacks.Callback):
                 BarColumn(),
                 TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
                 console=self.console,
+                transient=True,
             )
             self._task = self._progress.add_task(
                 f"epoch {epoch + 1}/{self._epochs}",
@@ -65,15 +66,12 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):  # noqa: D102
         text = f"{self._pace(self._ended)}{_numbers(logs)}"
-        if self._progress is not None:
-            self._progress.update(self._task, text=text)
-            self._stop()
-        else:
-            self.console.print(
-                f"epoch {epoch + 1}/{self._epochs}: {text}",
-                highlight=False,
-                soft_wrap=True,
-            )
+        self._stop()
+        self.console.print(
+            f"epoch {epoch + 1}/{self._epochs}: {text}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def on_train_end(self, logs=None):  # noqa: D102
         self._stop()

@@ -53,7 +53,7 @@ class Summaries(keras.callbacks.Callback):
             )
             inputs = self._inner(self.images, training=False)
             for name, values in inputs.items():
-                values = keras.ops.convert_to_numpy(keras.ops.cast(values, "float32"))
+                values = np.asarray(keras.ops.cast(values, "float32"))
                 levels = np.percentile(values, PERCENTILES)
                 for percentile, level in zip(PERCENTILES, levels, strict=True):
                     tf.summary.scalar(f"{name}/percentile_{percentile}", level)
