@@ -189,7 +189,7 @@ def _naming_the_mend(recipe, outputs):
             kept = f"the last good checkpoint {found[0]}"
         raise DivergenceError(
             f"{error}. Received: learning_rate={recipe.learning_rate}, {kept}; train "
-            "anew in another folder with a lower one"
+            "anew in another folder with a lower learning rate"
         ) from None
 
 
