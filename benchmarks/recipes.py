@@ -2,7 +2,8 @@
 
 Trains each recipe for some steps on CIFAR-10 at a small width, by the paper's own
 learning rates, and tells where each stands: its accuracy on 2,000 test pictures, or the
-step at which its loss was no longer a number.
+step at which its loss was no longer a number. What the file of `--json` holds already
+is kept.
 """
 
 import argparse
@@ -75,14 +76,17 @@ def main():
         train=spread(examples.train, 32 * options.steps),
         test=spread(examples.test, 2000),
     )
-    results = {}
+    found = {**provenance("benchmarks.recipes"), "results": {}}
+    if options.json and options.json.exists():
+        found["results"] = json.loads(options.json.read_text())["results"]
     for name in NAMES:
+        if name in found["results"]:
+            continue
         print(name, flush=True)
-        results[name] = run(name, examples, options.width)
-        print(results[name], flush=True)
-    if options.json:
-        found = {**provenance("benchmarks.recipes"), "results": results}
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        found["results"][name] = run(name, examples, options.width)
+        print(found["results"][name], flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
