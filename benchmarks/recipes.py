@@ -39,8 +39,8 @@ def run(name, examples, width):
     """Train one recipe.
 
     Returns:
-        A dict of the learning rate, the test accuracy and loss, or what stopped the
-        training, and the seconds that it took.
+        A dict of the learning rate, the training loss and test accuracy, or what
+        stopped the training, and the seconds that it took.
     """
     recipe = replace(RECIPES[name], width=width, epochs=1)
     began = time.perf_counter()
@@ -64,7 +64,7 @@ def run(name, examples, width):
 
 def main():
     """Parse, train, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data-dir", type=Path, help="CIFAR-10; without: downloaded")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--width", type=float, default=0.25)

@@ -61,8 +61,8 @@ def add(commands):
         help=".npy: a batch as the model takes it (float64 is sent as float32); .npz: "
         "one array for each input, its key the input's name; an image: one example, "
         "which the server turns into inputs as the export says, or black 0 and white 1 "
-        "of the model's size. Models trained on the "
-        "data sets here know light ink on black",
+        "of the model's size. Models trained on the digits here know light ink on "
+        "black",
     )
 
 
@@ -121,8 +121,8 @@ def _request(file, signatures):
 
     from bn_keras.inputs import read_inputs
 
-    default = signatures["serving_default"]["inputs"]
-    inputs = read_inputs(file, default)
+    # A damaged picture is named here, where its file is known.
+    inputs = read_inputs(file, signatures["serving_default"]["inputs"])
     if file.suffix in (".npy", ".npz"):
         return "serving_default", inputs
     content = file.read_bytes()

@@ -106,8 +106,7 @@ def add(commands):
         commands,
         evaluate,
         "Print top-1 and top-5 accuracy on the test examples, with their intervals of "
-        "95 per cent. "
-        "Several models are an ensemble: the mean of their probabilities.",
+        "95 per cent. Several models are an ensemble: the mean of their probabilities.",
         "bn-keras evaluate run/bn-mlp.keras --data digits",
     )
     sub.add_argument("models", metavar="MODEL.keras", type=arguments.path, nargs="+")

@@ -170,9 +170,7 @@ def _estimate(model, run, data, place):
     )
     batches = recipe.population_batches
     if batches is not None:
-        batches = min(
-            batches * parts, max(1, len(data.train) * parts // recipe.batch_size)
-        )
+        batches = min(parts * batches, parts * len(data.train) // recipe.batch_size)
     estimate_population_statistics(model, fresh, "pooled", batches, verbose=0)
 
 

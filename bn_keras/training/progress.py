@@ -19,8 +19,7 @@ class ProgressBar(keras.callbacks.Callback):
         total: steps of the whole run.
         steps_per_epoch: steps of an epoch.
         batch_size: examples of a step.
-        console: a `rich.console.Console`; None for one on
-            standard error.
+        console: a `rich.console.Console`; None for one on standard error.
     """
 
     def __init__(self, start, total, steps_per_epoch, batch_size, console=None):
@@ -32,7 +31,6 @@ class ProgressBar(keras.callbacks.Callback):
         self._progress = None
 
     def on_epoch_begin(self, epoch, logs=None):  # noqa: D102 (as Keras has it)
-        self._epoch = epoch
         self._first = self._began = self._ended = None
         if self.console.is_terminal:
             self._progress = Progress(

@@ -27,19 +27,19 @@ class Summaries(keras.callbacks.Callback):
     def __init__(self, directory, images):
         super().__init__()
         self.directory, self.images = str(directory), images
-        self._writer = self._looked_at = None
+        self._writer = self._inner = None
 
     def on_train_begin(self, logs=None):  # noqa: D102 (as Keras has it)
         import tensorflow as tf
 
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self.directory)
-            self._looked_at = {
+            looked_at = {
                 layer.name: layer.input
                 for layer in self.model.layers
                 if isinstance(layer, keras.layers.Activation)
             }
-            self._inner = keras.Model(self.model.inputs, self._looked_at)
+            self._inner = keras.Model(self.model.inputs, looked_at)
 
     def on_epoch_end(self, epoch, logs=None):  # noqa: D102
         import tensorflow as tf
