@@ -3,6 +3,8 @@
 Knows Keras models and summaries; no recipe.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -27,7 +29,8 @@ class Summaries(keras.callbacks.Callback):
     def __init__(self, directory, images):
         super().__init__()
         self.directory, self.images = str(directory), images
-        self._writer = self._inner = None
+        self._writer: Any = None
+        self._inner: Any = None
 
     def on_train_begin(self, logs=None):  # noqa: D102 (as Keras has it)
         import tensorflow as tf
