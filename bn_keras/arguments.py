@@ -29,6 +29,8 @@ def _whole(least, most, bounds, text):
 positive = functools.partial(_whole, 1, 2**63 - 1, "1 or more")
 pixels = functools.partial(_whole, 1, 16384, "1 to 16384")
 port = functools.partial(_whole, 0, 65535, "0 to 65535")
+waiting = functools.partial(_whole, 0, 10**6, "0 or more seconds")
+counted = functools.partial(_whole, 1, 2**31 - 1, f"1 to {2**31 - 1}")
 # NumPy's bounds, which keras.utils.set_random_seed hands on.
 seed = functools.partial(_whole, 0, 2**32 - 1, f"0 to {2**32 - 1}")
 
@@ -54,3 +56,23 @@ def address(text):
             f"expected HOST:PORT with a port from 1 to 65535, received {text!r}"
         )
     return text
+
+
+def switch(text):
+    """`true` or `false`, as a flag's value."""
+    if text.lower() in ("true", "1"):
+        return True
+    if text.lower() in ("false", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, received {text!r}")
+
+
+def pairs(text):
+    """`KEY=VALUE,...` as a dict, whole numbers as such."""
+    found = {}
+    for one in filter(None, text.split(",")):
+        key, separator, value = one.partition("=")
+        if not key or not separator:
+            raise argparse.ArgumentTypeError(f"expected KEY=VALUE, received {one!r}")
+        found[key] = int(value) if re.fullmatch("-?[0-9]+", value) else value
+    return found

@@ -10,7 +10,14 @@ import textwrap
 import warnings
 
 from bn_keras import __version__, errors
-from bn_keras.cli import converting, demonstration, exporting, serving, training
+from bn_keras.cli import (
+    converting,
+    demonstration,
+    exporting,
+    predicting,
+    serving,
+    training,
+)
 
 EXAMPLES = """\
 examples:
@@ -46,7 +53,14 @@ def build_parser():
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for commands_of in (demonstration, training, exporting, serving, converting):
+    for commands_of in (
+        demonstration,
+        training,
+        exporting,
+        serving,
+        predicting,
+        converting,
+    ):
         commands_of.add(commands)
     return parser
 

@@ -1,18 +1,25 @@
-"""The commands `serve` and `predict`.
+"""The command `serve`, with the flags of TensorFlow Serving's own server.
 
-Knows their options and what they print; no protocol.
+Knows the options and what is printed; no protocol.
 """
 
-import functools
-import json
+import argparse
+import logging
 
 from bn_keras import arguments
 from bn_keras.cli.command import command
-from bn_keras.pictures import JPEG, PNG
+
+# A cap of `serving.limits.Limits`: what it is called here, and what it counts.
+CAPS = {
+    "message_bytes": "size of a request",
+    "elements": "elements of an input",
+    "string_bytes": "length of one string in an input",
+    "concurrent_requests": "requests under way or waiting",
+}
 
 
 def add(commands):
-    """Add these commands to the parser.
+    """Add this command to the parser.
 
     Args:
         commands: what `argparse`'s `add_subparsers` returned.
@@ -20,67 +27,158 @@ def add(commands):
     sub = command(
         commands,
         serve,
-        "Serve the latest version in a directory over gRPC until interrupted.",
-        "bn-keras serve models/digits --port 8500",
+        "Serve models over gRPC, and REST when asked, until interrupted. The options "
+        "with underscores are tensorflow_model_server's own, by name and meaning: what "
+        "starts that server starts this one.",
+        "bn-keras serve models/digits --port 8500 --rest_api_port 8501",
     )
     sub.add_argument(
-        "directory", metavar="DIR", type=arguments.path, help="holds DIR/<version>"
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        type=arguments.path,
+        help="holds DIR/<version>; or give --model_base_path or --model_config_file",
     )
-    sub.add_argument("--model-name", metavar="NAME", help="default: last part of DIR")
     sub.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     sub.add_argument(
         "--port",
         type=arguments.port,
         default=8500,
-        help="0 for a free one; default: %(default)s",
+        help="of gRPC; 0 for a free one with DIR, for none without; default: "
+        "%(default)s",
     )
-
-    sub = command(
-        commands,
-        predict,
-        "Ask a server (this one or TensorFlow Serving) about .npy, .npz and image "
-        "files. Prints a line of JSON for each, null where a value is not finite.",
-        "bn-keras predict --address 127.0.0.1:8500 --model-name digits batch.npy",
+    _flag(
+        sub,
+        "rest_api_port",
+        type=arguments.port,
+        default=0,
+        help="of REST, metrics and the status page; 0 for none, the default",
     )
-    sub.add_argument(
-        "--address", type=arguments.address, required=True, metavar="HOST:PORT"
+    _flag(
+        sub,
+        "rest_api_timeout_in_ms",
+        type=arguments.positive,
+        default=30000,
+        metavar="MS",
+        help="default: %(default)s",
     )
-    sub.add_argument("--model-name", required=True, metavar="NAME")
-    sub.add_argument(
-        "--timeout",
-        type=arguments.seconds,
-        default=10.0,
-        metavar="SECONDS",
-        help="of each call; default: %(default)s",
-    )
-    sub.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
+    _flag(
+        sub,
+        "grpc_socket_path",
         type=arguments.path,
-        help=".npy: a batch as the model takes it (float64 is sent as float32); .npz: "
-        "one array for each input, its key the input's name; an image: one example, "
-        "which the server turns into inputs as the export says, or black 0 and white 1 "
-        "of the model's size. Models trained on the digits here know light ink on "
-        "black",
+        metavar="PATH",
+        help="listen on a UNIX socket too",
     )
+    _flag(
+        sub,
+        "model_name",
+        metavar="NAME",
+        help='default: last part of DIR; "default" with --model_base_path',
+    )
+    _flag(sub, "model_base_path", type=arguments.path, metavar="DIR")
+    _flag(
+        sub,
+        "model_config_file",
+        type=arguments.path,
+        metavar="FILE",
+        help="a ModelServerConfig: several models, version policies, labels",
+    )
+    for name, default in (
+        ("model_config_file_poll_wait_seconds", 0),
+        ("file_system_poll_wait_seconds", 1),
+    ):
+        _flag(
+            sub,
+            name,
+            type=arguments.waiting,
+            default=default,
+            metavar="SECONDS",
+            help="0 looks once; default: %(default)s",
+        )
+    _flag(
+        sub,
+        "allow_version_labels_for_unavailable_models",
+        **{**_SWITCH, "help": "labels for versions that are not loaded yet"},
+    )
+    _flag(
+        sub,
+        "monitoring_config_file",
+        type=arguments.path,
+        metavar="FILE",
+        help="a MonitoringConfig: path of the metrics, or none",
+    )
+    _flag(sub, "enable_batching", **_SWITCH)
+    _flag(
+        sub,
+        "batching_parameters_file",
+        type=arguments.path,
+        metavar="FILE",
+        help="BatchingParameters, with --enable_batching",
+    )
+    _flag(
+        sub,
+        "ssl_config_file",
+        type=arguments.path,
+        metavar="FILE",
+        help="an SSLConfig: TLS, or mutual TLS, for gRPC",
+    )
+    _flag(
+        sub,
+        "grpc_channel_arguments",
+        type=arguments.pairs,
+        default={},
+        metavar="KEY=VALUE,...",
+        help="further options of gRPC's server",
+    )
+    _flag(
+        sub,
+        "enable_serialization_as_tensor_content",
+        **{**_SWITCH, "help": "answer tensors as bytes"},
+    )
+    for name, meaning in CAPS.items():
+        _flag(
+            sub,
+            f"max_{name}",
+            type=arguments.counted,
+            metavar="N",
+            help=f"cap on the {meaning}",
+        )
+
+
+_SWITCH = {
+    "type": arguments.switch,
+    "nargs": "?",
+    "const": True,
+    "default": False,
+    "metavar": "true|false",
+}
+
+
+def _flag(parser, name, **settings):
+    """One option, with TensorFlow Serving's underscores or with hyphens."""
+    # Hidden from the help, not from the command line: one spelling is shown.
+    parser.add_argument(f"--{name}", **settings)
+    hyphens = name.replace("_", "-")
+    settings = {**settings, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+    parser.add_argument(f"--{hyphens}", dest=name, **settings)
 
 
 def serve(options):
-    """Serve versions until interrupted."""
+    """Serve models until interrupted."""
     import signal
 
     from serving import PredictionServer
 
-    with PredictionServer(
-        options.directory, options.model_name, options.host, options.port
-    ) as server:
+    logging.basicConfig(format="bn-keras: %(message)s")
+    logging.getLogger("serving").setLevel(logging.INFO)
+    with PredictionServer(**_arguments(options)) as server:
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             everywhere = options.host in ("0.0.0.0", "::")
             print(
                 f"serving at {server.address}"
                 + (" and this machine's other addresses" if everywhere else "")
+                + (f", http://{server.rest_address}" if server.rest_address else "")
                 + ", Ctrl-C stops",
                 flush=True,
             )
@@ -90,62 +188,57 @@ def serve(options):
     return 0
 
 
-def predict(options):
-    """Ask a server about files, print its answers."""
-    from serving import PredictionClient
+def _arguments(options):
+    """What `serving.PredictionServer` is made with."""
+    from serving import configuration
+    from serving.limits import Limits
 
-    with PredictionClient(
-        options.address, options.model_name, timeout=options.timeout
-    ) as client:
-        signatures = client.metadata()
-        if "serving_default" not in signatures:
-            raise ValueError(
-                "Expected a model with the signature serving_default. Received: the "
-                f"signatures {', '.join(signatures)}; export it anew, or ask these "
-                "with serving.PredictionClient"
-            )
-        for file in options.files:
-            name, inputs = _request(file, signatures)
-            outputs = client.predict(inputs, name)
-            values = {key: _plain(array) for key, array in outputs.items()}
-            print(json.dumps({"file": str(file), **values}, allow_nan=False))
-    return 0
-
-
-def _request(file, signatures):
-    """The signature to ask about a file, and its inputs.
-
-    The server knows how pictures become the model's inputs, where it has been told.
-    """
-    import numpy as np
-
-    from bn_keras.inputs import read_inputs
-
-    # A damaged picture is named here, where its file is known.
-    inputs = read_inputs(file, signatures["serving_default"]["inputs"])
-    if file.suffix in (".npy", ".npz"):
-        return "serving_default", inputs
-    content = file.read_bytes()
-    if "predict_encoded" in signatures and content.startswith((JPEG, PNG)):
-        return "predict_encoded", np.array([content], object)
-    if "predict_uint8" in signatures:
-        expected = signatures["predict_uint8"]["inputs"]
-        return "predict_uint8", read_inputs(file, expected)
-    return "serving_default", inputs
-
-
-def _plain(array):
-    """Lists as JSON has them: text of bytes, pairs of complex, null of NaN."""
-    import numpy as np
-
-    if array.dtype == object:
-        decode = functools.partial(bytes.decode, errors="backslashreplace")
-        return np.vectorize(decode, otypes=[object])(array).tolist()
-    if array.dtype.kind in "biu":
-        return array.tolist()
-    if array.dtype.kind == "c":
-        array = np.stack([array.real, array.imag], axis=-1)
-    # Also bfloat16, whose scalars JSON does not know.
-    values = np.asarray(array, np.float64).astype(object)
-    values[~np.isfinite(array)] = None
-    return values.tolist()
+    base = options.directory or options.model_base_path
+    if (base is None) == (options.model_config_file is None) or (
+        options.directory and options.model_base_path
+    ):
+        raise ValueError(
+            "Expected one of DIR, --model_base_path and --model_config_file. Received: "
+            + ("none" if base is None else "several")
+            + "; give one"
+        )
+    if options.batching_parameters_file and not options.enable_batching:
+        raise ValueError(
+            "--batching_parameters_file supplied without --enable_batching; give both"
+        )
+    batching = tls = None
+    if options.enable_batching:
+        batching = configuration.BatchingParameters()
+        if options.batching_parameters_file:
+            batching = configuration.read_batching(options.batching_parameters_file)
+    if options.ssl_config_file:
+        tls = configuration.read_tls(options.ssl_config_file)
+    metrics = {}
+    if options.monitoring_config_file:
+        monitoring = configuration.read_monitoring(options.monitoring_config_file)
+        metrics["metrics_path"] = monitoring.path if monitoring.enable else None
+    caps = {name: getattr(options, f"max_{name}") for name in CAPS}
+    name = options.model_name
+    if options.model_base_path and name is None:
+        name = "default"
+    return {
+        "directory": base,
+        "model_name": name,
+        "host": options.host,
+        "port": options.port if options.port or options.directory else None,
+        "config": options.model_config_file,
+        "rest_port": options.rest_api_port or None,
+        "socket_path": options.grpc_socket_path,
+        "batching": batching,
+        "tls": tls,
+        "limits": Limits(**{key: one for key, one in caps.items() if one is not None}),
+        "tensor_content": options.enable_serialization_as_tensor_content,
+        "poll_seconds": options.file_system_poll_wait_seconds,
+        "config_poll_seconds": options.model_config_file_poll_wait_seconds,
+        "allow_labels_for_unavailable": (
+            options.allow_version_labels_for_unavailable_models
+        ),
+        "rest_timeout": options.rest_api_timeout_in_ms / 1000,
+        "channel_arguments": options.grpc_channel_arguments,
+        **metrics,
+    }

@@ -1,0 +1,198 @@
+"""`bn-keras predict`: its options, its order, its bar, its errors."""
+
+import argparse
+import json
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+import trustme
+from client_servers import Told, definition, serving
+from PIL import Image
+
+from bn_keras import errors
+from bn_keras.cli import predicting
+
+PNG = b"\x89PNG\r\n\x1a\n"
+ROWS = {"x": (tf.float32, [None, 2])}
+PIXELS = (tf.float32, [None, 6, 5, 3])
+
+
+@pytest.fixture
+def told():
+    told = Told()
+    told.signatures = {"serving_default": definition(ROWS)}
+    return told
+
+
+@pytest.fixture
+def address(told):
+    with serving(told) as address:
+        yield address
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Twelve batches, each of its own number."""
+    paths = [tmp_path / f"{index}.npy" for index in range(12)]
+    for index, path in enumerate(paths):
+        np.save(path, np.full((1, 2), index, np.float64))
+    return paths
+
+
+@pytest.fixture
+def ask(capsys):
+    """Run the command in this process; returns status and what it wrote."""
+
+    def asked(address, *arguments):
+        parser = argparse.ArgumentParser()
+        predicting.add(parser.add_subparsers())
+        line = ["predict", "--address", address, "--model-name", "m", *arguments]
+        options = parser.parse_args([str(one) for one in line])
+        status = options.function(options)
+        return status, *capsys.readouterr()
+
+    return asked
+
+
+def test_a_line_for_each_file_in_order(told, address, ask, files):
+    told.slow_from, told.slow_seconds = 11, 0.2
+    files = files[::-1]
+    status, out, error = ask(address, *files)
+    assert (status, error) == (0, "")
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"file": str(file), "y": [[index, index]]}
+        for index, file in zip(range(11, -1, -1), files, strict=True)
+    ]
+    assert len(told.requests) == 12
+    assert len(told.looked_up) <= 2
+
+
+def test_version_label_and_signature_are_asked_for(told, address, ask, files):
+    told.signatures["other"] = definition(ROWS)
+    ask(address, files[0], "--version", 7, "--signature", "other")
+    ask(address, files[0], "--version-label", "stable")
+    first, second = (request.model_spec for request in told.requests)
+    assert (first.version.value, first.signature_name) == (7, "other")
+    assert second.version_label == "stable"
+    assert {spec.version.value for spec in told.looked_up} == {7, 0}
+
+
+def test_version_and_label_exclude_one_another(ask, capsys):
+    with pytest.raises(SystemExit):
+        ask("h:1", "x.npy", "--version", 7, "--version-label", "stable")
+    assert "not allowed with argument --version" in capsys.readouterr().err
+
+
+def test_arrays_and_pictures_go_to_their_signatures_in_order(
+    told, address, ask, tmp_path
+):
+    told.signatures = {
+        "serving_default": definition({"x": PIXELS}),
+        "predict_encoded": definition({"files": (tf.string, [None])}),
+        "predict_uint8": definition({"x": (tf.uint8, [None, 6, 5, 3])}),
+    }
+    picture = Image.fromarray(np.full((6, 5, 3), 51, np.uint8))
+    for name in ("a.png", "b.png", "d.bmp"):
+        picture.save(tmp_path / name)
+    np.save(tmp_path / "c.npy", np.zeros((1, 6, 5, 3), np.float32))
+    names = ["a.png", "b.png", "c.npy", "d.bmp", "a.png"]
+    paths = [tmp_path / name for name in names]
+    _, out, _ = ask(address, *paths)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["file"] for answer in answers] == [str(path) for path in paths]
+    assert answers[0]["y"] == answers[4]["y"]
+    assert answers[0]["y"][0].startswith("\\x89PNG")
+    assert np.ptp(answers[2]["y"]) == 0.0
+    assert np.unique(answers[3]["y"]).tolist() == [51]
+    _, out, _ = ask(address, paths[0], "--signature", "predict_uint8")
+    assert np.unique(json.loads(out)["y"]).tolist() == [51]
+    _, out, _ = ask(address, paths[0], "--signature", "predict_encoded")
+    assert json.loads(out)["y"] == answers[0]["y"]
+
+
+def test_a_unix_socket_and_tls(told, ask, files, tmp_path):
+    with serving(told, f"unix:{tmp_path}/socket") as address:
+        assert ask(address, files[0])[0] == 0
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server, client = authority.issue_cert("m.example"), authority.issue_cert("a@b.c")
+    client.private_key_pem.write_to_path(tmp_path / "client.key")
+    client.cert_chain_pems[0].write_to_path(tmp_path / "client.pem")
+    credentials = grpc.ssl_server_credentials(
+        [(server.private_key_pem.bytes(), server.cert_chain_pems[0].bytes())],
+        authority.cert_pem.bytes(),
+        True,
+    )
+    key = ("--client-key", tmp_path / "client.key")
+    with serving(told, credentials=credentials) as address:
+        status, *_ = ask(
+            address, files[0], "--ca", tmp_path / "ca.pem", *key,
+            "--client-cert", tmp_path / "client.pem", "--server-name", "m.example",
+        )  # fmt: skip
+        assert status == 0
+    with pytest.raises(ValueError, match=r"together\. Received: .*client\.key alone;"):
+        ask(address, files[0], *key)
+
+
+@pytest.mark.parametrize("address", ["unix:", "unix", "h", "h:0"])
+def test_an_address_has_a_port_or_a_path(ask, capsys, address):
+    with pytest.raises(SystemExit):
+        ask(address, "x.npy")
+    assert "expected HOST:PORT" in capsys.readouterr().err
+
+
+def test_an_error_names_its_file_after_the_answers_before_it(
+    told, address, ask, files, capsys
+):
+    np.save(files[2], np.zeros((1, 3)))
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        ask(address, *files)
+    assert str(raised.value) == (
+        f"{files[2]}: `x` must be of shape (None, 2). Received: x of shape (1, 3); "
+        "None stands for any size"
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["file"] for line in lines] == [*map(str, files[:2])]
+    files[2].write_bytes(b"no array")
+    with pytest.raises(ValueError, match=r"a \.npy file of one array") as raised:
+        ask(address, *files[1:])
+    assert str(raised.value).count(str(files[2])) == 1
+    files[2].unlink()
+    with pytest.raises(FileNotFoundError, match=r"2\.npy"):
+        ask(address, *files[1:])
+
+
+def test_what_the_server_refuses_is_named_too(told, address, ask, files):
+    told.refusals = [(grpc.StatusCode.NOT_FOUND, "gone")] * 12
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        ask(address, *files)
+    assert str(raised.value) == f"{files[0]}: NOT_FOUND: gone"
+
+
+def test_a_signature_that_is_not_there_is_one_line(address, ask, files):
+    with pytest.raises(
+        ValueError, match=r"signature nope\. Received: the signatures serving_default; "
+    ):
+        ask(address, files[0], "--signature", "nope")
+
+
+def test_no_server_is_unavailable(ask, files):
+    with pytest.raises(grpc.RpcError) as raised:
+        ask("127.0.0.1:1", files[0])
+    assert errors.message(raised.value).startswith("UNAVAILABLE: ")
+
+
+@pytest.mark.parametrize("piped", [True, False])
+def test_a_bar_is_shown_where_the_lines_go_elsewhere(
+    address, ask, files, monkeypatch, piped
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    if not piped:
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    _, out, error = ask(address, *files)
+    assert len(out.splitlines()) == 12
+    assert all(json.loads(line) for line in out.splitlines())
+    assert ("100%" in error) == piped
