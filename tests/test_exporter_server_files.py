@@ -139,9 +139,14 @@ def test_every_signature_has_a_warm_up_request_that_it_answers(tmp_path):
     path = export_saved_model(image_model(), tmp_path / "m")
     loaded, found = Loaded(path), set()
     for log in records(path):
-        request = log.predict_log.request
+        request = getattr(log, log.WhichOneof("log_type")).request
         signature = request.model_spec.signature_name
-        inputs = {name: tf.make_ndarray(x) for name, x in request.inputs.items()}
+        if signature == "classify":
+            examples = request.input.example_list.examples
+            serialized = [example.SerializeToString() for example in examples]
+            inputs = {"inputs": np.array(serialized, object)}
+        else:
+            inputs = {name: tf.make_ndarray(x) for name, x in request.inputs.items()}
         assert all(len(array) == 1 for array in inputs.values())
         assert len(loaded(signature, **inputs)["scores"]) == 1
         assert request.model_spec.name == "m"

@@ -160,7 +160,7 @@ def write_warm_up(folder, name, contract, signatures):
         OSError: where the file cannot be written.
     """
     import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+    from tensorflow_serving.apis import prediction_log_pb2
 
     extra = Path(folder) / "assets.extra"
     extra.mkdir(exist_ok=True)
@@ -168,13 +168,18 @@ def write_warm_up(folder, name, contract, signatures):
     try:
         with tf.io.TFRecordWriter(str(extra / WARM_UP)) as file:
             for signature, inputs in arrays.items():
-                request = predict_pb2.PredictRequest(
-                    inputs={k: tf.make_tensor_proto(x) for k, x in inputs.items()}
-                )
+                log = prediction_log_pb2.PredictionLog()
+                if signature == "classify":
+                    request = log.classify_log.request
+                    (examples,) = inputs.values()
+                    for one in examples:
+                        request.input.example_list.examples.add().ParseFromString(one)
+                else:
+                    request = log.predict_log.request
+                    for key, array in inputs.items():
+                        request.inputs[key].CopyFrom(tf.make_tensor_proto(array))
                 request.model_spec.name = name
                 request.model_spec.signature_name = signature
-                log = prediction_log_pb2.PredictionLog()
-                log.predict_log.request.CopyFrom(request)
                 file.write(log.SerializeToString(deterministic=True))
     except tf.errors.OpError as error:
         reason = " ".join(error.message.split())

@@ -1,0 +1,124 @@
+"""The capacity table against rows calculated by hand."""
+
+import json
+
+import pytest
+
+from benchmarks.capacity import Assumptions, main, plan, table
+
+
+# A core does 20 images/s: a replica of 4 cores at 65 % does 52.
+@pytest.mark.parametrize(
+    ("demand", "busy", "needed", "replicas", "machines", "jpeg", "float32", "links"),
+    [
+        # 1000/52 = 19.2; 10 in each of 3 zones; one machine holds 15.
+        (1_000, 50, 20, 30, 3, 0.672, 5.0577408, (1, 1)),
+        # 100,000/52 = 1923.1; 962 in each zone; 962/15 = 64.1.
+        (100_000, 5_000, 1_924, 2_886, 195, 67.2, 505.77408, (2, 9)),
+        # 1,000,000/52 = 19230.8; 9616 in each zone; 9616/15 = 641.1.
+        (1_000_000, 50_000, 19_231, 28_848, 1_926, 672.0, 5057.7408, (12, 85)),
+    ],
+)
+def test_rows_are_those_calculated_by_hand(
+    demand, busy, needed, replicas, machines, jpeg, float32, links
+):
+    found = plan(demand, per_core=20)
+    assert found["busy_cores"] == busy
+    assert found["replicas_needed"] == needed
+    assert found["replicas"] == replicas
+    assert found["cores"] == 4 * replicas
+    assert found["machines"] == machines
+    # demand x bytes x 8 bits x 1.05.
+    assert found["encoded"]["gbits"] == pytest.approx(jpeg, rel=1e-12)
+    assert found["float32"]["gbits"] == pytest.approx(float32, rel=1e-12)
+    # At most 60 of 100 Gbit/s.
+    assert (found["encoded"]["links"], found["float32"]["links"]) == links
+    # Two of three zones carry all of it; 10 Gbit/s carry 6.
+    each = float32 / (machines * 2 / 3)
+    assert found["float32"]["gbits_per_machine"] == pytest.approx(each, rel=1e-12)
+    assert found["float32"]["card"] == 10
+
+
+def test_a_lost_zone_leaves_enough_for_every_demand():
+    for demand in (1, 52, 53, 104, 105, 999, 77_777):
+        found = plan(demand, per_core=20)
+        left = found["replicas"] * 2 / 3
+        assert left * 52 >= demand
+        assert found["replicas"] % 3 == 0
+
+
+def test_a_demand_that_fits_exactly_needs_no_replica_more():
+    # 0.65 x 4 x 20 x 2 is 104.0 but for rounding.
+    assert plan(104, per_core=20)["replicas_needed"] == 2
+    assert plan(10.4, per_core=2)["replicas_needed"] == 2
+
+
+def test_faster_cores_need_faster_cards():
+    # 60 cores x 1000 x 0.65 x 602,112 bytes x 8.4 = 197 Gbit/s: above 60 of 100.
+    crowded = plan(1_000_000, per_core=1_000)["float32"]
+    assert crowded["card"] is None
+    assert plan(1_000_000, per_core=200)["float32"]["card"] == 100
+
+
+def test_other_assumptions_change_the_plan():
+    given = Assumptions(utilization=1.0, cores_per_replica=1, zones=2)
+    found = plan(1_000, per_core=10, assumptions=given)
+    assert (found["replicas_needed"], found["replicas"]) == (100, 200)
+
+
+def test_the_table_has_the_rows(capsys):
+    rows = table(20).splitlines()
+    assert rows[2].startswith("| 1,000 | 50 | 30 (10) | 120 | 3 | 0.67 / 5.1 |")
+    assert len({row.count("|") for row in rows}) == 1
+    main(["--images-per-second-per-core", "20"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(table(20))
+    assert "65%" in printed
+    assert "602,112" in printed
+
+
+def test_the_measurement_is_read_from_its_file(tmp_path, capsys):
+    path = tmp_path / "serving.json"
+    path.write_text(json.dumps({"images_per_second_per_core": 20}))
+    main(["--json", str(path)])
+    assert capsys.readouterr().out.startswith(table(20))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "must have the key images_per_second_per_core"),
+        ("{", "Expecting property name"),
+        ('{"images_per_second_per_core": 0}', "must be above 0"),
+        (None, "No such file"),
+    ],
+)
+def test_a_measurement_that_cannot_be_used_is_named(tmp_path, capsys, text, message):
+    path = tmp_path / "serving.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["--json", str(path)])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"utilization": 0.0}, r"Received: utilization=0\.0$"),
+        ({"utilization": 1.2}, r"Received: utilization=1\.2$"),
+        ({"zones": 1}, "Received: zones=1$"),
+        ({"cores_per_replica": 61}, "Received: cores_per_replica=61$"),
+        ({"encoded_bytes": -1}, "Received: encoded_bytes=-1$"),
+    ],
+)
+def test_assumptions_that_make_no_plan_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Assumptions(**settings)
+
+
+@pytest.mark.parametrize(("demand", "per_core"), [(0, 1), (1, 0), (1, float("nan"))])
+def test_nothing_is_planned_without_a_demand_and_a_measurement(demand, per_core):
+    with pytest.raises(ValueError, match="`demand` and `per_core` must be above 0"):
+        plan(demand, per_core)
