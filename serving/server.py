@@ -1,27 +1,31 @@
-"""Listen for gRPC calls, and stop in order.
+"""Listen for gRPC and REST calls, and stop in order.
 
 Knows no TensorFlow, no file format, no status code: the services answer.
 """
 
 import atexit
-import errno
 import os
-import socket
 import threading
 import time
+from collections.abc import Mapping
 from concurrent import futures
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import (
-    model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
-)
+from grpc_reflection.v1alpha import reflection
+from tensorflow_serving.config import model_server_config_pb2
 
-from serving import tensors
-from serving.servables import Servables
-from serving.services import ModelService, PredictionService
+from serving import addresses
+from serving.configuration import BatchingParameters, Tls, one_model, read_models
+from serving.inference import Inference
+from serving.limits import Limits
+from serving.metrics import Metrics
+from serving.models import Models
+from serving.rest import RestServer
+from serving.servable import Servable
+from serving.services import add_services
+from serving.warming import warm_up
 
 HEALTH_NAMES = (
     "",
@@ -30,25 +34,45 @@ HEALTH_NAMES = (
     "tensorflow.serving.ModelService",
     "tensorflow.serving.PredictionService",
 )
+METRICS_PATH = "/monitoring/prometheus/metrics"
+# Threads beyond these only wait for one another.
+MAXIMUM_WORKERS = 256
 
 
 class PredictionServer:
-    """Serves the latest version of one model over gRPC.
+    """Serves models over gRPC, and over HTTP when asked to.
 
-    Answers `PredictionService` (Predict, GetModelMetadata), `ModelService`
-    (GetModelStatus) and `grpc.health.v1`, written to the sources of TensorFlow
-    Serving.
+    Answers `PredictionService`, `ModelService`, `grpc.health.v1` and reflection, and
+    TensorFlow Serving's REST interface, written to its sources. Serves the versions of
+    one directory, or the models of a configuration.
 
     Args:
-        directory: Directory of numbered versions, `DIRECTORY/1/saved_model.pb`.
+        directory: Directory of numbered versions, `DIRECTORY/1/saved_model.pb`; None
+            with `config`.
         model_name: Name to serve under; the directory's last part by default.
         host: Address or name of the interface to listen on.
-        port: Port to listen on; 0 takes a free one.
+        port: Port for gRPC; 0 takes a free one, None listens on `socket_path` alone.
+        config: `ModelServerConfig` or the path of one, in the place of `directory`.
+        rest_port: Port for REST, metrics and the status page; 0 takes a free one, None
+            is without.
+        socket_path: UNIX socket for gRPC besides.
+        batching: How requests are gathered into batches; None for each by itself.
+        tls: Keys for gRPC; None is without.
+        limits: Caps on what one client may ask.
+        tensor_content: Whether Predict answers tensors as bytes.
+        poll_seconds: Between looks at the directories; 0 looks once.
+        config_poll_seconds: Between looks at the configuration's file; 0 looks once.
+        allow_labels_for_unavailable: Whether a label not in use may be given to a
+            version that is not loaded.
+        rest_timeout: Seconds that a REST request may take.
+        metrics_path: HTTP path of the metrics on the REST port; None is without.
+        channel_arguments: Further options of gRPC's server.
 
     Attributes:
         address: `host:port` that clients reach, known once started. Where the host is
             every interface (`0.0.0.0`, `::`), that of this machine's own clients;
-            others put its name in the host's place.
+            others put its name in the host's place. `unix:PATH` without a port.
+        rest_address: The same for REST; None without.
 
     Raises:
         ValueError: From `start`: no version that loads, or a port out of range.
@@ -80,15 +104,66 @@ class PredictionServer:
 
     def __init__(
         self,
-        directory: str | Path,
+        directory: str | Path | None = None,
         model_name: str | None = None,
         host: str = "127.0.0.1",
-        port: int = 8500,
+        port: int | None = 8500,
+        *,
+        config: model_server_config_pb2.ModelServerConfig | str | Path | None = None,
+        rest_port: int | None = None,
+        socket_path: str | Path | None = None,
+        batching: BatchingParameters | None = None,
+        tls: Tls | None = None,
+        limits: Limits | None = None,
+        tensor_content: bool = False,
+        poll_seconds: float = 1.0,
+        config_poll_seconds: float = 0.0,
+        allow_labels_for_unavailable: bool = False,
+        rest_timeout: float = 30.0,
+        metrics_path: str | None = METRICS_PATH,
+        channel_arguments: Mapping[str, str | int] | None = None,
     ):
-        self.address = _address(host, port)
+        limits = limits or Limits()
         self._host = host
         self._port = port
-        self._servables = Servables(directory, model_name)
+        self._rest_port = rest_port
+        self._socket = None if socket_path is None else f"unix:{socket_path}"
+        if port is None and self._socket is None:
+            raise ValueError(
+                "Expected a port or a socket to listen on. Received: neither; give "
+                "`port` or `socket_path`."
+            )
+        self.address = (
+            self._socket or "" if port is None else addresses.joined(host, port)
+        )
+        self.rest_address = (
+            None if rest_port is None else addresses.joined(host, rest_port)
+        )
+        self._tls = tls
+        self._limits = limits
+        self._arguments = dict(channel_arguments or {})
+        self._workers_wanted = _workers(batching)
+
+        def load(name: str, version: int, path: Path) -> Servable:
+            servable = Servable(version, path, batching, limits)
+            warm_up(servable, path)
+            return servable
+
+        config_path = Path(config) if isinstance(config, (str, Path)) else None
+        self._models = Models(
+            _models_of(directory, model_name, config),
+            load,
+            poll_seconds,
+            config_path,
+            config_poll_seconds,
+            allow_labels_for_unavailable,
+        )
+        self._inference = Inference(
+            self._models, Metrics(self._models.names), tensor_content
+        )
+        self._rest_timeout = rest_timeout
+        self._metrics_path = metrics_path
+        self._rest: RestServer | None = None
         self._health = _Health()
         self._server: grpc.Server | None = None
         self._workers: futures.ThreadPoolExecutor | None = None
@@ -101,36 +176,39 @@ class PredictionServer:
         self.stop()
 
     def start(self) -> None:
-        """Load the model, listen, and turn health to SERVING."""
+        """Load the models, listen, and turn health to SERVING."""
         if self._workers is not None:
             raise RuntimeError(
                 "Expected one start for each server. Received: a second one; make a "
                 "new PredictionServer."
             )
         self._workers = futures.ThreadPoolExecutor(
-            max_workers=max(8, 2 * (os.cpu_count() or 1)),
-            thread_name_prefix="predictions",
+            self._workers_wanted, thread_name_prefix="predictions"
         )
         self._server = grpc.server(
-            self._workers,
+            futures.ThreadPoolExecutor(4, thread_name_prefix="calls"),
+            # Two servers may share a port by default, and clients' requests.
             options=[
-                # Two servers may share a port by default, and clients' requests.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", tensors.MAXIMUM_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", tensors.MAXIMUM_MESSAGE_BYTES),
+                *{
+                    "grpc.so_reuseport": 0,
+                    "grpc.max_receive_message_length": self._limits.message_bytes,
+                    "grpc.max_send_message_length": 2**31 - 1,
+                    **self._arguments,
+                }.items()
             ],
+            maximum_concurrent_rpcs=self._limits.concurrent_requests,
         )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(self._servables), self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(self._servables), self._server
-        )
+        add_services(self._server, self._inference, self._workers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*HEALTH_NAMES[3:], health.SERVICE_NAME, reflection.SERVICE_NAME),
+            self._server,
+        )
         try:
-            # A taken port is told before the model's long load.
+            # A taken port is told before the models' long load.
             self._listen(self._server)
-            self._servables.start()
+            self._models.start()
+            self._start_rest(self._workers)
         except BaseException:
             # gRPC gives a port back only from a server that was started.
             self._server.start()
@@ -153,11 +231,14 @@ class PredictionServer:
         end = time.monotonic() + grace
         atexit.unregister(self.stop)
         self._health.enter_graceful_shutdown()
-        if self._server is not None:
-            self._server.stop(grace).wait()
+        stopped = None if self._server is None else self._server.stop(grace)
+        if self._rest is not None:
+            self._rest.stop(grace)
+        if stopped is not None:
+            stopped.wait()
         if self._workers is not None:
             self._workers.shutdown(wait=False)
-        self._servables.close(max(0.0, end - time.monotonic()))
+        self._models.close(max(0.0, end - time.monotonic()))
 
     def wait(self) -> None:
         """Block until the server has stopped."""
@@ -165,22 +246,29 @@ class PredictionServer:
             self._server.wait_for_termination()
 
     def _listen(self, server: grpc.Server) -> None:
-        if not 0 <= self._port < 2**16:
-            raise ValueError(
-                "Expected a port from 0 to 65535, 0 for any free one. "
-                f"Received: {self._port}; choose one with --port."
-            )
-        try:
-            bound = server.add_insecure_port(_address(self._host, self._port))
-        except RuntimeError as error:
-            number, why = _why_not(self._host, self._port)
-            raise OSError(
-                number,
-                "Expected an address free to listen on. Received: "
-                f"{self.address}, {why}.",
-            ) from error
-        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
-        self.address = _address(reached, bound)
+        credentials = None if self._tls is None else _credentials(self._tls)
+        if self._socket is not None:
+            addresses.bind(server, self._socket, credentials)
+        if self._port is not None:
+            bound = addresses.bind_port(server, self._host, self._port, credentials)
+            self.address = addresses.joined(addresses.reached(self._host), bound)
+
+    def _start_rest(self, workers: futures.Executor) -> None:
+        if self._rest_port is None:
+            return
+        addresses.check_port(self._rest_port, "--rest_api_port")
+        self._rest = RestServer(
+            self._inference,
+            self._host,
+            self._rest_port,
+            timeout_seconds=self._rest_timeout,
+            metrics_path=self._metrics_path,
+            message_bytes=self._limits.message_bytes,
+            concurrent_requests=self._limits.concurrent_requests,
+            workers=workers,
+        )
+        bound = self._rest.start()
+        self.rest_address = addresses.joined(addresses.reached(self._host), bound)
 
 
 class _Health(health.HealthServicer):
@@ -212,26 +300,30 @@ class _Health(health.HealthServicer):
             self._streams.discard(send_response_callback)
 
 
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _models_of(directory, model_name, config):
+    if (directory is None) == (config is None):
+        raise ValueError(
+            "Expected a directory of versions or a configuration of models. Received: "
+            f"{'neither' if directory is None else 'both'}; give one of them."
+        )
+    if config is not None:
+        return read_models(config) if isinstance(config, (str, Path)) else config
+    directory = Path(directory).absolute()
+    return one_model(model_name or directory.resolve().name, str(directory))
 
 
-def _why_not(host: str, port: int) -> tuple[int, str]:
-    """Ask the system why an address cannot be listened on: gRPC does not tell."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind) as probe:
-            probe.bind(address)
-    except socket.gaierror:
-        return errno.EADDRNOTAVAIL, "a host that no name is known for; correct --host"
-    except PermissionError:
-        return errno.EACCES, "a port kept for the system; choose another with --port"
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            return errno.EADDRNOTAVAIL, "a host not of this machine; correct --host"
-    return (
-        errno.EADDRINUSE,
-        "taken; choose another port with --port, 0 for any free one",
+def _workers(batching: BatchingParameters | None) -> int:
+    """Threads that run models: each waits for TensorFlow, or for a batch to fill."""
+    needed = 2 * (os.cpu_count() or 1)
+    if batching is not None:
+        # One batch fills while the others run.
+        needed = (batching.num_batch_threads + 1) * batching.max_batch_size
+    return min(max(8, needed), MAXIMUM_WORKERS)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.server_key.encode(), tls.server_cert.encode())],
+        root_certificates=tls.custom_ca.encode() if tls.custom_ca else None,
+        require_client_auth=tls.client_verify,
     )

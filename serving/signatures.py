@@ -3,6 +3,7 @@
 Knows no version, no transport and no status code: NumPy in, NumPy out.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
@@ -11,22 +12,15 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving import tensors
+from serving.errors import ExecutionError, InvalidRequestError
+from serving.limits import Limits
 
-
-class ServingError(Exception):
-    """A request that cannot be answered."""
-
-
-class SignatureNotFoundError(ServingError):
-    """The model has no signature of that name."""
-
-
-class InvalidRequestError(ServingError, ValueError):
-    """Inputs or outputs that the signature does not have, or not like that."""
-
-
-class ExecutionError(ServingError):
-    """The model itself failed; `__cause__` is TensorFlow's error."""
+# What TensorFlow puts before the message of an operation inside a function: where the
+# function was written, which is nothing to the caller.
+_TRACE = re.compile(
+    r"\AGraph execution error:\s+Detected at node .*? defined at \(most recent call "
+    r"last\):\n(?:<stack traces unavailable>\n|(?:\s*File .*\n)+\s*)",
+)
 
 
 class Signature:
@@ -35,6 +29,7 @@ class Signature:
     Args:
         function: The loaded signature function, keyword arguments to dictionary.
         definition: Its `SignatureDef`.
+        limits: Caps on what a request may hold.
 
     Attributes:
         definition: The `SignatureDef`, as exported.
@@ -59,8 +54,14 @@ class Signature:
         ```
     """
 
-    def __init__(self, function: Callable, definition: meta_graph_pb2.SignatureDef):
+    def __init__(
+        self,
+        function: Callable,
+        definition: meta_graph_pb2.SignatureDef,
+        limits: Limits | None = None,
+    ):
         self.definition = definition
+        self._limits = limits or Limits()
         self.inputs = {
             alias: tf.TensorSpec(
                 # The stubs do not know that a shape is made from its proto.
@@ -74,6 +75,10 @@ class Signature:
         self._defaults = {
             alias: tensors.parse(proto) for alias, proto in definition.defaults.items()
         }
+        self._function = function
+
+    def replace(self, function: Callable) -> None:
+        """Call this function from now on: the same one, but in batches."""
         self._function = function
 
     def check_names(self, names: Collection[str]) -> None:
@@ -129,6 +134,7 @@ class Signature:
                 _check_type(position, spec, _type_name(dtype))
                 _check_shape(spec, shape)
                 arrays[alias] = tensors.parse(protos[alias])
+                self._check_limits(alias, arrays[alias])
             except InvalidRequestError:
                 raise
             except ValueError as error:
@@ -170,7 +176,21 @@ class Signature:
             )
             return {alias: tensors.to_array(results[alias]) for alias in outputs}
         except tf.errors.OpError as error:
-            raise ExecutionError(error.message) from error
+            raise ExecutionError(_TRACE.sub("", error.message)) from error
+
+    def _check_limits(self, alias: str, array: np.ndarray) -> None:
+        if array.size > self._limits.elements:
+            raise InvalidRequestError(
+                f"Expected at most {self._limits.elements} elements in input "
+                f'"{alias}". Received: {array.size}; send them in several requests.'
+            )
+        if array.dtype == object:
+            longest = max(map(len, array.ravel()), default=0)
+            if longest > self._limits.string_bytes:
+                raise InvalidRequestError(
+                    f"Expected strings of at most {self._limits.string_bytes} bytes in "
+                    f'input "{alias}". Received: one of {longest} bytes; send less.'
+                )
 
     def _select(self, output_filter: Iterable[str]) -> list[str]:
         chosen = []

@@ -125,6 +125,11 @@ def to_typed_fields(array: np.ndarray) -> tensor_pb2.TensorProto:
     return proto
 
 
+def to_content(array: np.ndarray) -> tensor_pb2.TensorProto:
+    """Write an array as bytes (`tensor_content`); strings into `string_val`."""
+    return tf.make_tensor_proto(array)
+
+
 def from_response(proto) -> np.ndarray:
     """Read a tensor proto of a trusted server, typed fields included, fast.
 

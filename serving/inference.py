@@ -1,0 +1,148 @@
+"""The one road of a request, whichever way it came: find the version, run.
+
+Knows no transport: gRPC and REST both end here.
+"""
+
+import time
+from collections.abc import Callable
+
+import grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_management_pb2,
+    model_pb2,
+)
+
+from serving.answering import Answering
+from serving.errors import (
+    InvalidRequestError,
+    ServableNotFoundError,
+    StatusError,
+)
+from serving.metrics import Metrics
+from serving.models import Models
+from serving.signatures import Signature
+from serving.statuses import public, refusal
+
+
+class Inference:
+    """Answers every request of the protocol.
+
+    Args:
+        models: What is served.
+        metrics: Where requests are counted.
+        tensor_content: Whether Predict answers tensors as bytes rather than in the
+            field of their type.
+
+    Attributes:
+        models: As given.
+        metrics: As given.
+    """
+
+    def __init__(self, models: Models, metrics: Metrics, tensor_content: bool = False):
+        self.models = models
+        self.metrics = metrics
+        self._tensor_content = tensor_content
+
+    def answer(
+        self,
+        api: str,
+        request,
+        check: Callable[[], None] = lambda: None,
+    ):
+        """Answer one request.
+
+        Args:
+            api: Name of the call: `Predict`, `Classify`, `Regress`, `MultiInference`,
+                `GetModelMetadata`, `GetModelStatus` or `HandleReloadConfigRequest`.
+            request: Its protocol buffer.
+            check: Called before work is begun; raises `StatusError` where nobody
+                awaits its answer any more.
+
+        Returns:
+            The protocol buffer of the answer.
+
+        Raises:
+            StatusError: Whatever went wrong, as the client is told.
+        """
+        try:
+            check()
+            if api == "GetModelStatus":
+                return self._status(request)
+            if api == "HandleReloadConfigRequest":
+                return self._reload(request)
+            return self._infer(api, request, check)
+        except Exception as error:
+            raise refusal(error) from error
+
+    def _infer(self, api: str, request, check: Callable[[], None]):
+        if api == "MultiInference":
+            spec = (
+                request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+            )
+        else:
+            _check_model_spec(request)
+            spec = request.model_spec
+
+        def run(signature: Signature, inputs, output_filter):
+            began = time.perf_counter()
+            outputs = signature.run(inputs, output_filter)
+            self.metrics.record_runtime(
+                spec.name, api, 1e6 * (time.perf_counter() - began)
+            )
+            return outputs
+
+        answering = Answering(self._tensor_content, run, check)
+        method = {
+            "Predict": answering.predict,
+            "Classify": answering.classify,
+            "Regress": answering.regress,
+            "MultiInference": answering.multi_inference,
+            "GetModelMetadata": answering.metadata,
+        }[api]
+        with self.models.use(spec) as servable:
+            return method(servable, request)
+
+    def _status(self, request) -> get_model_status_pb2.GetModelStatusResponse:
+        _check_model_spec(request)
+        spec = request.model_spec
+        found = self.models.statuses(spec.name)
+        missing = f"any versions of model {spec.name}"
+        if spec.HasField("version"):
+            found = [one for one in found if one.version == spec.version.value]
+            missing = f"version {spec.version.value} of model {spec.name}"
+        if not found:
+            raise ServableNotFoundError(f"Could not find {missing}")
+        response = get_model_status_pb2.GetModelStatusResponse()
+        for one in found:
+            answer = response.model_version_status.add(
+                version=one.version, state=one.state.value
+            )
+            answer.status.SetInParent()  # OK is written too
+            if one.error is not None:
+                answer.status.error_code = grpc.StatusCode.UNKNOWN.value[0]
+                answer.status.error_message = public(one.error)
+        return response
+
+    def _reload(self, request) -> model_management_pb2.ReloadConfigResponse:
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise InvalidRequestError(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
+            )
+        self.models.reload(request.config)
+        # An empty status is OK.
+        return model_management_pb2.ReloadConfigResponse(status={})
+
+
+def _check_model_spec(request) -> None:
+    if not request.HasField("model_spec"):
+        raise InvalidRequestError("Missing ModelSpec")
+
+
+def deadline_passed() -> StatusError:
+    """What a request is told that waited longer than its client."""
+    return StatusError(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "The deadline passed, or the client left, before the model could run.",
+    )
