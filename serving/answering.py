@@ -23,7 +23,7 @@ from serving.signatures import Signature
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
 
-Check = Callable[[], None]
+Check = Callable[[], float | None]
 Run = Callable[..., dict[str, np.ndarray]]
 
 
@@ -34,15 +34,16 @@ class Answering:
         tensor_content: Whether Predict's tensors travel as bytes rather than in the
             field of their type. Strings stay in `string_val`, where every client reads
             them.
-        run: Called as `run(signature, inputs, output_filter)` in the place of
-            `signature.run`.
-        check: Called before a model runs; raises where nobody awaits the answer.
+        run: Called as `run(compute, inputs, output_filter)` where a model is to be
+            run; `compute` takes the other two, and the seconds that are left.
+        check: Called before a model runs. Returns the seconds left for it, None for
+            any number; raises where nobody awaits the answer.
     """
 
     def __init__(
         self,
         tensor_content: bool = False,
-        run: Run = Signature.run,
+        run: Run = lambda compute, *arguments: compute(*arguments),
         check: Check = lambda: None,
     ):
         self._encode = tensors.to_content if tensor_content else tensors.to_typed_fields
@@ -60,7 +61,7 @@ class Answering:
         spec = request.model_spec
         signature = servable.signature(spec.signature_name)
         inputs = signature.parse(request.inputs)
-        outputs = self._computed(signature, inputs, request.output_filter)
+        outputs = self._computed(signature.compute, inputs, request.output_filter)
         response = predict_pb2.PredictResponse(
             outputs={name: self._encode(array) for name, array in outputs.items()}
         )
@@ -145,13 +146,13 @@ class Answering:
         )
         return response
 
-    def _computed(self, signature, inputs, output_filter=()):
-        self._check()
-        return self._run(signature, inputs, output_filter)
+    def _computed(self, compute, inputs, output_filter=()):
+        seconds = self._check()
+        return self._run(compute, inputs, output_filter, seconds)
 
     def _classified(self, signature: Signature, examples: np.ndarray, result) -> None:
         wanted = _classification_outputs(signature)
-        outputs = self._computed(signature, {"inputs": examples}, wanted)
+        outputs = self._computed(signature.run, {"inputs": examples}, wanted)
         for name, dtype in (("classes", np.object_), ("scores", np.float32)):
             if name in outputs:
                 _check_table(name, outputs[name], dtype, len(examples))
@@ -174,7 +175,7 @@ class Answering:
 
     def _regressed(self, signature: Signature, examples: np.ndarray, result) -> None:
         _check_regression(signature)
-        values = self._computed(signature, {"inputs": examples})["outputs"]
+        values = self._computed(signature.run, {"inputs": examples})["outputs"]
         shape = values.shape
         if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
             raise InvalidRequestError(

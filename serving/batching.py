@@ -6,9 +6,12 @@ Knows no request, no version on disk and no transport.
 import threading
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import tensorflow as tf
 
+from serving import tensors
 from serving.configuration import BatchingParameters
+from serving.signatures import Function
 
 _queues = 0
 _guard = threading.Lock()
@@ -26,7 +29,7 @@ def batched(
     function: Callable[..., dict],
     inputs: Mapping[str, tf.TensorSpec],
     parameters: BatchingParameters,
-) -> Callable[..., dict]:
+) -> Function:
     """Gather the calls of a function into batches.
 
     Calls wait up to `batch_timeout_micros` for others, are put one behind the other
@@ -41,7 +44,8 @@ def batched(
             threads, each has its queue.
 
     Returns:
-        A function of the same keyword arguments. It raises what TensorFlow raises:
+        A function for a `Signature`. A call that waits is not interrupted. It raises
+        what TensorFlow raises:
         `InvalidArgumentError` for a task larger than `max_batch_size`,
         `UnavailableError` when the queue is full.
 
@@ -52,8 +56,8 @@ def batched(
     specs = [inputs[name] for name in names]
     outputs: list[str] = []
 
-    def computation(*tensors):
-        results = function(**dict(zip(names, tensors, strict=True)))
+    def computation(*given):
+        results = function(**dict(zip(names, given, strict=True)))
         outputs[:] = sorted(results)
         return [results[name] for name in outputs]
 
@@ -66,9 +70,9 @@ def batched(
     # `tf.nondifferentiable_batch_function` calls this operation with one name for
     # every function, and functions of one name share a queue: rows would be
     # answered by another model.
-    def enqueue(*tensors):
+    def enqueue(*given):
         return tf.raw_ops.BatchFunction(
-            in_tensors=list(tensors),
+            in_tensors=list(given),
             captured_tensors=computed.captured_inputs,
             f=computed,
             Tout=[one.dtype for one in computed.outputs],
@@ -83,10 +87,12 @@ def batched(
         enqueue, input_signature=specs, autograph=False
     ).get_concrete_function()
 
-    def call(**tensors):
-        return dict(
-            zip(outputs, entry(*[tensors[name] for name in names]), strict=True)
-        )
+    def call(
+        arrays: dict[str, np.ndarray], seconds: float | None
+    ) -> dict[str, np.ndarray]:
+        given = [tf.constant(arrays[name], inputs[name].dtype) for name in names]
+        answers = [tensors.to_array(one) for one in entry(*given)]
+        return dict(zip(outputs, answers, strict=True))
 
     return call
 

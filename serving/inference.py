@@ -13,7 +13,7 @@ from tensorflow_serving.apis import (
     model_pb2,
 )
 
-from serving.answering import Answering
+from serving.answering import Answering, Check
 from serving.errors import (
     InvalidRequestError,
     ServableNotFoundError,
@@ -21,7 +21,6 @@ from serving.errors import (
 )
 from serving.metrics import Metrics
 from serving.models import Models
-from serving.signatures import Signature
 from serving.statuses import public, refusal
 
 
@@ -48,7 +47,7 @@ class Inference:
         self,
         api: str,
         request,
-        check: Callable[[], None] = lambda: None,
+        check: Check = lambda: None,
     ):
         """Answer one request.
 
@@ -56,8 +55,8 @@ class Inference:
             api: Name of the call: `Predict`, `Classify`, `Regress`, `MultiInference`,
                 `GetModelMetadata`, `GetModelStatus` or `HandleReloadConfigRequest`.
             request: Its protocol buffer.
-            check: Called before work is begun; raises `StatusError` where nobody
-                awaits its answer any more.
+            check: Called before work is begun. Returns the seconds left for it, None
+                for any number; raises `StatusError` where nobody awaits its answer.
 
         Returns:
             The protocol buffer of the answer.
@@ -75,7 +74,7 @@ class Inference:
         except Exception as error:
             raise refusal(error) from error
 
-    def _infer(self, api: str, request, check: Callable[[], None]):
+    def _infer(self, api: str, request, check: Check):
         if api == "MultiInference":
             spec = (
                 request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
@@ -84,9 +83,9 @@ class Inference:
             _check_model_spec(request)
             spec = request.model_spec
 
-        def run(signature: Signature, inputs, output_filter):
+        def run(compute: Callable, *arguments):
             began = time.perf_counter()
-            outputs = signature.run(inputs, output_filter)
+            outputs = compute(*arguments)
             self.metrics.record_runtime(
                 spec.name, api, 1e6 * (time.perf_counter() - began)
             )

@@ -204,9 +204,10 @@ class RestServer:
         end = time.monotonic() + self._timeout
         gone = threading.Event()
 
-        def check() -> None:
+        def check() -> float:
             if gone.is_set() or time.monotonic() > end:
                 raise deadline_passed()
+            return end - time.monotonic()
 
         work = functools.partial(
             rest_protocol.prediction, self._inference, wanted, body, check

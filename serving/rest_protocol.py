@@ -22,6 +22,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import json_answers, json_examples, json_tensors, json_text
+from serving.answering import Check
 from serving.errors import InvalidRequestError
 from serving.inference import Inference
 
@@ -121,7 +122,7 @@ def information(inference: Inference, wanted: Target) -> bytes:
 
 
 def prediction(
-    inference: Inference, wanted: Target, body: bytes, check: Callable[[], None]
+    inference: Inference, wanted: Target, body: bytes, check: Check
 ) -> bytes:
     """Run a model on the JSON document of a request.
 

@@ -314,11 +314,11 @@ def _models_of(directory, model_name, config):
 
 def _workers(batching: BatchingParameters | None) -> int:
     """Threads that run models: each waits for TensorFlow, or for a batch to fill."""
-    needed = 2 * (os.cpu_count() or 1)
+    needed = os.cpu_count() or 1
     if batching is not None:
         # One batch fills while the others run.
         needed = (batching.num_batch_threads + 1) * batching.max_batch_size
-    return min(max(8, needed), MAXIMUM_WORKERS)
+    return min(max(4, needed), MAXIMUM_WORKERS)
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -66,6 +66,7 @@ class _Call:
             remaining = context.time_remaining()
             if not context.is_active() or (remaining is not None and remaining <= 0):
                 raise deadline_passed()
+            return remaining
 
         refused, status = None, "OK"
         try:

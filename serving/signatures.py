@@ -23,15 +23,19 @@ _TRACE = re.compile(
 )
 
 
+Function = Callable[[dict[str, np.ndarray], float | None], dict[str, np.ndarray]]
+
+
 class Signature:
     """One way to call a loaded model.
 
     Args:
-        function: The loaded signature function, keyword arguments to dictionary.
         definition: Its `SignatureDef`.
         limits: Caps on what a request may hold.
 
     Attributes:
+        function: Runs the model, once it is loaded: input name to array, and the
+            seconds that it may take or None, to output name to array.
         definition: The `SignatureDef`, as exported.
         inputs: Input name to `tf.TensorSpec`.
         outputs: Output names, sorted.
@@ -48,7 +52,8 @@ class Signature:
         definition.inputs["x"].dtype = tf.float32.as_datatype_enum
         definition.inputs["x"].tensor_shape.dim.add(size=-1)
         definition.outputs["y"].CopyFrom(definition.inputs["x"])
-        signature = Signature(lambda x: {"y": 2 * x}, definition)
+        signature = Signature(definition)
+        signature.function = lambda inputs, seconds: {"y": 2 * inputs["x"]}
         answer = signature.run({"x": np.ones(3, np.float32)})
         assert answer["y"].tolist() == [2, 2, 2]
         ```
@@ -56,10 +61,10 @@ class Signature:
 
     def __init__(
         self,
-        function: Callable,
         definition: meta_graph_pb2.SignatureDef,
         limits: Limits | None = None,
     ):
+        self.function: Function | None = None
         self.definition = definition
         self._limits = limits or Limits()
         self.inputs = {
@@ -75,11 +80,6 @@ class Signature:
         self._defaults = {
             alias: tensors.parse(proto) for alias, proto in definition.defaults.items()
         }
-        self._function = function
-
-    def replace(self, function: Callable) -> None:
-        """Call this function from now on: the same one, but in batches."""
-        self._function = function
 
     def check_names(self, names: Collection[str]) -> None:
         """Raise `InvalidRequestError` unless these are the names of the inputs."""
@@ -142,7 +142,10 @@ class Signature:
         return arrays
 
     def run(
-        self, inputs: Mapping[str, np.ndarray], output_filter: Iterable[str] = ()
+        self,
+        inputs: Mapping[str, np.ndarray],
+        output_filter: Iterable[str] = (),
+        seconds: float | None = None,
     ) -> dict[str, np.ndarray]:
         """Check the inputs, run the model, return its outputs.
 
@@ -152,6 +155,7 @@ class Signature:
         Args:
             inputs: Input name to array, of the shapes and types of `self.inputs`.
             output_filter: Names of the outputs wanted; none of them means all.
+            seconds: Longest that the model may run; None for as long as it takes.
 
         Returns:
             Output name to array.
@@ -162,19 +166,24 @@ class Signature:
             ExecutionError: The model raised an error.
         """
         self.check_names(inputs)
-        outputs = self._select(output_filter)
-        given = {**self._defaults, **inputs}
         for position, (alias, spec) in enumerate(self.inputs.items()):
-            _check_type(position, spec, _type_name_of(given[alias]))
-            _check_shape(spec, given[alias].shape)
+            if alias in inputs:
+                _check_type(position, spec, _type_name_of(inputs[alias]))
+                _check_shape(spec, inputs[alias].shape)
+        return self.compute(inputs, output_filter, seconds)
+
+    def compute(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        output_filter: Iterable[str] = (),
+        seconds: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """`run` without its checks of the inputs, for those that `parse` returned."""
+        outputs = self._select(output_filter)
+        assert self.function is not None
         try:
-            results = self._function(
-                **{
-                    alias: tf.constant(given[alias], spec.dtype)
-                    for alias, spec in self.inputs.items()
-                }
-            )
-            return {alias: tensors.to_array(results[alias]) for alias in outputs}
+            results = self.function({**self._defaults, **inputs}, seconds)
+            return {alias: results[alias] for alias in outputs}
         except tf.errors.OpError as error:
             raise ExecutionError(_TRACE.sub("", error.message)) from error
 
