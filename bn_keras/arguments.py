@@ -64,7 +64,9 @@ def switch(text):
         return True
     if text.lower() in ("false", "0"):
         return False
-    raise argparse.ArgumentTypeError(f"expected true or false, received {text!r}")
+    raise argparse.ArgumentTypeError(
+        f"expected true or false, with = before it, received {text!r}"
+    )
 
 
 def pairs(text):

@@ -65,7 +65,7 @@ class Answering:
         response = predict_pb2.PredictResponse(
             outputs={name: self._encode(array) for name, array in outputs.items()}
         )
-        _name(response, servable, spec, spec.signature_name or DEFAULT_SIGNATURE)
+        _name(response, servable, spec)
         return response
 
     def classify(
@@ -138,7 +138,8 @@ class Answering:
             if field != "signature_def":
                 raise InvalidRequestError(f"Metadata field {field} is not supported")
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        _name(response, servable, request.model_spec)
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = servable.version
         response.metadata["signature_def"].Pack(
             get_model_metadata_pb2.SignatureDefMap(
                 signature_def=servable.signature_definitions
@@ -195,13 +196,11 @@ class Answering:
             result.regressions.add(value=value)
 
 
-def _name(response, servable: Servable, spec, signature_name: str | None = None):
+def _name(response, servable: Servable, spec) -> None:
     """Write who answers into a response."""
     response.model_spec.name = spec.name
     response.model_spec.version.value = servable.version
-    response.model_spec.signature_name = (
-        spec.signature_name if signature_name is None else signature_name
-    )
+    response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
 
 
 def _of_examples(servable: Servable, spec) -> Signature:

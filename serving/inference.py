@@ -3,6 +3,7 @@
 Knows no transport: gRPC and REST both end here.
 """
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -32,16 +33,25 @@ class Inference:
         metrics: Where requests are counted.
         tensor_content: Whether Predict answers tensors as bytes rather than in the
             field of their type.
+        running: Requests that may be at their models at a time; others wait for their
+            turn as long as their deadlines allow.
 
     Attributes:
         models: As given.
         metrics: As given.
     """
 
-    def __init__(self, models: Models, metrics: Metrics, tensor_content: bool = False):
+    def __init__(
+        self,
+        models: Models,
+        metrics: Metrics,
+        tensor_content: bool = False,
+        running: int = 8,
+    ):
         self.models = models
         self.metrics = metrics
         self._tensor_content = tensor_content
+        self._turns = threading.BoundedSemaphore(running)
 
     def answer(
         self,
@@ -92,15 +102,22 @@ class Inference:
             return outputs
 
         answering = Answering(self._tensor_content, run, check)
-        method = {
+        methods = {
             "Predict": answering.predict,
             "Classify": answering.classify,
             "Regress": answering.regress,
             "MultiInference": answering.multi_inference,
-            "GetModelMetadata": answering.metadata,
-        }[api]
-        with self.models.use(spec) as servable:
-            return method(servable, request)
+        }
+        if api == "GetModelMetadata":
+            with self.models.use(spec) as servable:
+                return answering.metadata(servable, request)
+        if not self._turns.acquire(timeout=_seconds(check())):
+            raise deadline_passed()
+        try:
+            with self.models.use(spec) as servable:
+                return methods[api](servable, request)
+        finally:
+            self._turns.release()
 
     def _status(self, request) -> get_model_status_pb2.GetModelStatusResponse:
         _check_model_spec(request)
@@ -134,6 +151,11 @@ class Inference:
         return model_management_pb2.ReloadConfigResponse(status={})
 
 
+def _seconds(left: float | None) -> float:
+    """Seconds as a lock takes them: -1 for any number of them."""
+    return -1 if left is None else min(left, threading.TIMEOUT_MAX)
+
+
 def _check_model_spec(request) -> None:
     if not request.HasField("model_spec"):
         raise InvalidRequestError("Missing ModelSpec")
@@ -144,4 +166,12 @@ def deadline_passed() -> StatusError:
     return StatusError(
         grpc.StatusCode.DEADLINE_EXCEEDED,
         "The deadline passed, or the client left, before the model could run.",
+    )
+
+
+def too_many() -> StatusError:
+    """What a request is told that finds no place."""
+    return StatusError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "The server has as many requests as it takes at once; try again later.",
     )

@@ -14,8 +14,8 @@ class Limits:
         message_bytes: size of a request; protobuf's own limit by default.
         elements: of one input tensor.
         string_bytes: length of one string in an input.
-        concurrent_requests: under way or waiting, over gRPC and REST each; one more is
-            refused with RESOURCE_EXHAUSTED.
+        concurrent_requests: for models, under way or waiting, over gRPC and REST each;
+            one more is refused with RESOURCE_EXHAUSTED.
     """
 
     message_bytes: int = 2**31 - 1

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from serving import json_answers, page, rest_protocol
 from serving.errors import StatusError
-from serving.inference import Inference, deadline_passed
+from serving.inference import Inference, deadline_passed, too_many
 from serving.metrics import CONTENT_TYPE
 from serving.statuses import refusal
 
@@ -238,10 +238,7 @@ class _Lane:
     async def run(self, work: Callable[[], bytes], timeout: float) -> bytes:
         """Await a worker's result; what is late keeps its place until it ends."""
         if not self._free.acquire(blocking=False):
-            raise StatusError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "The server has as many requests as it takes at once; try again later.",
-            )
+            raise too_many()
         try:
             future = self._workers.submit(work)
         except RuntimeError:

@@ -24,19 +24,13 @@ from serving.metrics import Metrics
 from serving.models import Models
 from serving.rest import RestServer
 from serving.servable import Servable
-from serving.services import add_services
+from serving.services import SERVICES, add_services
 from serving.warming import warm_up
 
-HEALTH_NAMES = (
-    "",
-    "ModelService",
-    "PredictionService",
-    "tensorflow.serving.ModelService",
-    "tensorflow.serving.PredictionService",
-)
+HEALTH_NAMES = ("", "ModelService", "PredictionService", *SERVICES)
 METRICS_PATH = "/monitoring/prometheus/metrics"
-# Threads beyond these only wait for one another.
-MAXIMUM_WORKERS = 256
+# Beyond these, threads only wait for one another.
+MAXIMUM_RUNNING = 256
 
 
 class PredictionServer:
@@ -142,7 +136,7 @@ class PredictionServer:
         self._tls = tls
         self._limits = limits
         self._arguments = dict(channel_arguments or {})
-        self._workers_wanted = _workers(batching)
+        self._running = _running(batching)
 
         def load(name: str, version: int, path: Path) -> Servable:
             servable = Servable(version, path, batching, limits)
@@ -159,7 +153,10 @@ class PredictionServer:
             allow_labels_for_unavailable,
         )
         self._inference = Inference(
-            self._models, Metrics(self._models.names), tensor_content
+            self._models,
+            Metrics(self._models.names),
+            tensor_content,
+            self._running,
         )
         self._rest_timeout = rest_timeout
         self._metrics_path = metrics_path
@@ -183,10 +180,10 @@ class PredictionServer:
                 "new PredictionServer."
             )
         self._workers = futures.ThreadPoolExecutor(
-            self._workers_wanted, thread_name_prefix="predictions"
+            self._running, thread_name_prefix="documents"
         )
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(4, thread_name_prefix="calls"),
+            futures.ThreadPoolExecutor(64, thread_name_prefix="calls"),
             # Two servers may share a port by default, and clients' requests.
             options=[
                 *{
@@ -196,12 +193,11 @@ class PredictionServer:
                     **self._arguments,
                 }.items()
             ],
-            maximum_concurrent_rpcs=self._limits.concurrent_requests,
         )
-        add_services(self._server, self._inference, self._workers)
+        add_services(self._server, self._inference, self._limits.concurrent_requests)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (*HEALTH_NAMES[3:], health.SERVICE_NAME, reflection.SERVICE_NAME),
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME),
             self._server,
         )
         try:
@@ -312,13 +308,13 @@ def _models_of(directory, model_name, config):
     return one_model(model_name or directory.resolve().name, str(directory))
 
 
-def _workers(batching: BatchingParameters | None) -> int:
-    """Threads that run models: each waits for TensorFlow, or for a batch to fill."""
+def _running(batching: BatchingParameters | None) -> int:
+    """Requests at their models at a time: each waits there, or for a batch to fill."""
     needed = os.cpu_count() or 1
     if batching is not None:
         # One batch fills while the others run.
         needed = (batching.num_batch_threads + 1) * batching.max_batch_size
-    return min(max(4, needed), MAXIMUM_WORKERS)
+    return min(max(4, needed), MAXIMUM_RUNNING)
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -116,16 +116,25 @@ def to_typed_fields(array: np.ndarray) -> tensor_pb2.TensorProto:
     values = np.ravel(array)
     if values.dtype != stored:
         values = values.view(stored)
-    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+    proto = _empty(array)
+    getattr(proto, field).extend(values.tolist())
+    return proto
+
+
+def _empty(array: np.ndarray) -> tensor_pb2.TensorProto:
+    proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(array.dtype).as_datatype_enum)
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
-    getattr(proto, field).extend(values.tolist())
     return proto
 
 
 def to_content(array: np.ndarray) -> tensor_pb2.TensorProto:
     """Write an array as bytes (`tensor_content`); strings into `string_val`."""
-    return tf.make_tensor_proto(array)
+    if array.dtype == object:
+        return to_typed_fields(array)
+    proto = _empty(array)
+    proto.tensor_content = array.tobytes()
+    return proto
 
 
 def from_response(proto) -> np.ndarray:

@@ -4,6 +4,7 @@ Knows the options and what is printed; no protocol.
 """
 
 import argparse
+import contextlib
 import logging
 
 from bn_keras import arguments
@@ -81,7 +82,8 @@ def add(commands):
         "model_config_file",
         type=arguments.path,
         metavar="FILE",
-        help="a ModelServerConfig: several models, version policies, labels",
+        help="a ModelServerConfig: several models, version policies, labels; the two "
+        "above are then ignored",
     )
     for name, default in (
         ("model_config_file_poll_wait_seconds", 0),
@@ -175,13 +177,15 @@ def serve(options):
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             everywhere = options.host in ("0.0.0.0", "::")
-            print(
-                f"serving at {server.address}"
-                + (" and this machine's other addresses" if everywhere else "")
-                + (f", http://{server.rest_address}" if server.rest_address else "")
-                + ", Ctrl-C stops",
-                flush=True,
-            )
+            # A full disk behind it is no reason to stop.
+            with contextlib.suppress(OSError):
+                print(
+                    f"serving at {server.address}"
+                    + (" and this machine's other addresses" if everywhere else "")
+                    + (f", http://{server.rest_address}" if server.rest_address else "")
+                    + ", Ctrl-C stops",
+                    flush=True,
+                )
             server.wait()
         except KeyboardInterrupt:
             pass
@@ -193,15 +197,17 @@ def _arguments(options):
     from serving import configuration
     from serving.limits import Limits
 
-    base = options.directory or options.model_base_path
-    if (base is None) == (options.model_config_file is None) or (
-        options.directory and options.model_base_path
+    if (options.directory is None) == (
+        options.model_base_path is None and options.model_config_file is None
     ):
         raise ValueError(
             "Expected one of DIR, --model_base_path and --model_config_file. Received: "
-            + ("none" if base is None else "several")
+            + ("none" if options.directory is None else "several")
             + "; give one"
         )
+    base = options.directory
+    if options.model_config_file is None and base is None:
+        base = options.model_base_path
     if options.batching_parameters_file and not options.enable_batching:
         raise ValueError(
             "--batching_parameters_file supplied without --enable_batching; give both"
@@ -219,7 +225,7 @@ def _arguments(options):
         metrics["metrics_path"] = monitoring.path if monitoring.enable else None
     caps = {name: getattr(options, f"max_{name}") for name in CAPS}
     name = options.model_name
-    if options.model_base_path and name is None:
+    if options.directory is None and name is None:
         name = "default"
     return {
         "directory": base,
