@@ -3,9 +3,7 @@
 Knows no training library: an exported directory is all it reads.
 """
 
-from serving.asyncio_client import AsyncPredictionClient
-from serving.client import PredictionClient
-from serving.connection import Tls
+from serving.client import AsyncPredictionClient, PredictionClient, Tls
 from serving.server import PredictionServer
 
 __all__ = ["AsyncPredictionClient", "PredictionClient", "PredictionServer", "Tls"]

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import addresses
-from serving.configuration import BatchingParameters, Tls, one_model, read_models
+from serving.configuration import BatchingParameters, ServerTls, one_model, read_models
 from serving.inference import Inference
 from serving.limits import Limits
 from serving.metrics import Metrics
@@ -107,7 +107,7 @@ class PredictionServer:
         rest_port: int | None = None,
         socket_path: str | Path | None = None,
         batching: BatchingParameters | None = None,
-        tls: Tls | None = None,
+        tls: ServerTls | None = None,
         limits: Limits | None = None,
         tensor_content: bool = False,
         poll_seconds: float = 1.0,
@@ -317,7 +317,7 @@ def _running(batching: BatchingParameters | None) -> int:
     return min(max(4, needed), MAXIMUM_RUNNING)
 
 
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials(
         [(tls.server_key.encode(), tls.server_cert.encode())],
         root_certificates=tls.custom_ca.encode() if tls.custom_ca else None,

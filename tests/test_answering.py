@@ -64,8 +64,8 @@ def test_classify_pairs_each_label_with_its_score(judge):
         [("low", 5), ("high", 6)],
     ]
     spec = response.model_spec
-    # As the sources have it, the name stays as it was sent.
-    assert (spec.name, spec.version.value, spec.signature_name) == ("judge", 7, "")
+    assert (spec.name, spec.version.value) == ("judge", 7)
+    assert spec.signature_name == "serving_default"
 
 
 @pytest.mark.parametrize(

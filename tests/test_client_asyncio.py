@@ -13,7 +13,7 @@ from client_servers import ROWS_OF_FOUR, Told, definition, serving
 from serving_models import ROWS, Model, write
 
 from serving import PredictionClient, PredictionServer
-from serving.asyncio_client import AsyncPredictionClient
+from serving.client.awaiting import AsyncPredictionClient
 
 ANY = definition({"x": (tf.float32, None)})
 

@@ -9,8 +9,8 @@ import trustme
 from client_servers import Told, serving
 
 from serving import PredictionClient
-from serving.asyncio_client import AsyncPredictionClient
-from serving.connection import Tls
+from serving.client.awaiting import AsyncPredictionClient
+from serving.client.connection import Tls
 
 STATUS = [(3, "AVAILABLE", "")]
 

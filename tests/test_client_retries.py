@@ -11,7 +11,7 @@ import pytest
 from client_servers import Told, serving
 
 from serving import PredictionClient
-from serving.asyncio_client import AsyncPredictionClient
+from serving.client.awaiting import AsyncPredictionClient
 
 DOWN = (grpc.StatusCode.UNAVAILABLE, "down")
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from client_servers import definition
 
-from serving import fitting
+from serving.client import fitting
 
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
 BATCH = "add the axis of the batch, numpy.asarray(x)[numpy.newaxis]"

@@ -12,39 +12,41 @@ from serving_models import ROWS, Echo, Model, proto_of, refusal, request_of, wri
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from serving import PredictionServer, tensors
-from serving.servables import Servables
-from serving.signatures import InvalidRequestError, Signature
+from serving.errors import InvalidRequestError
+from serving.servable import Servable
+from serving.signatures import Signature
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 # 100 kB on the wire, 400 GB if its one string filled the shape it claims.
 HOSTILE = """
 import resource, sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from serving_models import proto_of
 import tensorflow as tf
-from serving.servables import Servables
-from serving.signatures import InvalidRequestError
+from serving.errors import InvalidRequestError
+from serving.servable import Servable
 
 def used():
     pages = open("/proc/self/statm").read().split()[0]
     return int(pages) * resource.getpagesize()
 
 proto = proto_of(tf.string, [2**22], string_val=[b"x" * 100_000])
-with Servables(sys.argv[1], "model") as servables, servables.use("model") as servable:
-    bound = used() + 2**30
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-    for name in ("float32", "string"):
-        try:
-            servable.signature(name).parse({"x": proto})
-        except InvalidRequestError as error:
-            print(error)
+servable = Servable(1, Path(sys.argv[1]))
+bound = used() + 2**30
+resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+for name in ("float32", "string"):
+    try:
+        servable.signature(name).parse({"x": proto})
+    except InvalidRequestError as error:
+        print(error)
 """
 
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory):
-    return write(Echo(), tmp_path_factory.mktemp("echo"), 1).parent
+    return write(Echo(), tmp_path_factory.mktemp("echo"), 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
@@ -64,14 +66,13 @@ def test_one_string_that_fills_a_large_shape_takes_no_memory(echo):
 
 
 def test_a_string_is_sent_for_each_element(echo):
-    with Servables(echo, "echo") as servables, servables.use("echo") as servable:
-        signature = servable.signature("string")
-        words = np.array([b"a", b"", b"a" * 1000], object)
-        sent = {"x": tf.make_tensor_proto(words)}
-        assert signature.parse(sent)["x"].tolist() == words.tolist()
-        for fields in ({}, {"string_val": [b"a"]}, {"tensor_content": b"\x01\x01a"}):
-            with pytest.raises(InvalidRequestError, match="tensor parsing error: x"):
-                signature.parse({"x": proto_of(tf.string, (2,), **fields)})
+    signature = Servable(1, echo).signature("string")
+    words = np.array([b"a", b"", b"a" * 1000], object)
+    sent = {"x": tf.make_tensor_proto(words)}
+    assert signature.parse(sent)["x"].tolist() == words.tolist()
+    for fields in ({}, {"string_val": [b"a"]}, {"tensor_content": b"\x01\x01a"}):
+        with pytest.raises(InvalidRequestError, match="tensor parsing error: x"):
+            signature.parse({"x": proto_of(tf.string, (2,), **fields)})
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float16, tf.complex128, tf.bool])
@@ -87,11 +88,11 @@ def test_an_error_of_a_kind_of_the_known_ones_has_their_status(tmp_path, monkeyp
     class OverlongError(InvalidRequestError):
         pass
 
-    def run(*_):
+    def compute(*_):
         raise OverlongError("too long")
 
     write(Model(2), tmp_path, 1)
-    monkeypatch.setattr(Signature, "run", run)
+    monkeypatch.setattr(Signature, "compute", compute)
     with (
         PredictionServer(tmp_path, "multiply", port=0) as server,
         grpc.insecure_channel(server.address) as channel,

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
-from serving import json_answers, tensors
+from serving import tensors
 from serving.errors import InvalidRequestError
+from serving.rest import json_answers
 
 INTS = np.array([[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 0], [1, 2]]], np.int32)
 

@@ -6,8 +6,8 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.apis import input_pb2
 
-from serving import json_examples, json_text
 from serving.errors import InvalidRequestError
+from serving.rest import json_examples, json_text
 
 
 def read(text):

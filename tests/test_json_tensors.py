@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from inference_double import infos
 
-from serving import json_tensors, json_text, tensors
+from serving import tensors
 from serving.errors import InvalidRequestError, UnsupportedError
+from serving.rest import json_tensors, json_text
 
 INTEGERS = (
     *(tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8),

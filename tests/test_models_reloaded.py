@@ -29,7 +29,7 @@ from serving.errors import (
     UnknownLabelError,
     UnmetConditionError,
 )
-from serving.versions import Versions
+from serving.models.versions import Versions
 
 pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
 

@@ -28,8 +28,8 @@ from serving.errors import (
     UnknownLabelError,
 )
 from serving.models import Models
+from serving.models.versions import LOAD_ATTEMPTS
 from serving.servable import Servable
-from serving.versions import LOAD_ATTEMPTS
 
 pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
 

@@ -222,9 +222,7 @@ CODES = {
 }
 
 
-@pytest.mark.parametrize(
-    "code", [*grpc.StatusCode][1:], ids=lambda code: code.name
-)
+@pytest.mark.parametrize("code", [*grpc.StatusCode][1:], ids=lambda code: code.name)
 def test_every_code_has_its_http_status(served, code):
     served.inference.refusal = StatusError(code, 'it "failed"\n')
     assert served.ask("/v1/models/m:predict", {"instances": [[1, 2]]}) == (

@@ -10,7 +10,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from serving.configuration import (
     BatchingParameters,
     Monitoring,
-    Tls,
+    ServerTls,
     check_models,
     one_model,
     read_batching,
@@ -303,12 +303,12 @@ PAIR = f"server_key: {quoted(KEY)} server_cert: {quoted(CERTIFICATE)} "
 
 def test_keys_are_read_and_not_shown(file):
     tls = read_tls(file(PAIR))
-    assert tls == Tls(KEY, CERTIFICATE, None, False)
+    assert tls == ServerTls(KEY, CERTIFICATE, None, False)
     assert "c2VjcmV0" not in repr(tls)
     both = read_tls(
         file(f"{PAIR} custom_ca: {quoted(CERTIFICATE)} client_verify: true")
     )
-    assert both == Tls(KEY, CERTIFICATE, CERTIFICATE, True)
+    assert both == ServerTls(KEY, CERTIFICATE, CERTIFICATE, True)
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,18 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from served_process import ServedProcess, wait_until
 from serving_models import ROWS, Model, function, request_of, write
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 NAME = "grown"
 BIG = 100_000_000
 # Of the size of an answer of this many floats: 50 MB in protocol buffers.
 FLOATS = 12_500_000
 FEW = 12
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+HEALTH = "/grpc.health.v1.Health/Check"
 
 SENDER = """
 import sys, grpc
@@ -29,9 +33,9 @@ options = [("grpc.max_send_message_length", -1)]
 with grpc.insecure_channel(sys.argv[1], options=options) as channel:
     call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     print("sending", flush=True)
-    while True:
+    while True:  # a field that nobody knows, of 100,000,000 bytes
         try:
-            call(bytes(100_000_000))
+            call(bytes.fromhex("7a80c2d72f") + bytes(100_000_000))
         except grpc.RpcError:
             pass
 """
@@ -62,7 +66,7 @@ def served(directory):
         ask_rest(process)
         yield process
         assert process.exit_status() is None
-        assert "Traceback" not in process.log.read_text()
+        assert b"Traceback" not in process.log.read_bytes()
 
 
 def ask(served):
@@ -103,12 +107,12 @@ def frame(kind, flags, stream, payload=b""):
     )
 
 
-def opening(address):
+def opening(address, path=PREDICT):
     """What a gRPC client sends before its message: preface, settings and headers."""
     fields = {
         ":method": "POST",
         ":scheme": "http",
-        ":path": "/tensorflow.serving.PredictionService/Predict",
+        ":path": path,
         ":authority": address,
         "te": "trailers",
         "content-type": "application/grpc",
@@ -125,13 +129,13 @@ def opening(address):
     )
 
 
-def begun(served):
+def begun(served, path=PREDICT):
     """A gRPC call of 100 MB, of which the first 60 kB are sent."""
     connection = connected(served.address)
     message = b"\0" + struct.pack(">I", BIG) + bytes(60_000)
     parts = [message[at : at + 16_000] for at in range(0, len(message), 16_000)]
     data = b"".join(frame(0, 0, 1, part) for part in parts)
-    connection.sendall(opening(served.address) + data)
+    connection.sendall(opening(served.address, path) + data)
     return connection
 
 
@@ -162,6 +166,15 @@ def asked_rest(served, values):
     return connection
 
 
+def settled(served):
+    """Return its memory when it gives none back any more."""
+    found = [served.memory()]
+    while len(found) < 2 or found[-1] < found[-2] - 2**20:
+        time.sleep(1)
+        found.append(served.memory())
+    return found[-1]
+
+
 def returned(served, descriptors):
     wait_until(lambda: served.descriptors() <= descriptors + FEW)
 
@@ -171,14 +184,29 @@ def returned(served, descriptors):
 def test_clients_that_vanish_in_a_request_leave_nothing(served, start, count):
     descriptors, memory = served.descriptors(), served.memory()
     for _ in range(count // 50):
-        clients = [start(served) for _ in range(50)]
-        ask(served)
-        ask_rest(served)
-        for one in clients:
+        for one in [start(served) for _ in range(50)]:
             vanish(one)
     returned(served, descriptors)
     ask(served)
     assert served.memory() - memory < 64 * 2**20
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="grpcio's threads wait for the rest of each message: as many half messages "
+    "as there are workers (8; REST waits for them too), or other threads (4: health, "
+    "status), hold up everybody",
+)
+@pytest.mark.parametrize("path", [PREDICT, HEALTH])
+def test_half_messages_hold_up_nobody(served, path):
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(begun(served, path))
+        with served.channel() as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+            predict(request_of(name=NAME), timeout=5)
 
 
 def test_a_client_killed_while_it_sends_100_megabytes_takes_nothing_with_it(served):
@@ -204,20 +232,24 @@ def test_calls_that_are_given_up_at_once_keep_no_worker(served):
         ask_rest(served)
 
 
-def test_clients_that_do_not_read_hold_up_nobody(served):
-    descriptors, memory = served.descriptors(), served.memory()
-    with contextlib.ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(asked(served, FLOATS))
-            stack.enter_context(asked_rest(served, FLOATS // 5))
-        # Until all of the answers wait to be read, or the first parts of them.
-        wait_until(lambda: served.memory() > memory + 150_000_000)
-        for _ in range(10):
-            ask(served)
-            ask_rest(served)
-    returned(served, descriptors)
-    ask(served)
-    wait_until(lambda: served.memory() - memory < 128 * 2**20)
+@pytest.mark.parametrize(
+    "floats", [1_000_000, pytest.param(FLOATS, marks=pytest.mark.slow)]
+)
+def test_clients_that_do_not_read_hold_up_nobody(served, floats):
+    descriptors, memory = served.descriptors(), []
+    for _ in range(3):
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(asked(served, floats))
+                stack.enter_context(asked_rest(served, floats // 5))
+            for _ in range(10):
+                ask(served)
+                ask_rest(served)
+        returned(served, descriptors)
+        ask(served)
+        memory.append(settled(served))
+    # The first time, allocators take what they keep.
+    assert memory[-1] - memory[0] < 128 * 2**20
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])

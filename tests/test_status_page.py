@@ -10,8 +10,8 @@ from browser import browser, missing
 from inference_double import InferenceDouble, Served, signature
 from PIL import Image
 
-from serving import page
 from serving.errors import StatusError
+from serving.rest import page
 
 EVIL = "<script>alert(1)</script>"
 SCORES = (tf.float32, [None, 4])

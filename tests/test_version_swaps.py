@@ -14,7 +14,7 @@ from version_fakes import (
     wait_for,
 )
 
-from serving.versions import State, VersionStatus
+from serving.models.versions import State, VersionStatus
 
 pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
 
@@ -142,7 +142,7 @@ def test_a_watch_survives_what_it_cannot_foresee(
 
     versions = versions_of(poll_seconds=0.01)
     with monkeypatch.context() as patched:
-        patched.setattr("serving.versions.aspired", fail)
+        patched.setattr("serving.models.versions.aspired", fail)
         versions.watch()
         wait_for(lambda: "unforeseen" in caplog.text)
     add(directory, 2)

@@ -17,9 +17,9 @@ from version_fakes import (
 )
 
 from serving.errors import ServableNotFoundError
+from serving.models.directories import Policy
+from serving.models.versions import LOAD_ATTEMPTS, State, Versions, VersionStatus
 from serving.servable import Servable
-from serving.version_directories import Policy
-from serving.versions import LOAD_ATTEMPTS, State, Versions, VersionStatus
 
 pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
 

@@ -12,8 +12,8 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.models import Models
-from serving.version_directories import Policy
-from serving.versions import Versions
+from serving.models.directories import Policy
+from serving.models.versions import Versions
 
 LATEST = Policy()
 

@@ -148,7 +148,7 @@ def _address(text):
 
 def _tls(options):
     """Whom to trust and who asks, or None for a plain connection."""
-    from serving.connection import Tls
+    from serving.client.connection import Tls
 
     files = (options.ca, options.client_key, options.client_cert)
     if not options.tls and (*files, options.server_name) == (None,) * 4:

@@ -14,10 +14,10 @@ from concurrent import futures
 import grpc
 from aiohttp import web
 
-from serving import json_answers, page, rest_protocol
 from serving.errors import StatusError
 from serving.inference import Inference, deadline_passed, too_many
 from serving.metrics import CONTENT_TYPE
+from serving.rest import json_answers, page, protocol
 from serving.statuses import refusal
 
 _JSON = "application/json"
@@ -161,13 +161,13 @@ class RestServer:
 
     async def _protocol(self, request: web.Request, path: str) -> web.Response:
         """Answer one request of TensorFlow Serving's protocol, and count it."""
-        wanted = rest_protocol.Target("")
+        wanted = protocol.Target("")
         began = time.perf_counter()
         try:
             if request.method == "OPTIONS":
                 body = _preflight(request)
             else:
-                wanted = rest_protocol.target(request.method, path)
+                wanted = protocol.target(request.method, path)
                 body = await self._body(request)
                 began = time.perf_counter()  # a slow sender is not a slow model
                 body = await self._answer(wanted, body)
@@ -197,9 +197,9 @@ class RestServer:
                 f"The body did not arrive within {self._timeout:g} seconds.",
             ) from None
 
-    async def _answer(self, wanted: rest_protocol.Target, body: bytes) -> bytes:
+    async def _answer(self, wanted: protocol.Target, body: bytes) -> bytes:
         if not wanted.verb:
-            work = functools.partial(rest_protocol.information, self._inference, wanted)
+            work = functools.partial(protocol.information, self._inference, wanted)
             return await self._information.run(work, self._timeout)
         end = time.monotonic() + self._timeout
         gone = threading.Event()
@@ -210,7 +210,7 @@ class RestServer:
             return end - time.monotonic()
 
         work = functools.partial(
-            rest_protocol.prediction, self._inference, wanted, body, check
+            protocol.prediction, self._inference, wanted, body, check
         )
         try:
             return await self._predictions.run(work, self._timeout)
@@ -268,7 +268,7 @@ def _preflight(request: web.Request) -> bytes:
 
 
 def _refused(refused: StatusError) -> tuple[str, web.Response]:
-    status = rest_protocol.HTTP_STATUSES.get(refused.code, 500)
+    status = protocol.HTTP_STATUSES.get(refused.code, 500)
     return refused.code.name, _response(status, json_answers.error(refused.details))
 
 

@@ -13,7 +13,7 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving.errors import InvalidRequestError, UnsupportedError
-from serving.json_text import is_binary, kind, refused, shown, to_bytes
+from serving.rest.json_text import is_binary, kind, refused, shown, to_bytes
 
 MAXIMUM_RANK = 254  # TensorShape of TensorFlow
 

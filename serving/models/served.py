@@ -17,14 +17,14 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.configuration import check_models
-from serving.configuration_changes import follow
 from serving.errors import (
     InvalidRequestError,
     ServingError,
     UnknownLabelError,
     UnmetConditionError,
 )
-from serving.versions import Loaded, State, Versions, VersionStatus, not_found
+from serving.models.changes import follow
+from serving.models.versions import Loaded, State, Versions, VersionStatus, not_found
 
 _logger = logging.getLogger(__name__)
 

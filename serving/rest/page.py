@@ -13,9 +13,9 @@ from pathlib import Path
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import get_model_status_pb2
 
-from serving import rest_protocol
 from serving.errors import StatusError
 from serving.inference import Inference
+from serving.rest import protocol
 
 _FILE = Path(__file__).with_name("page.html")
 
@@ -66,9 +66,7 @@ def _versions(inference: Inference, name: str) -> list[dict]:
 
 def _signatures(inference: Inference, name: str) -> dict[str, dict]:
     try:
-        _, signatures = rest_protocol.metadata(
-            inference.answer, rest_protocol.Target(name)
-        )
+        _, signatures = protocol.metadata(inference.answer, protocol.Target(name))
     except StatusError:
         return {}
     return {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from serving.errors import ServableNotFoundError
-from serving.version_directories import (
+from serving.models.directories import (
     Policy,
     aspired,
     listed,

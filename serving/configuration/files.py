@@ -11,8 +11,8 @@ from pathlib import Path
 from tensorflow_serving.config import model_server_config_pb2
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from serving.configuration.text_messages import new_message, read_text_message
 from serving.errors import InvalidRequestError
-from serving.text_messages import new_message, read_text_message
 
 PLATFORM = "tensorflow"
 
@@ -92,7 +92,7 @@ class Monitoring:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tls:
+class ServerTls:
     """Keys and certificates for gRPC, as PEM texts.
 
     Attributes:
@@ -251,7 +251,7 @@ def read_monitoring(path: str | Path) -> Monitoring:
     return Monitoring(read.enable, read.path or Monitoring.path)
 
 
-def read_tls(path: str | Path) -> Tls:
+def read_tls(path: str | Path) -> ServerTls:
     """Read a file of `--ssl_config_file`, an `SSLConfig` in text form.
 
     Raises:
@@ -270,6 +270,6 @@ def read_tls(path: str | Path) -> Tls:
                 f"{path}: `{name}` must be a PEM text. Received: {found}; put the "
                 "contents of the file there, not its path"
             )
-    return Tls(
+    return ServerTls(
         read.server_key, read.server_cert, read.custom_ca or None, read.client_verify
     )

@@ -21,10 +21,10 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving import json_answers, json_examples, json_tensors, json_text
 from serving.answering import Check
 from serving.errors import InvalidRequestError
 from serving.inference import Inference
+from serving.rest import json_answers, json_examples, json_tensors, json_text
 
 # model_servers/http_server.cc; what is not here is 500.
 HTTP_STATUSES = {

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import numpy as np
 
-from serving import connection, streaming
-from serving.connection import Tls
-from serving.requests import Classes, Conversation, Steps, VersionState
+from serving.client import connection, streaming
+from serving.client.connection import Tls
+from serving.client.requests import Classes, Conversation, Steps, VersionState
 
 
 class AsyncPredictionClient:
@@ -48,7 +48,7 @@ class AsyncPredictionClient:
         import tensorflow as tf
 
         from serving import PredictionServer
-        from serving.asyncio_client import AsyncPredictionClient
+        from serving.client.awaiting import AsyncPredictionClient
 
         model = tf.Module()
         model.double = tf.function(

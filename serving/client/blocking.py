@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import numpy as np
 
-from serving import connection, streaming
-from serving.connection import Tls
-from serving.requests import Classes, Conversation, Steps, VersionState
+from serving.client import connection, streaming
+from serving.client.connection import Tls
+from serving.client.requests import Classes, Conversation, Steps, VersionState
 
 
 class PredictionClient:

@@ -11,7 +11,7 @@ from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import input_pb2
 
 from serving.errors import InvalidRequestError
-from serving.json_text import is_binary, kind, refused, to_bytes
+from serving.rest.json_text import is_binary, kind, refused, to_bytes
 
 _INT64 = range(-(2**63), 2**63)
 # The list of a feature that a value goes into, by the value's type.

@@ -19,7 +19,8 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving import contents, fitting, tensors
+from serving import tensors
+from serving.client import contents, fitting
 
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,

@@ -1,0 +1,215 @@
+"""The programs that answer the benchmark: the direct call, our server, and others.
+
+Each loads the same SavedModels, says that it is ready, and ends with its standard
+input. Knows each server's own interface; no load and no clock. Runs in the environment
+of the server: imports nothing of this project but what needs NumPy alone.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.serving_load import closed_loop
+from benchmarks.serving_requests import Case
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+READY = "READY "
+
+
+def tell(facts):
+    """Say a line to the benchmark."""
+    print(READY + json.dumps(facts), flush=True)
+
+
+def load_models(folder):
+    """All models of the benchmark, by name."""
+    import tensorflow as tf
+
+    return {
+        path.name: tf.saved_model.load(str(path / "1"))
+        for path in sorted((folder / "models").iterdir())
+    }
+
+
+def free_port():
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def arrays_of(folder, case):
+    """Input name and array of a request."""
+    with np.load(folder / "requests" / f"{case}.npz") as arrays:
+        ((name, array),) = arrays.items()
+    return name, array
+
+
+def direct(folder):
+    """Answer lines of a case, threads, seconds and least calls with a load."""
+    import tensorflow as tf
+
+    models = load_models(folder)
+
+    def call_of(case):
+        function = models[case.model].signatures[case.signature]
+        name, array = arrays_of(folder, case)
+
+        def call():
+            outputs = function(**{name: tf.constant(array)})
+            return {key: value.numpy() for key, value in outputs.items()}
+
+        return call
+
+    tell({})
+    for line in sys.stdin:
+        case, *settings = json.loads(line)
+        load = closed_loop(call_of(Case(*case)), *settings)
+        tell(vars(load))
+
+
+def ours(folder, batching=None):
+    """Serve with this project; `batching` is the path of the parameters."""
+    from serving import PredictionServer
+    from serving.configuration import read_batching
+
+    config = folder / "models.config"
+    texts = [
+        f'config {{ name: "{path.name}" base_path: "{path}" '
+        'model_platform: "tensorflow" }'
+        for path in sorted((folder / "models").iterdir())
+    ]
+    config.write_text(f"model_config_list {{ {' '.join(texts)} }}")
+    parameters = None if batching is None else read_batching(batching)
+    with PredictionServer(
+        config=config, port=0, rest_port=0, batching=parameters
+    ) as server:
+        facts = {"address": server.address, "rest": server.rest_address}
+        tell({**facts, "method": PREDICT, "form": "predict"})
+        sys.stdin.read()
+
+
+def ray(folder):
+    """Serve with Ray Serve: TensorFlow Serving's own stubs behind its proxy."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray  # pyright: ignore[reportMissingImports]
+    from ray import serve  # pyright: ignore[reportMissingImports]
+
+    class Predictions:
+        def __init__(self):
+            self._models = load_models(folder)
+
+        def Predict(self, request):  # noqa: N802 - the protocol's name
+            import tensorflow as tf
+            from tensorflow_serving.apis import predict_pb2
+
+            spec = request.model_spec
+            function = self._models[spec.name].signatures[spec.signature_name]
+            inputs = {
+                name: tf.constant(tf.make_ndarray(proto))
+                for name, proto in request.inputs.items()
+            }
+            outputs = function(**inputs).items()
+            response = predict_pb2.PredictResponse(
+                outputs={
+                    name: tf.make_tensor_proto(value.numpy()) for name, value in outputs
+                }
+            )
+            response.model_spec.CopyFrom(spec)
+            return response
+
+    port = free_port()
+    ray.init(address="local", log_to_driver=False)
+    serve.start(
+        http_options={"port": free_port()},
+        grpc_options={
+            "port": port,
+            "grpc_servicer_functions": [
+                "tensorflow_serving.apis.prediction_service_pb2_grpc."
+                "add_PredictionServiceServicer_to_server"
+            ],
+        },
+    )
+    serve.run(serve.deployment(Predictions).bind(), name="benchmark")
+    tell(
+        {
+            "address": f"127.0.0.1:{port}",
+            "method": PREDICT,
+            "form": "predict",
+            "metadata": {"application": "benchmark"},
+            "version": ray.__version__,
+        }
+    )
+    sys.stdin.read()
+    serve.shutdown()
+    ray.shutdown()
+
+
+def kserve(folder):
+    """Serve with KServe's Python server, over its gRPC interface."""
+    from importlib.metadata import version
+
+    import tensorflow as tf
+    from kserve import (  # pyright: ignore[reportMissingImports]
+        InferInput,
+        InferOutput,
+        InferRequest,
+        InferResponse,
+        Model,
+        ModelServer,
+    )
+
+    class Predictions(Model):
+        def __init__(self, name, loaded):
+            super().__init__(name)
+            self._function = loaded.signatures["serving_default"]
+            self.ready = True
+
+        def predict(self, payload, headers=None, response_headers=None):
+            inputs = {x.name: tf.constant(x.as_numpy()) for x in payload.inputs}
+            outputs = []
+            for name, value in self._function(**inputs).items():
+                array = value.numpy()
+                output = InferOutput(name, list(array.shape), "FP32")
+                output.set_data_from_numpy(array)
+                outputs.append(output)
+            return InferResponse(payload.id or "0", self.name, outputs)
+
+    requests = folder / "requests"
+    for path in requests.glob("*-serving_default-*.npz"):
+        model, signature, batch = path.stem.split("-")
+        name, array = arrays_of(folder, Case(model, signature, int(batch)))
+        given = InferInput(name, list(array.shape), "FP32")
+        given.set_data_from_numpy(array)
+        message = InferRequest(model, [given]).to_grpc().SerializeToString()
+        (requests / f"{path.stem}.infer").write_bytes(message)
+    models = [Predictions(name, one) for name, one in load_models(folder).items()]
+    port = free_port()
+    server = ModelServer(http_port=free_port(), grpc_port=port)
+    tell(
+        {
+            "address": f"127.0.0.1:{port}",
+            "method": "/inference.GRPCInferenceService/ModelInfer",
+            "form": "infer",
+            "version": version("kserve"),
+        }
+    )
+
+    def end():
+        sys.stdin.read()
+        os._exit(0)  # its own end waits half a minute for clients
+
+    threading.Thread(target=end, daemon=True).start()
+    server.start(models)
+
+
+if __name__ == "__main__":
+    kind, *paths = sys.argv[1:]
+    {"direct": direct, "ours": ours, "ray": ray, "kserve": kserve}[kind](
+        *map(Path, paths)
+    )

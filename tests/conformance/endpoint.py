@@ -1,0 +1,156 @@
+"""The server that is asked: the embedded one, or that of `TFS_ENDPOINT`."""
+
+import dataclasses
+import http.client
+import json
+import os
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf import text_format
+from serving_models import UNLIMITED, status_request, write
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    prediction_service_pb2_grpc,
+)
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from conformance.models import write_all
+from serving import PredictionServer
+from serving.configuration import read_batching
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+
+EMBEDDED = "TFS_ENDPOINT" not in os.environ
+STATES = get_model_status_pb2.ModelVersionStatus.State
+METRICS_PATH = "/monitoring/prometheus/metrics"
+
+
+def embedded_only(reason):
+    """Mark a row that a real server has otherwise, or does not let arrange."""
+    return pytest.mark.skipif(not EMBEDDED, reason=f"embedded server only: {reason}")
+
+
+def known_defect(reason):
+    """Mark a row that the embedded server does not keep yet."""
+    return pytest.mark.xfail(EMBEDDED, strict=True, reason=reason)
+
+
+@dataclasses.dataclass
+class Endpoint:
+    """A server that serves what `conformance.models` writes.
+
+    Attributes:
+        grpc: `host:port`.
+        rest: `host:port`, or None.
+        disk: folder that its models lie in, or None.
+    """
+
+    grpc: str
+    rest: str | None = None
+    disk: Path | None = None
+
+    def __post_init__(self):
+        self.channel = grpc.insecure_channel(self.grpc, options=UNLIMITED)
+        self.predictions = prediction_service_pb2_grpc.PredictionServiceStub(
+            self.channel
+        )
+        self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
+
+    def config(self):
+        """The models as the server was told them."""
+        text = (self.disk / "models.config").read_text()
+        return text_format.Parse(text, ModelServerConfig())
+
+    def write(self, model, name, warm_up=()):
+        """Write the next version of a model; returns its number."""
+        directory = self.disk / name
+        version = 1 + max(int(one.name) for one in directory.glob("[0-9]*"))
+        write(model, directory, version, warm_up)
+        return version
+
+    def states(self, name):
+        """The state of each version, by number."""
+        found = self.models.GetModelStatus(status_request(name), timeout=30)
+        return {one.version: one for one in found.model_version_status}
+
+    def wait_for(self, name, version, state, seen=None):
+        """Wait until a version is in a state; notes the states in between."""
+        for _ in range(3000):
+            states = self.states(name)
+            if seen is not None:
+                seen.append({number: one.state for number, one in states.items()})
+            if version in states and states[version].state == STATES.Value(state):
+                return states[version]
+            time.sleep(0.01)
+        raise AssertionError(f"{name} {version} never came to be {state}: {states}")
+
+    def request(self, method, path, body=None, **headers):
+        """Ask by REST: status, body, headers."""
+        connection = http.client.HTTPConnection(self.rest, timeout=30)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read(), response.headers
+        finally:
+            connection.close()
+
+    def post(self, path, document):
+        """Post a document to REST: status and the document answered."""
+        status, body, _ = self.request("POST", path, json.dumps(document))
+        return status, json.loads(body)
+
+    def get(self, path):
+        """Get a document from REST: status and document."""
+        status, body, _ = self.request("GET", path)
+        return status, json.loads(body)
+
+    def metrics(self):
+        """Sample (name and labels) to value."""
+        status, body, _ = self.request("GET", METRICS_PATH)
+        assert status == 200
+        lines = body.decode().splitlines()
+        samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {sample: float(value) for sample, value in samples}
+
+
+def main_endpoint(directory):
+    """Yield the endpoint of most tests."""
+    if not EMBEDDED:
+        disk = os.environ.get("TFS_MODELS")
+        yield Endpoint(
+            os.environ["TFS_ENDPOINT"],
+            os.environ.get("TFS_REST_ENDPOINT"),
+            None if disk is None else Path(disk),
+        )
+        return
+    write_all(directory)
+    with PredictionServer(
+        config=directory / "models.config", port=0, rest_port=0, poll_seconds=0.05
+    ) as server:
+        yield Endpoint(server.address, server.rest_address, directory)
+
+
+def batching_endpoint(main):
+    """Yield an endpoint with batching, on the same models."""
+    if not EMBEDDED:
+        if "TFS_BATCHING_ENDPOINT" not in os.environ:
+            pytest.skip("TFS_BATCHING_ENDPOINT is not given")
+        yield Endpoint(
+            os.environ["TFS_BATCHING_ENDPOINT"],
+            os.environ.get("TFS_BATCHING_REST_ENDPOINT"),
+        )
+        return
+    with PredictionServer(
+        main.disk / "factors",
+        "all",
+        port=0,
+        rest_port=0,
+        batching=read_batching(main.disk / "batching.config"),
+    ) as server:
+        yield Endpoint(server.address, server.rest_address)

@@ -1,0 +1,113 @@
+"""Predict: inputs unlike the signature."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from serving_models import ROWS, proto_of, refusal, request_of
+from tensorflow.core.framework import tensor_pb2
+
+from conformance.endpoint import INVALID, embedded_only
+
+
+@pytest.mark.parametrize(
+    ("inputs", "details"),
+    [
+        (
+            {},
+            "input size does not match signature: 0!=1 len({}) != len({x}). "
+            "Sent extra: {}. Missing but required: {x}.",
+        ),
+        (
+            {"x": ROWS, "z": ROWS},
+            "input size does not match signature: 2!=1 len({x,z}) != len({x}). "
+            "Sent extra: {z}. Missing but required: {}.",
+        ),
+        (
+            {"z": ROWS},
+            "Signature input alias: x(feed name: serving_default_x:0) not found in "
+            "request and no default value provided. Inputs expected to be in the "
+            "request {z}, or default input alias set: ",
+        ),
+        (
+            {"x": ROWS.astype(np.float64)},
+            "Expects arg[0] to be float but double is provided",
+        ),
+    ],
+    ids=["missing", "extra", "another name", "another type"],
+)
+def test_inputs_unlike_the_signature_are_refused(predictions, inputs, details):
+    code, told = refusal(predictions.Predict, request_of(inputs))
+    assert (code, details in told) == (INVALID, True), told
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [
+        proto_of(tf.float32, (2, 4), tensor_content=b"\0" * 31),
+        proto_of(tf.float32, (2, 4), tensor_content=b"\0" * 33),
+        proto_of(tf.float32, (-1, 4), float_val=[1.0]),
+        proto_of(tf.float32, [1] * 300, float_val=[1.0]),
+        tensor_pb2.TensorProto(),
+        tensor_pb2.TensorProto(dtype=99),
+    ],
+    ids=["short", "long", "negative", "300 axes", "no type", "unknown type"],
+)
+def test_a_malformed_tensor_is_refused_by_its_name(predictions, proto):
+    answer = refusal(predictions.Predict, request_of({"x": proto}))
+    assert answer == (INVALID, "tensor parsing error: x")
+
+
+@embedded_only("TensorFlow Serving allocates what a tensor claims to hold")
+@pytest.mark.parametrize(
+    "shape", [(2**40, 4), (2**62, 4), (2**20 + 1, 4)], ids=["40", "62", "20"]
+)
+def test_a_tensor_larger_than_its_message_is_refused(predictions, shape):
+    proto = proto_of(tf.float32, shape, float_val=[1.0])
+    answer = refusal(predictions.Predict, request_of({"x": proto}))
+    assert answer == (INVALID, "tensor parsing error: x")
+
+
+@embedded_only("TensorFlow Serving reads a tensor before it looks at its type")
+@pytest.mark.parametrize(
+    ("proto", "details"),
+    [
+        (proto_of(tf.resource, (2, 4)), "to be float but resource is provided"),
+        (proto_of(tf.variant, (2, 4)), "to be float but variant is provided"),
+        (proto_of(tf.string, (2, 4)), "to be float but string is provided"),
+        (proto_of(tf.float32, (2**20, 2**20), float_val=[1.0]), "Received: shape (10"),
+        (proto_of(tf.float32, (2**62, 2**62), float_val=[1.0]), "Received: shape (46"),
+    ],
+)
+def test_a_tensor_unlike_the_signature_is_refused_unread(predictions, proto, details):
+    code, told = refusal(predictions.Predict, request_of({"x": proto}))
+    assert (code, details in told) == (INVALID, True)
+
+
+@embedded_only("TensorFlow Serving does not look at shapes")
+def test_a_shape_unlike_the_signature_is_refused(predictions):
+    assert refusal(predictions.Predict, request_of({"x": ROWS[0]})) == (
+        INVALID,
+        'Expected input "x" of shape (None, 4). Received: shape (4,); a single '
+        "example needs a leading batch axis of 1.",
+    )
+
+
+@embedded_only("this aborts TensorFlow Serving, whole (tensorflow#111453)")
+def test_a_rank_that_aborts_the_kernel_leaves_the_server_alive(predictions):
+    image = np.ones((8, 8, 3), np.float32)
+    for inputs in (image, np.float32(1)):
+        request = request_of({"x": np.asarray(inputs)}, signature="image")
+        code, details = refusal(predictions.Predict, request)
+        assert (code, "Received: shape (" in details) == (INVALID, True)
+    request = request_of({"x": image[None]}, signature="image")
+    outputs = predictions.Predict(request, timeout=30).outputs
+    assert set(outputs["y"].float_val) == {27.0}
+
+
+@embedded_only("TensorFlow Serving leaves an empty batch to the operations")
+def test_an_empty_batch_is_refused(predictions):
+    assert refusal(predictions.Predict, request_of({"x": ROWS[:0]})) == (
+        INVALID,
+        'Expected input "x" of shape (None, 4) with at least one example. '
+        "Received: shape (0, 4), an empty batch; send no request for no examples.",
+    )

@@ -1,0 +1,300 @@
+"""Malformed requests without end, made from valid ones."""
+
+import random
+import struct
+
+import numpy as np
+import tensorflow as tf
+from serving_models import ROWS, Model, function, request_of
+from tensorflow.core.framework import types_pb2
+from tensorflow_serving.apis import predict_pb2
+
+NAME = "target"
+TYPES = ("float16", "bfloat16", "float32", "int8", "int32", "int64", "uint64")
+TYPES += ("bool", "string", "complex64", "complex128")
+# Varints at the edges of what fields, lengths and sizes may be.
+EDGES = (0, 1, 127, 2**14, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**64 - 1)
+SIZES = (-(2**63), -(2**31), -2, -1, 0, 0, 1, 1, 2, 3, 4, 7, 8, 255, 1000)
+SIZES += (2**31 - 1, 2**31, 2**32 + 1, 2**62, 2**63 - 1)
+ODD_NAMES = ("", "x", "X", "x\0", "ünï©ødé \U0001f600", "../../etc/passwd", "a" * 500)
+
+
+class Target(tf.Module):
+    """Signatures of many types, of fixed and open shapes, and two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = Model(2)
+        self.served = {
+            **self.model.served,
+            **{
+                name: function(lambda x: {"y": tf.identity(x)}, x=([None], name))
+                for name in TYPES
+            },
+            "open_image": function(
+                lambda x: {"y": tf.nn.conv2d(x, self.model.kernel, 2, "SAME")},
+                x=([None, None, None, 3], tf.float32),
+            ),
+            "any_rank": function(lambda x: {"y": -x}, x=(None, tf.float32)),
+            "scalar": function(lambda x: {"y": x + 1}, x=([], tf.int32)),
+        }
+
+
+def valid():
+    """Make a request to each signature that it answers."""
+    images = np.zeros((1, 8, 8, 3), np.float32)
+    inputs = {
+        "serving_default": {"x": ROWS},
+        "pair": {"a": ROWS, "b": ROWS},
+        "shifted": {"x": ROWS},
+        "image": {"x": images},
+        "open_image": {"x": images[:, :5, :3]},
+        "any_rank": {"x": ROWS[None]},
+        "scalar": {"x": np.array(3, np.int32)},
+        "string": {"x": np.array([b"a", b"", b"\xff\0" * 9], object)},
+        "complex64": {"x": np.array([1 + 2j, 3j], np.complex64)},
+    }
+    requests = [request_of(one, NAME, name) for name, one in inputs.items()]
+    for name in sorted(set(TYPES) - set(inputs)):
+        dtype = tf.as_dtype(name)
+        one = np.array([1, 0, 1, 1]).astype(dtype.as_numpy_dtype)
+        content = request_of({"x": one}, NAME, name)
+        typed = request_of({"x": one[:1]}, NAME, name)
+        requests += [content, typed]
+    return requests
+
+
+class Malformer:
+    """Makes malformed requests from valid ones, the same for the same seed.
+
+    Args:
+        requests: Valid protocol buffers, of one kind.
+        seed: Of the random numbers.
+        structured: Whether they are PredictRequests, whose fields are changed too.
+    """
+
+    def __init__(self, requests, seed, structured=True):
+        self._requests = requests
+        self._kind = type(requests[0])
+        self._wire = [one.SerializeToString() for one in requests]
+        self._random = random.Random(seed)
+        self._structured = structured
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        choose = self._random
+        if self._structured and choose.random() < 0.75:
+            data = self._changed_fields()
+            if choose.random() < 0.9:
+                return data
+        else:
+            data = choose.choice(self._wire)
+        for _ in range(choose.choice((1, 1, 2, 5))):
+            data = choose.choice(_BYTE_CHANGES)(choose, data, self._wire)
+        return data
+
+    def _changed_fields(self):
+        choose = self._random
+        request = self._kind()
+        request.CopyFrom(choose.choice(self._requests))
+        for _ in range(choose.choice((1, 1, 1, 2, 3))):
+            choose.choice(_FIELD_CHANGES)(choose, request)
+        return request.SerializeToString()
+
+
+def _varint(number):
+    parts = bytearray()
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def _span(choose, data):
+    start, end = sorted(choose.randrange(len(data) + 1) for _ in range(2))
+    return start, min(end, start + 64)
+
+
+def _flip(choose, data, _):
+    changed = bytearray(data or b"\0")
+    changed[choose.randrange(len(changed))] ^= 1 << choose.randrange(8)
+    return bytes(changed)
+
+
+def _cut(choose, data, _):
+    return data[: choose.randrange(len(data) + 1)]
+
+
+def _drop(choose, data, _):
+    start, end = _span(choose, data)
+    return data[:start] + data[end:]
+
+
+def _splice(choose, data, wire):
+    other = choose.choice(wire)
+    here, there = choose.randrange(len(data) + 1), choose.randrange(len(other) + 1)
+    return data[:here] + other[there:]
+
+
+def _repeat(choose, data, _):
+    start, end = _span(choose, data)
+    return data[:end] + data[start:end] * choose.choice((1, 2, 50)) + data[end:]
+
+
+def _insert_varint(choose, data, _):
+    at = choose.randrange(len(data) + 1)
+    number = choose.choice((*EDGES, choose.getrandbits(64)))
+    return data[:at] + _varint(number) + data[at + choose.randrange(2) :]
+
+
+def _insert_random(choose, data, _):
+    at = choose.randrange(len(data) + 1)
+    return data[:at] + choose.randbytes(choose.randrange(1, 20)) + data[at:]
+
+
+def _only_random(choose, *_):
+    return choose.randbytes(choose.randrange(300))
+
+
+def _nested(choose, data, _):
+    """Groups or messages in one another, deeper than a parser likes."""
+    depth = choose.choice((10, 90, 101, 2000))
+    if choose.random() < 0.5:
+        return data + b"\x7b" * depth + b"\x7c" * choose.choice((0, depth))
+    inner = b""
+    for _ in range(min(depth, 101)):
+        inner = b"\x7a" + _varint(len(inner)) + inner
+    return data + inner
+
+
+_BYTE_CHANGES = [_flip, _flip, _cut, _drop, _splice, _repeat, _insert_varint]
+_BYTE_CHANGES += [_insert_random, _only_random, _nested]
+
+
+def _tensor(choose, request):
+    name = choose.choice(sorted(request.inputs) or ["x"])
+    return request.inputs[name]
+
+
+def _other_type(choose, request):
+    known = types_pb2.DataType.values()  # quantized, variant, resource, references
+    tensor = _tensor(choose, request)
+    tensor.dtype = choose.choice((*known, 32, 99, 2**31 - 1, -1))
+    tensor.version_number = choose.choice((-1, 0, 0, 2**31 - 1))
+
+
+def _other_shape(choose, request):
+    shape = _tensor(choose, request).tensor_shape
+    if choose.random() < 0.2:
+        shape.unknown_rank = True
+    if choose.random() < 0.5 and shape.dim:
+        choose.choice(shape.dim).size = choose.choice(SIZES)
+        return
+    del shape.dim[:]
+    rank = choose.choice((0, 1, 1, 2, 3, 4, 4, 5, 8, 9, 254, 255, 300))
+    for _ in range(rank):
+        shape.dim.add(size=choose.choice(SIZES) if rank < 9 else 1, name="\0")
+
+
+def _filled_shape(choose, request):
+    """A few bytes that ask for much: one value fills the whole shape."""
+    shape = _tensor(choose, request).tensor_shape
+    rare = choose.random() < 0.01
+    size = choose.choice((2**22, 2**20) if rare else (2**22 + 1, 2**40, 4096))
+    for dimension in shape.dim:
+        dimension.size = 1
+    if shape.dim:
+        choose.choice(shape.dim).size = size
+
+
+def _other_content(choose, request):
+    content = _tensor(choose, request).tensor_content
+    length = choose.choice((0, 1, 3, len(content) - 1, len(content) + 1, 4096))
+    _tensor(choose, request).tensor_content = choose.randbytes(max(0, length))
+
+
+def _other_values(choose, request):
+    """Typed fields of another type, of another count, or beyond its range."""
+    tensor = _tensor(choose, request)
+    if choose.random() < 0.5:
+        tensor.ClearField("tensor_content")
+    count = choose.choice((0, 1, 2, 3, 7, 500))
+    signed = [choose.choice((-(2**31), -129, -1, 0, 70000, 2**31 - 1))] * count
+    unsigned = [choose.choice((0, 1, 2**31, 2**32 - 1))] * count
+    floats = [choose.choice((0.0, float("nan"), float("inf"), -3e38))] * count
+    fields = {
+        "half_val": signed,
+        "int_val": signed,
+        "bool_val": [bool(count % 2)] * count,
+        "int64_val": [2**31 * one for one in signed],
+        "uint32_val": unsigned,
+        "uint64_val": [2**32 * one for one in unsigned],
+        "float_val": floats,
+        "double_val": floats,
+        "scomplex_val": floats,
+        "dcomplex_val": floats,
+        "string_val": [choose.randbytes(choose.randrange(9))] * count,
+    }
+    name = choose.choice(sorted(fields))
+    values = getattr(tensor, name)
+    if choose.random() < 0.5:
+        del values[:]
+    values.extend(fields[name])
+
+
+def _handles(choose, request):
+    tensor = _tensor(choose, request)
+    if choose.random() < 0.5:
+        tensor.resource_handle_val.add(device="/cpu:0", name="\0", hash_code=2**64 - 1)
+        tensor.dtype = types_pb2.DT_RESOURCE
+        return
+    tensor.dtype = types_pb2.DT_VARIANT
+    for _ in range(choose.choice((1, 5, 40))):
+        inner = tensor.variant_val.add(type_name="tensorflow::Tensor", metadata=b"\xff")
+        tensor = inner.tensors.add(dtype=types_pb2.DT_VARIANT)
+
+
+def _other_model(choose, request):
+    spec = request.model_spec
+    change = choose.randrange(5)
+    if change == 0:
+        spec.name = choose.choice(ODD_NAMES)
+    elif change == 1:
+        spec.version.value = choose.choice((-1, 0, 1, 2, 2**63 - 1, -(2**63)))
+    elif change == 2:
+        spec.version_label = choose.choice(ODD_NAMES)
+    elif change == 3:
+        spec.signature_name = choose.choice((*ODD_NAMES, *TYPES, "__saved_model_init"))
+    else:
+        request.ClearField("model_spec")
+
+
+def _other_names(choose, request):
+    name = choose.choice(ODD_NAMES)
+    if choose.random() < 0.5:
+        request.output_filter.extend([name] * choose.choice((1, 2, 100)))
+    elif choose.random() < 0.5 and request.inputs:
+        del request.inputs[choose.choice(sorted(request.inputs))]
+    else:
+        request.inputs[name].dtype = types_pb2.DT_FLOAT
+
+
+_FIELD_CHANGES = [_other_type, _other_shape, _other_shape, _filled_shape]
+_FIELD_CHANGES += [_other_content, _other_values, _other_values, _handles]
+_FIELD_CHANGES += [_other_model, _other_names]
+
+
+def twice_the_same_key():
+    """Make a request that names one input twice; the last one counts."""
+    first = request_of({"x": np.array([b"no"], object)}, NAME)
+    second = predict_pb2.PredictRequest()
+    second.inputs["x"].CopyFrom(request_of(name=NAME).inputs["x"])
+    return first.SerializeToString() + second.SerializeToString()
+
+
+def overlong_length(request, field=2):
+    """Make a field that claims more bytes than follow."""
+    wire = request.SerializeToString()
+    return wire + struct.pack("B", field << 3 | 2) + _varint(2**31 - 1) + b"\0" * 64

@@ -1,0 +1,210 @@
+"""Faults of the directories that a server reads while it serves."""
+
+import random
+import re
+import shutil
+import threading
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from served_process import ServedProcess, wait_until
+from serving_models import ROWS, Model, predict_log, request_of, write
+
+
+def publish(source, target, change=lambda path: None):
+    """Copy a version beside, change it, and rename it as an exporter does."""
+    beside = target.with_name(f"unfinished-{target.name}")
+    shutil.copytree(source, beside)
+    change(beside)
+    beside.rename(target)
+
+
+def version_and_factor(served, name):
+    with served.predict() as predict:
+        answer = predict(request_of(name=name), timeout=60)
+    return answer.model_spec.version.value, answer.outputs["y"].float_val[1]
+
+
+def state(served, name, version):
+    return served.states(name).get(version, ("", ""))
+
+
+def flip(path, seed, bits=64):
+    chosen, data = random.Random(seed), bytearray(path.read_bytes())
+    for _ in range(bits):
+        data[chosen.randrange(len(data))] ^= 1 << chosen.randrange(8)
+    path.write_bytes(data)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def replace_by_directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+def weights(version):
+    (path,) = version.glob("variables/variables.data*")
+    return path
+
+
+def index(version):
+    return version / "variables" / "variables.index"
+
+
+def graph(version):
+    return version / "saved_model.pb"
+
+
+def add_failing_warm_up(version):
+    extra = version / "assets.extra"
+    extra.mkdir()
+    with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as file:
+        file.write(predict_log(x=ROWS).SerializeToString())
+        file.write(predict_log(x=ROWS[:, :2]).SerializeToString())
+
+
+def add_torn_warm_up(version):
+    add_failing_warm_up(version)
+    truncate(version / "assets.extra" / "tf_serving_warmup_requests")
+
+
+# How a version is broken, and what its status tells of that.
+BROKEN = {
+    "weights of which bits are flipped": (
+        lambda one: flip(weights(one), 1),
+        "DataLoss",
+    ),
+    "an index of which bits are flipped": (lambda one: flip(index(one), 1), ""),
+    "a graph of which bits are flipped": (lambda one: flip(graph(one), 1), ""),
+    "half of the weights": (lambda one: truncate(weights(one)), ""),
+    "half of the graph": (lambda one: truncate(graph(one)), "parse file"),
+    "no weights": (lambda one: weights(one).unlink(), ""),
+    "no graph": (lambda one: graph(one).unlink(), "does not exist"),
+    "an empty graph": (lambda one: graph(one).write_bytes(b""), ""),
+    "a directory for a graph": (lambda one: replace_by_directory(graph(one)), ""),
+    "a warm-up that fails": (add_failing_warm_up, r"shape \(2, 2\)"),
+    "half of a warm-up": (add_torn_warm_up, "truncated|corrupted"),
+}
+OTHERS = ("deleted", "copied slowly", "flipped", "emptied")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Version 2 multiplies by 2, version 3 by 3, and so on."""
+    directory = tmp_path_factory.mktemp("saved")
+    for version in (2, 3):
+        write(Model(version), directory, version)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def root(saved, tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    for name in (*BROKEN, *OTHERS):
+        shutil.copytree(saved / "2", root / name / "2")
+    return root
+
+
+@pytest.fixture(scope="module")
+def served(root):
+    config = root / "models.config"
+    config.write_text(
+        "model_config_list {"
+        + "".join(
+            f'config {{ name: "{name}" base_path: "{root / name}" '
+            'model_platform: "tensorflow" }'
+            for name in (*BROKEN, *OTHERS)
+        )
+        + "}"
+    )
+    with ServedProcess(root / "log", config=config) as process:
+        yield process
+        assert process.exit_status() is None
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_version_that_cannot_be_loaded_changes_nothing(served, root, saved, name):
+    change, told = BROKEN[name]
+    publish(saved / "3", root / name / "3", change)
+    wait_until(lambda: state(served, name, 3)[0] == "END")
+    assert re.search(told, state(served, name, 3)[1]), state(served, name, 3)[1]
+    assert version_and_factor(served, name) == (2, 2.0)
+    # Nothing is stuck: the next good version is taken.
+    publish(saved / "3", root / name / "4")
+    wait_until(lambda: version_and_factor(served, name) == (4, 3.0))
+
+
+def test_a_version_copied_slowly_in_place_is_tried_until_it_is_whole(
+    served, root, saved
+):
+    directory = root / "copied slowly" / "3"
+    directory.mkdir()
+    wait_until(lambda: state(served, "copied slowly", 3)[0] == "LOADING")
+    shutil.copytree(saved / "3", directory, dirs_exist_ok=True)
+    wait_until(lambda: version_and_factor(served, "copied slowly") == (3, 3.0))
+
+
+def test_requests_to_a_deleted_version_end_well(served, root, saved):
+    """Requests under way are answered; later ones are told that there is none."""
+    answers, refusals = [], []
+    deleted = threading.Event()
+
+    def ask():
+        with served.predict() as predict:
+            while not refusals:
+                late = deleted.is_set()
+                try:
+                    answer = predict(request_of(name="deleted"), timeout=60)
+                    np.testing.assert_array_equal(
+                        answer.outputs["y"].float_val, 2 * ROWS.ravel()
+                    )
+                    answers.append(late)
+                except grpc.RpcError as error:
+                    refusals.append((error.code(), late))
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for one in askers:
+        one.start()
+    wait_until(lambda: len(answers) > 50)
+    shutil.rmtree(root / "deleted" / "2")
+    deleted.set()
+    for one in askers:
+        one.join(60)
+    assert {code for code, _ in refusals} == {grpc.StatusCode.NOT_FOUND}
+    wait_until(lambda: state(served, "deleted", 2)[0] == "END")
+    publish(saved / "3", root / "deleted" / "3")
+    wait_until(lambda: state(served, "deleted", 3)[0] == "AVAILABLE")
+    assert version_and_factor(served, "deleted") == (3, 3.0)
+
+
+def test_files_deleted_under_a_served_version_are_not_missed(served, root):
+    for path in (root / "emptied" / "2").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert version_and_factor(served, "emptied") == (2, 2.0)
+
+
+@pytest.mark.parametrize("count", [5, pytest.param(200, marks=pytest.mark.slow)])
+def test_no_graph_of_flipped_bits_ends_the_process(served, root, saved, count):
+    """Whatever TensorFlow makes of it, the process and its other models live."""
+    for seed in range(count):
+        version = 1000 * count + seed
+        bits = (1, 3, 64)[seed % 3]
+        publish(
+            saved / "2",
+            root / "flipped" / str(version),
+            lambda one, seed=seed, bits=bits: flip(graph(one), seed, bits),
+        )
+        wait_until(
+            lambda version=version: (
+                state(served, "flipped", version)[0] in ("END", "AVAILABLE")
+            )
+        )
+        shutil.rmtree(root / "flipped" / str(version))
+    assert served.exit_status() is None
+    assert version_and_factor(served, "an empty graph")[1] in (2.0, 3.0)
