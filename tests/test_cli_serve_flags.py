@@ -59,6 +59,12 @@ def test_a_port_of_zero_is_none(made):
     assert made["port"] == 0
 
 
+def test_a_configuration_makes_the_servers_two_other_flags_be_ignored(made):
+    flags = ["--model_base_path=/m", "--model_name=m", "--model_config_file=/c"]
+    assert cli.main(["serve", *flags]) == 0
+    assert (made["directory"], made["config"]) == (None, Path("/c"))
+
+
 def test_batching_without_a_file_has_the_defaults(made):
     assert cli.main(["serve", "--enable_batching=true", "--model_base_path=/m"]) == 0
     assert made["batching"].max_batch_size == 1000
@@ -76,14 +82,14 @@ def test_flags_are_spelled_with_hyphens_too(made):
     [
         (["--tensorflow_session_parallelism=4"], "--tensorflow_session_parallelism=4"),
         (["--tensorflow_session_parallelism", "4"], "--tensorflow_session_parallelism"),
-        (["--enable_batching=maybe"], "expected true or false, received 'maybe'"),
+        (["--enable_batching=maybe"], "with = before it, received 'maybe'"),
         (["--port=65536"], "expected 0 to 65535, received 65536"),
         (["--rest_api_timeout_in_ms=0"], "expected 1 or more, received 0"),
         (["--file_system_poll_wait_seconds=-1"], "0 or more seconds, received -1"),
         (["--grpc_channel_arguments=alone"], "expected KEY=VALUE, received 'alone'"),
         (["--model_config_file="], "expected a name, received an empty one"),
         (["--batching_parameters_file=/b"], "without --enable_batching; give both"),
-        (["--model_config_file=/c"], "Received: several; give one"),
+        (["DIR"], "Received: several; give one"),
         (["--ssl_config_file=/none"], "/none"),
         (["--monitoring_config_file=/none"], "/none"),
     ],
