@@ -21,7 +21,7 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 NAME = "grown"
 BIG = 100_000_000
-# Of the size of an answer of this many floats: 50 MB in protocol buffers.
+# 50 MB in protocol buffers.
 FLOATS = 12_500_000
 FEW = 12
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -167,9 +167,9 @@ def asked_rest(served, values):
 
 
 def settled(served):
-    """Return its memory when it gives none back any more."""
+    """Return its memory when that has not changed for three seconds."""
     found = [served.memory()]
-    while len(found) < 2 or found[-1] < found[-2] - 2**20:
+    while len(found) < 4 or max(found[-4:]) - min(found[-4:]) > 2**20:
         time.sleep(1)
         found.append(served.memory())
     return found[-1]
@@ -237,7 +237,7 @@ def test_calls_that_are_given_up_at_once_keep_no_worker(served):
 )
 def test_clients_that_do_not_read_hold_up_nobody(served, floats):
     descriptors, memory = served.descriptors(), []
-    for _ in range(3):
+    for _ in range(4):
         with contextlib.ExitStack() as stack:
             for _ in range(3):
                 stack.enter_context(asked(served, floats))
@@ -248,6 +248,7 @@ def test_clients_that_do_not_read_hold_up_nobody(served, floats):
         returned(served, descriptors)
         ask(served)
         memory.append(settled(served))
+    print([one >> 20 for one in memory])  # noqa: T201
     # The first time, allocators take what they keep.
     assert memory[-1] - memory[0] < 128 * 2**20
 
