@@ -51,6 +51,7 @@ class Inference:
         self.models = models
         self.metrics = metrics
         self._tensor_content = tensor_content
+        self._running = running
         self._turns = threading.BoundedSemaphore(running)
 
     def answer(
@@ -84,6 +85,14 @@ class Inference:
         except Exception as error:
             raise refusal(error) from error
 
+    def drained(self, seconds: float) -> bool:
+        """Let no model run any more; tell whether those that ran end in time."""
+        end = time.monotonic() + seconds
+        return all(
+            self._turns.acquire(timeout=max(0.0, end - time.monotonic()))
+            for _ in range(self._running)
+        )
+
     def _infer(self, api: str, request, check: Check):
         if api == "MultiInference":
             spec = (
@@ -111,7 +120,7 @@ class Inference:
         if api == "GetModelMetadata":
             with self.models.use(spec) as servable:
                 return answering.metadata(servable, request)
-        if not self._turns.acquire(timeout=_seconds(check())):
+        if not self._turns.acquire(timeout=check()):
             raise deadline_passed()
         try:
             with self.models.use(spec) as servable:
@@ -141,19 +150,9 @@ class Inference:
         return response
 
     def _reload(self, request) -> model_management_pb2.ReloadConfigResponse:
-        if request.config.WhichOneof("config") != "model_config_list":
-            raise InvalidRequestError(
-                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
-                "Only ModelConfigList is currently supported"
-            )
         self.models.reload(request.config)
         # An empty status is OK.
         return model_management_pb2.ReloadConfigResponse(status={})
-
-
-def _seconds(left: float | None) -> float:
-    """Seconds as a lock takes them: -1 for any number of them."""
-    return -1 if left is None else min(left, threading.TIMEOUT_MAX)
 
 
 def _check_model_spec(request) -> None:

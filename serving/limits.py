@@ -5,6 +5,8 @@ Knows no transport and no model.
 
 import dataclasses
 
+MESSAGE_BYTES = 2**31 - 1  # protobuf's own bound
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -18,7 +20,7 @@ class Limits:
             one more is refused with RESOURCE_EXHAUSTED.
     """
 
-    message_bytes: int = 2**31 - 1
+    message_bytes: int = MESSAGE_BYTES
     elements: int = 2**28
     string_bytes: int = 2**28
     concurrent_requests: int = 1024

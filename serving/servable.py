@@ -3,6 +3,7 @@
 Knows no other version, no request and no transport.
 """
 
+import gc
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,7 +34,7 @@ class Servable:
     graph, and a deadline ends a run. (BN-Inception's four signatures, warmed, take 55 %
     of the memory that functions of `tf.saved_model.load` do.) The kernel that gathers
     batches runs functions only, so for signatures in batches the model is loaded as
-    functions.
+    functions, and as both where one of its signatures cannot be batched.
 
     Args:
         version: Its number.
@@ -61,12 +62,13 @@ class Servable:
         limits: Limits | None = None,
     ):
         self.version = version
+        self._root = self._session = None
         loader = SavedModelLoader(str(path))
-        graph = loader.get_meta_graph_def_from_tags(TAGS)
+        meta_graph = loader.get_meta_graph_def_from_tags(TAGS)
         # Copies: a part of a message keeps the whole of it, the weights too.
         self.signature_definitions = {
             name: meta_graph_pb2.SignatureDef.FromString(one.SerializeToString())
-            for name, one in graph.signature_def.items()
+            for name, one in meta_graph.signature_def.items()
         }
         self.signatures = {
             name: Signature(definition, limits or Limits())
@@ -105,6 +107,16 @@ class Servable:
                     self._session, self.signature_definitions[name]
                 )
 
+    def close(self) -> None:
+        """Let go of the model; nothing may use it any more."""
+        self.signatures = {}
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if self._root is not None:
+            self._root = None
+            gc.collect()  # functions are full of reference cycles; sessions are not
+
     def signature(self, name: str = "") -> Signature:
         """Return a signature; without a name, `serving_default`.
 
@@ -133,26 +145,34 @@ def _in_session(
 ) -> Function:
     """Make a function of a signature, its tensors fed and fetched by name."""
     inputs, outputs = sorted(definition.inputs), sorted(definition.outputs)
-    run = session.make_callable(
-        [definition.outputs[name].name for name in outputs],
-        feed_list=[definition.inputs[name].name for name in inputs],
-        accept_options=True,
+    feeds = [definition.inputs[name].name for name in inputs]
+    fetches = {name: definition.outputs[name].name for name in outputs}
+    run_all = session.make_callable(
+        list(fetches.values()), feed_list=feeds, accept_options=True
     )
 
     def function(
-        arrays: dict[str, np.ndarray], seconds: float | None
+        arrays: dict[str, np.ndarray], wanted: list[str], seconds: float | None
     ) -> dict[str, np.ndarray]:
         options = None
         if seconds is not None:
             milliseconds = int(min(max(1, 1000 * seconds), 2**31 - 1))
             options = tf.compat.v1.RunOptions(timeout_in_ms=milliseconds)
-        results = run(*[arrays[name] for name in inputs], options=options)
+        values = [arrays[name] for name in inputs]
+        if wanted == outputs:
+            results = run_all(*values, options=options)
+        else:  # what is not wanted is not computed
+            results = session.run(
+                [fetches[name] for name in wanted],
+                dict(zip(feeds, values, strict=True)),
+                options=options,
+            )
         return {
             # A session turns scalars into numbers.
             name: np.asarray(value, object)
             if isinstance(value, bytes)
             else np.asarray(value)
-            for name, value in zip(outputs, results, strict=True)
+            for name, value in zip(wanted, results, strict=True)
         }
 
     return function

@@ -4,22 +4,28 @@ Knows no TensorFlow, no file format, no status code: the services answer.
 """
 
 import atexit
-import os
-import threading
 import time
 from collections.abc import Mapping
 from concurrent import futures
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import addresses
-from serving.configuration import BatchingParameters, ServerTls, one_model, read_models
+from serving.configuration import (
+    BatchingParameters,
+    Monitoring,
+    ServerTls,
+    one_model,
+    processors,
+    read_models,
+)
+from serving.health import Health
 from serving.inference import Inference
-from serving.limits import Limits
+from serving.limits import MESSAGE_BYTES, Limits
 from serving.metrics import Metrics
 from serving.models import Models
 from serving.rest import RestServer
@@ -27,10 +33,10 @@ from serving.servable import Servable
 from serving.services import SERVICES, add_services
 from serving.warming import warm_up
 
+HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 HEALTH_NAMES = ("", "ModelService", "PredictionService", *SERVICES)
-METRICS_PATH = "/monitoring/prometheus/metrics"
-# Beyond these, threads only wait for one another.
-MAXIMUM_RUNNING = 256
+# Threads for what runs no model, beside those of the requests for models.
+STATE_THREADS = 1024
 
 
 class PredictionServer:
@@ -114,7 +120,7 @@ class PredictionServer:
         config_poll_seconds: float = 0.0,
         allow_labels_for_unavailable: bool = False,
         rest_timeout: float = 30.0,
-        metrics_path: str | None = METRICS_PATH,
+        metrics_path: str | None = Monitoring.path,
         channel_arguments: Mapping[str, str | int] | None = None,
     ):
         limits = limits or Limits()
@@ -136,7 +142,7 @@ class PredictionServer:
         self._tls = tls
         self._limits = limits
         self._arguments = dict(channel_arguments or {})
-        self._running = _running(batching)
+        self._running = _running(batching, limits)
 
         def load(name: str, version: int, path: Path) -> Servable:
             servable = Servable(version, path, batching, limits)
@@ -161,7 +167,7 @@ class PredictionServer:
         self._rest_timeout = rest_timeout
         self._metrics_path = metrics_path
         self._rest: RestServer | None = None
-        self._health = _Health()
+        self._health = Health()
         self._server: grpc.Server | None = None
         self._workers: futures.ThreadPoolExecutor | None = None
 
@@ -183,13 +189,15 @@ class PredictionServer:
             self._running, thread_name_prefix="documents"
         )
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(64, thread_name_prefix="calls"),
+            futures.ThreadPoolExecutor(
+                self._limits.concurrent_requests + STATE_THREADS, "calls"
+            ),
             # Two servers may share a port by default, and clients' requests.
             options=[
                 *{
                     "grpc.so_reuseport": 0,
                     "grpc.max_receive_message_length": self._limits.message_bytes,
-                    "grpc.max_send_message_length": 2**31 - 1,
+                    "grpc.max_send_message_length": MESSAGE_BYTES,
                     **self._arguments,
                 }.items()
             ],
@@ -197,7 +205,7 @@ class PredictionServer:
         add_services(self._server, self._inference, self._limits.concurrent_requests)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            (*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME),
             self._server,
         )
         try:
@@ -215,14 +223,18 @@ class PredictionServer:
         self._server.start()
         atexit.register(self.stop)  # a forgotten stop must not race the shutdown
 
-    def stop(self, grace: float = 5.0) -> None:
+    def stop(self, grace: float = 5.0) -> bool:
         """Turn health to NOT_SERVING, take no more requests, finish those begun.
 
         Args:
             grace: Seconds given to requests and to a load under way. Then requests are
                 cancelled and their clients told; what TensorFlow still computes cannot
-                be stopped, is waited for by nobody here, and holds up the end of the
-                process alone.
+                be stopped, and is waited for by nobody here.
+
+        Returns:
+            Whether all that ran has ended. Where it has not, the interpreter would wait
+            for it at its end, and TensorFlow may abort the process there; a program
+            that wants to end calls `os._exit`.
         """
         end = time.monotonic() + grace
         atexit.unregister(self.stop)
@@ -234,7 +246,9 @@ class PredictionServer:
             stopped.wait()
         if self._workers is not None:
             self._workers.shutdown(wait=False)
+        ended = self._inference.drained(max(0.0, end - time.monotonic()))
         self._models.close(max(0.0, end - time.monotonic()))
+        return ended
 
     def wait(self) -> None:
         """Block until the server has stopped."""
@@ -267,35 +281,6 @@ class PredictionServer:
         self.rest_address = addresses.joined(addresses.reached(self._host), bound)
 
 
-class _Health(health.HealthServicer):
-    """Health whose open Watch streams end with it: they would use up all of a grace."""
-
-    def __init__(self):
-        super().__init__()
-        self._guard = threading.Lock()
-        self._streams = set()
-
-    # gRPC's own class returns a stream where it is handed no callback to send by.
-    def Watch(  # noqa: N802 # pyright: ignore[reportIncompatibleMethodOverride]
-        self, request, context, send_response_callback=None
-    ):
-        with self._guard:
-            self._streams.add(send_response_callback)
-        context.add_callback(lambda: self._forget(send_response_callback))
-        return super().Watch(request, context, send_response_callback)
-
-    def enter_graceful_shutdown(self):
-        super().enter_graceful_shutdown()
-        with self._guard:
-            open_streams = list(self._streams)
-        for send in open_streams:
-            send(None)
-
-    def _forget(self, send_response_callback):
-        with self._guard:
-            self._streams.discard(send_response_callback)
-
-
 def _models_of(directory, model_name, config):
     if (directory is None) == (config is None):
         raise ValueError(
@@ -308,13 +293,11 @@ def _models_of(directory, model_name, config):
     return one_model(model_name or directory.resolve().name, str(directory))
 
 
-def _running(batching: BatchingParameters | None) -> int:
-    """Requests at their models at a time: each waits there, or for a batch to fill."""
-    needed = os.cpu_count() or 1
+def _running(batching: BatchingParameters | None, limits: Limits) -> int:
+    """Requests at their models at a time; batches have a queue of their own."""
     if batching is not None:
-        # One batch fills while the others run.
-        needed = (batching.num_batch_threads + 1) * batching.max_batch_size
-    return min(max(4, needed), MAXIMUM_RUNNING)
+        return limits.concurrent_requests
+    return max(4, processors())
 
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:

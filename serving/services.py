@@ -5,7 +5,7 @@ Knows no model, no version on disk and no port.
 
 import threading
 import time
-from concurrent import futures
+from collections.abc import Iterator
 
 import grpc
 from google.protobuf import message, message_factory
@@ -13,6 +13,7 @@ from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
 from serving.errors import StatusError
 from serving.inference import Inference, deadline_passed, too_many
+from serving.statuses import refusal
 
 # Of the descriptors: reflection finds only the files that were imported.
 SERVICES = {
@@ -20,26 +21,32 @@ SERVICES = {
     for file in (prediction_service_pb2, model_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 }
-_MODELS_RUN = {"Predict", "Classify", "Regress", "MultiInference"}
-_REFUSING = "refusals"
+_COUNTED = {"Predict", "Classify", "Regress"}  # as in TensorFlow Serving
+_MODELS_RUN = {*_COUNTED, "MultiInference"}
+# gRPC tells a call without a deadline a time of centuries.
+_NO_DEADLINE = 1e9
 
 
 def add_services(server: grpc.Server, inference: Inference, places: int) -> None:
     """Answer every call of PredictionService and ModelService.
 
     Args:
-        server: Not yet started. Its own threads answer what runs no model, so that a
-            state is told whatever the models do.
-        inference: Answers the calls.
-        places: Requests for models under way or waiting; one more is refused.
+        server: Not yet started; a thread of its own waits for each request, for its
+            message and for its turn.
+        inference: Answers the requests.
+        places: Requests for models under way or waiting; one more is refused, and
+            those for states are answered: with gRPC's own bound,
+            `maximum_concurrent_rpcs`, a server that is busy would be taken for a dead
+            one.
     """
-    lane = _Lane(places)
+    free = threading.BoundedSemaphore(places)
     for service, methods in SERVICES.items():
-        # Without serializers: gRPC would keep each call whose message it cannot parse
-        # for ever, and log a traceback.
+        # As streams of one message, so that the call comes before the message, which a
+        # slow client sends for as long as it likes; and without serializers: gRPC would
+        # keep each call whose message it cannot parse for ever, and log a traceback.
         handlers = {
-            method.name: grpc.unary_unary_rpc_method_handler(
-                _Call(inference, method, lane if method.name in _MODELS_RUN else None)
+            method.name: grpc.stream_unary_rpc_method_handler(
+                _Call(inference, method, free if method.name in _MODELS_RUN else None)
             )
             for method in methods
         }
@@ -48,67 +55,52 @@ def add_services(server: grpc.Server, inference: Inference, places: int) -> None
         )
 
 
-class _Lane(futures.ThreadPoolExecutor):
-    """A thread for each request for a model; those without a place share one.
-
-    The thread waits for the message, which a slow client sends for as long as it likes,
-    and for its turn; `Inference` bounds how many run. gRPC's own bound,
-    `maximum_concurrent_rpcs`, would refuse the question for health as well, and a
-    server that is busy would be taken for a dead one.
-    """
-
-    def __init__(self, places: int):
-        super().__init__(places, thread_name_prefix="predictions")
-        self._free = threading.BoundedSemaphore(places)
-        self._refusing = futures.ThreadPoolExecutor(1, thread_name_prefix=_REFUSING)
-
-    def submit(self, fn, /, *args, **kwargs):
-        if not self._free.acquire(blocking=False):
-            return self._refusing.submit(fn, *args, **kwargs)
-        future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(lambda _: self._free.release())
-        return future
-
-
 class _Call:
     """One call of the protocol, as gRPC wants it: bytes to bytes."""
 
-    def __init__(self, inference: Inference, method, lane: _Lane | None = None):
+    def __init__(
+        self,
+        inference: Inference,
+        method,
+        free: threading.BoundedSemaphore | None,
+    ):
         self._inference = inference
         self._api = method.name
         self._request = message_factory.GetMessageClass(method.input_type)
-        # gRPC runs a call in the pool that it names so.
-        self.experimental_thread_pool = lane
+        self._free = free
 
-    def __call__(self, received: bytes, context: grpc.ServicerContext) -> bytes:
-        began = time.perf_counter()
+    def __call__(self, messages: Iterator[bytes], context: grpc.ServicerContext):
+        if self._free is None:
+            return self._answer(messages, context)
+        if not self._free.acquire(blocking=False):
+            self._count("", too_many(), 0)
+            return context.abort(too_many().code, too_many().details)
+        try:
+            return self._answer(messages, context)
+        finally:
+            self._free.release()
 
+    def _answer(self, messages: Iterator[bytes], context: grpc.ServicerContext):
         def check():
             remaining = context.time_remaining()
             if not context.is_active() or (remaining is not None and remaining <= 0):
                 raise deadline_passed()
+            if remaining is None or remaining > _NO_DEADLINE:
+                return None
             return remaining
 
-        name, refused, status = "", None, "OK"
+        received = next(messages, b"")
+        began = time.perf_counter()
+        name, refused = "", None
         try:
-            if threading.current_thread().name.startswith(_REFUSING):
-                raise too_many()
             request = self._parsed(received)
-            if self._api in ("Predict", "Classify", "Regress"):
+            if self._api in _COUNTED:
                 name = request.model_spec.name
             return self._inference.answer(self._api, request, check).SerializeToString()
-        except StatusError as error:
-            refused, status = error, error.code.name
+        except Exception as error:
+            refused = refusal(error)
         finally:
-            # As in TensorFlow Serving, of these three alone.
-            if self._api in ("Predict", "Classify", "Regress"):
-                self._inference.metrics.record_request(
-                    name,
-                    self._api,
-                    "GRPC",
-                    status,
-                    1e6 * (time.perf_counter() - began),
-                )
+            self._count(name, refused, time.perf_counter() - began)
         return context.abort(refused.code, refused.details)
 
     def _parsed(self, received: bytes):
@@ -121,3 +113,10 @@ class _Call:
                 f"Expected a {self._request.DESCRIPTOR.name}. Received: bytes that "
                 "are none.",
             ) from None
+
+    def _count(self, name: str, refused: StatusError | None, seconds: float) -> None:
+        if self._api in _COUNTED:
+            status = "OK" if refused is None else refused.code.name
+            self._inference.metrics.record_request(
+                name, self._api, "GRPC", status, 1e6 * seconds
+            )

@@ -18,12 +18,16 @@ from serving.limits import Limits
 # What TensorFlow puts before the message of an operation inside a function: where the
 # function was written, which is nothing to the caller.
 _TRACE = re.compile(
-    r"\AGraph execution error:\s+Detected at node .*? defined at \(most recent call "
-    r"last\):\n(?:<stack traces unavailable>\n|(?:\s*File .*\n)+\s*)",
+    r"\AGraph execution error:\s+"
+    r"(?:Detected at node .*? defined at \(most recent call last\):\n"
+    r"(?:<stack traces unavailable>\n|(?:\s*File .*\n)+\s*|Node: .*\n)*)?"
 )
 
 
-Function = Callable[[dict[str, np.ndarray], float | None], dict[str, np.ndarray]]
+# Inputs by name, the outputs wanted, the seconds it may take, to outputs by name.
+Function = Callable[
+    [dict[str, np.ndarray], list[str], float | None], dict[str, np.ndarray]
+]
 
 
 class Signature:
@@ -34,8 +38,7 @@ class Signature:
         limits: Caps on what a request may hold.
 
     Attributes:
-        function: Runs the model, once it is loaded: input name to array, and the
-            seconds that it may take or None, to output name to array.
+        function: Runs the model, once it is loaded.
         definition: The `SignatureDef`, as exported.
         inputs: Input name to `tf.TensorSpec`.
         outputs: Output names, sorted.
@@ -53,7 +56,7 @@ class Signature:
         definition.inputs["x"].tensor_shape.dim.add(size=-1)
         definition.outputs["y"].CopyFrom(definition.inputs["x"])
         signature = Signature(definition)
-        signature.function = lambda inputs, seconds: {"y": 2 * inputs["x"]}
+        signature.function = lambda inputs, *_: {"y": 2 * inputs["x"]}
         answer = signature.run({"x": np.ones(3, np.float32)})
         assert answer["y"].tolist() == [2, 2, 2]
         ```
@@ -170,6 +173,7 @@ class Signature:
             if alias in inputs:
                 _check_type(position, spec, _type_name_of(inputs[alias]))
                 _check_shape(spec, inputs[alias].shape)
+                self._check_limits(alias, inputs[alias])
         return self.compute(inputs, output_filter, seconds)
 
     def compute(
@@ -182,8 +186,7 @@ class Signature:
         outputs = self._select(output_filter)
         assert self.function is not None
         try:
-            results = self.function({**self._defaults, **inputs}, seconds)
-            return {alias: results[alias] for alias in outputs}
+            return self.function({**self._defaults, **inputs}, outputs, seconds)
         except tf.errors.OpError as error:
             raise ExecutionError(_TRACE.sub("", error.message)) from error
 

@@ -1,6 +1,6 @@
 """Give each failure the status and the words that the client sees.
 
-Knows no model and no transport. The only place with status codes.
+Knows no model and no transport. The one table from errors to status codes.
 """
 
 import logging

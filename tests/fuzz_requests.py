@@ -202,7 +202,7 @@ def _filled_shape(choose, request):
     """A few bytes that ask for much: one value fills the whole shape."""
     shape = _tensor(choose, request).tensor_shape
     rare = choose.random() < 0.01
-    size = choose.choice((2**22, 2**20) if rare else (2**22 + 1, 2**40, 4096))
+    size = choose.choice((2**18, 2**16) if rare else (2**22 + 1, 2**40, 4096))
     for dimension in shape.dim:
         dimension.size = 1
     if shape.dim:

@@ -186,7 +186,7 @@ def test_a_full_queue_is_unavailable():
         {"x": tf.TensorSpec([None], tf.float32, "x")},
         dataclasses.replace(PARAMETERS, max_enqueued_batches=1, num_batch_threads=1),
     )
-    calls = [lambda: call({"x": rows(1, 1, 1, 1)}, None)] * 8
+    calls = [lambda: call({"x": rows(1, 1, 1, 1)}, ["y"], None)] * 8
     answers = []
     threads = [
         threading.Thread(target=lambda one=one: answers.extend(together([one])))

@@ -29,8 +29,7 @@ HEALTH = "/grpc.health.v1.Health/Check"
 
 SENDER = """
 import sys, grpc
-options = [("grpc.max_send_message_length", -1)]
-with grpc.insecure_channel(sys.argv[1], options=options) as channel:
+with grpc.insecure_channel(sys.argv[1]) as channel:  # sends without a limit
     call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     print("sending", flush=True)
     while True:  # a field that nobody knows, of 100,000,000 bytes
@@ -131,10 +130,10 @@ def opening(address, path=PREDICT):
 
 def begun(served, path=PREDICT):
     """A gRPC call of 100 MB, of which the first 60 kB are sent."""
-    connection = connected(served.address)
     message = b"\0" + struct.pack(">I", BIG) + bytes(60_000)
     parts = [message[at : at + 16_000] for at in range(0, len(message), 16_000)]
     data = b"".join(frame(0, 0, 1, part) for part in parts)
+    connection = connected(served.address)
     connection.sendall(opening(served.address, path) + data)
     return connection
 
@@ -191,12 +190,6 @@ def test_clients_that_vanish_in_a_request_leave_nothing(served, start, count):
     assert served.memory() - memory < 64 * 2**20
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="grpcio's threads wait for the rest of each message: as many half messages "
-    "as there are workers (8; REST waits for them too), or other threads (4: health, "
-    "status), hold up everybody",
-)
 @pytest.mark.parametrize("path", [PREDICT, HEALTH])
 def test_half_messages_hold_up_nobody(served, path):
     with contextlib.ExitStack() as stack:
@@ -237,7 +230,7 @@ def test_calls_that_are_given_up_at_once_keep_no_worker(served):
 )
 def test_clients_that_do_not_read_hold_up_nobody(served, floats):
     descriptors, memory = served.descriptors(), []
-    for _ in range(4):
+    for _ in range(8 if floats == FLOATS else 1):
         with contextlib.ExitStack() as stack:
             for _ in range(3):
                 stack.enter_context(asked(served, floats))
@@ -249,8 +242,8 @@ def test_clients_that_do_not_read_hold_up_nobody(served, floats):
         ask(served)
         memory.append(settled(served))
     print([one >> 20 for one in memory])  # noqa: T201
-    # The first time, allocators take what they keep.
-    assert memory[-1] - memory[0] < 128 * 2**20
+    # The first times, allocators take what they keep.
+    assert memory[-1] - memory[len(memory) // 2] < 64 * 2**20
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])

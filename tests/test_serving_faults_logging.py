@@ -72,10 +72,6 @@ def test_it_serves_and_swaps_while_its_disk_is_full(served, directory):
         assert answer.outputs["y"].float_val[1] == 3
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="`serve` ends with status 2 where its one line cannot be printed",
-)
 def test_the_command_serves_though_nobody_reads_what_it_prints(directory):
     """Its first line tells the address; on a full disk it is lost, no more."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

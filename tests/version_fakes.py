@@ -28,6 +28,9 @@ class Fake:
         self.path = path
         self.itself = self
 
+    def close(self):
+        self.itself = None
+
 
 class Loader:
     """Loads, fails and waits as told.

@@ -6,6 +6,7 @@ Knows the options and what is printed; no protocol.
 import argparse
 import contextlib
 import logging
+import os
 
 from bn_keras import arguments
 from bn_keras.cli.command import command
@@ -173,22 +174,28 @@ def serve(options):
 
     logging.basicConfig(format="bn-keras: %(message)s")
     logging.getLogger("serving").setLevel(logging.INFO)
-    with PredictionServer(**_arguments(options)) as server:
-        try:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            everywhere = options.host in ("0.0.0.0", "::")
-            # A full disk behind it is no reason to stop.
-            with contextlib.suppress(OSError):
-                print(
-                    f"serving at {server.address}"
-                    + (" and this machine's other addresses" if everywhere else "")
-                    + (f", http://{server.rest_address}" if server.rest_address else "")
-                    + ", Ctrl-C stops",
-                    flush=True,
-                )
-            server.wait()
-        except KeyboardInterrupt:
-            pass
+    server = PredictionServer(**_arguments(options))
+    server.start()
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        everywhere = options.host in ("0.0.0.0", "::")
+        # A full disk behind it is no reason to stop.
+        with contextlib.suppress(OSError):
+            print(
+                f"serving at {server.address}"
+                + (" and this machine's other addresses" if everywhere else "")
+                + (f", http://{server.rest_address}" if server.rest_address else "")
+                + ", Ctrl-C stops",
+                flush=True,
+            )
+        server.wait()
+    except KeyboardInterrupt:
+        pass
+    # Once is enough: another Ctrl-C must not break the stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not server.stop():
+        os._exit(0)
     return 0
 
 
@@ -204,6 +211,11 @@ def _arguments(options):
             "Expected one of DIR, --model_base_path and --model_config_file. Received: "
             + ("none" if options.directory is None else "several")
             + "; give one"
+        )
+    if not (options.port or options.directory or options.grpc_socket_path):
+        raise ValueError(
+            "Expected a --port or a --grpc_socket_path to listen on. Received: "
+            "--port=0, which is none without DIR; give one"
         )
     base = options.directory
     if options.model_config_file is None and base is None:

@@ -17,7 +17,8 @@ from serving.errors import InvalidRequestError
 PLATFORM = "tensorflow"
 
 
-def _processors() -> int:
+def processors() -> int:
+    """Count those that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -46,7 +47,7 @@ class BatchingParameters:
     max_batch_size: int = 1000
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 10
-    num_batch_threads: int = dataclasses.field(default_factory=_processors)
+    num_batch_threads: int = dataclasses.field(default_factory=processors)
     thread_pool_name: str = "batch_threads"
     allowed_batch_sizes: tuple[int, ...] = ()
     enable_large_batch_splitting: bool = False

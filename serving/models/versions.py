@@ -6,12 +6,11 @@ Knows neither what a loaded version is nor how it is asked: loading is handed in
 import contextlib
 import dataclasses
 import enum
-import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from serving.errors import ServableNotFoundError
 from serving.models.directories import (
@@ -25,7 +24,16 @@ from serving.models.directories import (
 
 LOAD_ATTEMPTS = 5
 
-Loaded = TypeVar("Loaded")
+
+class Closeable(Protocol):
+    """What is loaded must let go of its memory when told."""
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+
+Loaded = TypeVar("Loaded", bound=Closeable)
 
 _logger = logging.getLogger(__name__)
 
@@ -259,12 +267,15 @@ class Versions(Generic[Loaded]):
     def _release(self) -> None:
         """Let go of retired versions that nobody uses any more."""
         with self._lock:
-            idle = [number for number, one in self._retired.items() if not one.uses]
-            for version in idle:
-                del self._retired[version]
+            idle = {
+                number: self._retired.pop(number)
+                for number, one in list(self._retired.items())
+                if not one.uses
+            }
         if not idle:
             return
-        gc.collect()  # a loaded model is full of reference cycles
+        for one in idle.values():
+            one.servable.close()
         with self._lock:
             for version in idle:
                 if self._statuses[version].state is State.UNLOADING:
