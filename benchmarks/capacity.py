@@ -28,7 +28,7 @@ class Assumptions:
         zones: the replicas are spread over; the others suffice while one is down.
         cores_per_machine: of a node.
         cores_reserved: of a node, for the system and its agents.
-        encoded_bytes: of one image sent as a JPEG file.
+        uint8_bytes: of one image sent as pixels, 224 x 224 x 3 of 1 byte.
         float32_bytes: of one image sent as numbers, 224 x 224 x 3 of 4 bytes.
         overhead: bytes on the wire for each byte of image: gRPC, TCP/IP and Ethernet.
         link_share: share of a network link's rate that is used at most.
@@ -39,7 +39,7 @@ class Assumptions:
     zones: int = 3
     cores_per_machine: int = 64
     cores_reserved: int = 4
-    encoded_bytes: int = 80_000
+    uint8_bytes: int = 150_528
     float32_bytes: int = 602_112
     overhead: float = 1.05
     link_share: float = 0.6
@@ -75,7 +75,7 @@ def plan(demand, per_core, assumptions=None):
 
     Returns:
         Dict of `busy_cores`, `replicas_needed`, `replicas` (spare ones included),
-        `cores`, `machines`, and for `encoded` and `float32` each a dict of `gbits`
+        `cores`, `machines`, and for `uint8` and `float32` each a dict of `gbits`
         (all images), `gbits_per_machine` (while a zone is down), `card` (the smallest
         of 10, 25, 100 Gbit/s that carries it; None for none) and `links` of 100 Gbit/s
         at the entrance.
@@ -109,7 +109,7 @@ def plan(demand, per_core, assumptions=None):
         "replicas": replicas,
         "cores": replicas * given.cores_per_replica,
         "machines": machines,
-        "encoded": _network(demand * given.encoded_bytes, machines, given),
+        "uint8": _network(demand * given.uint8_bytes, machines, given),
         "float32": _network(demand * given.float32_bytes, machines, given),
     }
 
@@ -132,7 +132,7 @@ def _ceil(number):
 
 
 def table(per_core, assumptions=None, demands=DEMANDS):
-    """Lines of Markdown: one row for each demand, JPEG / float32 where they differ.
+    """Lines of Markdown: one row for each demand, uint8 / float32 where they differ.
 
     Args:
         per_core: images per second of one core.
@@ -151,7 +151,7 @@ def table(per_core, assumptions=None, demands=DEMANDS):
     ]
     for demand in demands:
         found = plan(demand, per_core, given)
-        ways = [found["encoded"], found["float32"]]
+        ways = [found["uint8"], found["float32"]]
         network = [
             [_digits(way["gbits"]) for way in ways],
             [_digits(way["gbits_per_machine"]) for way in ways],
@@ -193,7 +193,7 @@ def describe(per_core, assumptions=None):
   requests; the 99th percentile at that load is to be measured, it is not computed.
 - {given.cores_per_replica} cores a replica; {given.zones} zones, one of which may be
   down; {given.cores_reserved} cores of a machine for the system.
-- Network: JPEG files of {given.encoded_bytes:,} bytes (50,000 to 110,000 are usual) /
+- Network: uint8 pixels (`predict_uint8`), {given.uint8_bytes:,} bytes an image, /
   float32 of {given.float32_bytes:,} bytes, times {given.overhead} for the protocols, at
   most {given.link_share:.0%} of a link. Answers go the other way and are smaller."""
 

@@ -17,6 +17,11 @@ def path(text):
     return Path(text)
 
 
+def path_or_none(text):
+    """A path; None for an empty name, as TensorFlow Serving's flags have it."""
+    return Path(text) if text else None
+
+
 def _whole(least, most, bounds, text):
     try:
         if least <= int(text) <= most:

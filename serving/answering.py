@@ -17,8 +17,8 @@ from tensorflow_serving.apis import (
 
 from serving import tensors
 from serving.errors import InvalidRequestError, UnsupportedError
-from serving.servable import DEFAULT_SIGNATURE, Servable
-from serving.signatures import Signature
+from serving.servable import Servable
+from serving.signatures import DEFAULT_SIGNATURE, Signature
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"

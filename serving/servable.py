@@ -19,9 +19,8 @@ from serving.batching import batched, can_batch
 from serving.configuration import BatchingParameters
 from serving.errors import SignatureNotFoundError
 from serving.limits import Limits
-from serving.signatures import Function, Signature
+from serving.signatures import DEFAULT_SIGNATURE, Function, Signature
 
-DEFAULT_SIGNATURE = "serving_default"
 TAGS = ["serve"]
 
 _logger = logging.getLogger(__name__)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving import tensors
 from serving.errors import ExecutionError, InvalidRequestError
 from serving.limits import Limits
 
+DEFAULT_SIGNATURE = "serving_default"
 # What TensorFlow puts before the message of an operation inside a function: where the
 # function was written, which is nothing to the caller.
 _TRACE = re.compile(
@@ -134,7 +134,7 @@ class Signature:
                 continue
             try:
                 dtype, shape = tensors.described(protos[alias])
-                _check_type(position, spec, _type_name(dtype))
+                _check_type(position, spec, tensors.type_name(dtype.as_datatype_enum))
                 _check_shape(spec, shape)
                 arrays[alias] = tensors.parse(protos[alias])
                 self._check_limits(alias, arrays[alias])
@@ -219,7 +219,7 @@ class Signature:
 
 
 def _check_type(position: int, spec: tf.TensorSpec, provided: str) -> None:
-    expected = _type_name(spec.dtype)
+    expected = tensors.type_name(spec.dtype.as_datatype_enum)
     if provided != expected:
         raise InvalidRequestError(
             f"Expects arg[{position}] to be {expected} but {provided} is provided"
@@ -245,15 +245,9 @@ def _check_shape(spec: tf.TensorSpec, shape: tuple[int, ...]) -> None:
 
 def _type_name_of(array: np.ndarray) -> str:
     try:
-        return _type_name(tf.as_dtype(array.dtype))
+        return tensors.type_name(tf.as_dtype(array.dtype).as_datatype_enum)
     except TypeError:
         return str(array.dtype)
-
-
-def _type_name(dtype: tf.DType) -> str:
-    """Name a type as TensorFlow's C++ does: `float`, `double`, `half`, ..."""
-    name = types_pb2.DataType.Name(dtype.as_datatype_enum)
-    return name.removeprefix("DT_").lower()
 
 
 def _braced(names: Iterable[str]) -> str:

@@ -7,10 +7,8 @@ import math
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.framework import tensor_pb2, types_pb2
 
-# What protobuf itself allows; gRPC's own limit is 4 MiB on either side.
-MAXIMUM_MESSAGE_BYTES = 2**31 - 1
 # One value in a proto fills the whole shape, so a message of a few bytes can ask
 # for any amount of memory. Up to here it may; beyond, each element must have
 # been paid for with at least one byte sent. Strings, of any length each, never fill.
@@ -105,6 +103,11 @@ def described(proto) -> tuple[tf.DType, tuple[int, ...]]:
             "tf.make_tensor_proto."
         )
     return dtype, shape
+
+
+def type_name(data_type: int) -> str:
+    """Name a `DataType` as TensorFlow's C++ does: `float`, `double`, `half`, ..."""
+    return types_pb2.DataType.Name(data_type).removeprefix("DT_").lower()
 
 
 def to_typed_fields(array: np.ndarray) -> tensor_pb2.TensorProto:

@@ -80,6 +80,8 @@ def write_version_1(directory, version):
         )
         word = v1.placeholder(tf.string, [None], "word")
         session.run([v1.global_variables_initializer(), v1.tables_initializer()])
+        with v1.control_dependencies([v1.assert_non_negative(x, message="negative")]):
+            checked = tf.identity(x)
         info = v1.saved_model.build_tensor_info
         method = "tensorflow/serving/predict"
         signature = v1.saved_model.build_signature_def
@@ -90,6 +92,11 @@ def write_version_1(directory, version):
             {
                 "serving_default": signature(
                     {"x": info(x)}, {"y": info(factor * x)}, method
+                ),
+                "strict": signature(
+                    {"x": info(x)},
+                    {"y": info(tf.identity(x)), "checked": info(checked)},
+                    method,
                 ),
                 "look/up": signature(
                     {"a/word": info(word)},

@@ -14,7 +14,8 @@ from tensorflow_serving.apis import (
 )
 
 from serving.answering import CLASSIFY, REGRESS, Answering
-from serving.errors import InvalidRequestError, UnsupportedError
+from serving.errors import ExecutionError, InvalidRequestError, UnsupportedError
+from serving.limits import Limits
 from serving.servable import Servable
 
 INPUT = input_of(example_of(1, 2), example_of(3, 4), example_of(5, 6))
@@ -181,8 +182,6 @@ def test_a_bad_task_is_refused(judge, request_, kind, words):
 
 
 def test_an_example_without_the_feature_is_the_models_error(judge):
-    from serving.errors import ExecutionError
-
     with pytest.raises(ExecutionError, match="Feature: x") as raised:
         ANSWERING.classify(
             judge, classification(given=input_of(example_of(1, 2, name="z")))
@@ -214,3 +213,24 @@ def test_tensors_travel_as_bytes_when_asked(judge):
     expected = np.array([[1, 2]], np.float32).tobytes()
     assert answer.outputs["scores"].tensor_content == expected
     assert list(answer.outputs["classes"].string_val) == [b"low", b"high"]
+
+
+def test_what_a_filter_leaves_out_is_not_computed(tmp_path):
+    write_version_1(tmp_path, 1)
+    servable = Servable(1, tmp_path / "1")
+    signature = servable.signature("strict")
+    assert signature.run({"x": -ROWS}, ["y"])["y"].tolist() == (-ROWS).tolist()
+    with pytest.raises(ExecutionError) as raised:
+        signature.run({"x": -ROWS})
+    # Not where the graph was written.
+    assert str(raised.value).startswith("assertion failed: [negative")
+
+
+def test_caps_hold_for_examples_too(tmp_path):
+    path = write(Judge(), tmp_path, 1)
+    many = Servable(1, path, limits=Limits(elements=2))
+    with pytest.raises(InvalidRequestError, match="at most 2 elements"):
+        ANSWERING.classify(many, classification())
+    long = Servable(1, path, limits=Limits(string_bytes=8))
+    with pytest.raises(InvalidRequestError, match="strings of at most 8 bytes"):
+        ANSWERING.regress(long, regression("sum"))

@@ -9,18 +9,18 @@ from benchmarks.capacity import Assumptions, main, plan, table
 
 # A core does 20 images/s: a replica of 4 cores at 65 % does 52.
 @pytest.mark.parametrize(
-    ("demand", "busy", "needed", "replicas", "machines", "jpeg", "float32", "links"),
+    ("demand", "busy", "needed", "replicas", "machines", "uint8", "float32", "links"),
     [
         # 1000/52 = 19.2; 10 in each of 3 zones; one machine holds 15.
-        (1_000, 50, 20, 30, 3, 0.672, 5.0577408, (1, 1)),
+        (1_000, 50, 20, 30, 3, 1.2644352, 5.0577408, (1, 1)),
         # 100,000/52 = 1923.1; 962 in each zone; 962/15 = 64.1.
-        (100_000, 5_000, 1_924, 2_886, 195, 67.2, 505.77408, (2, 9)),
+        (100_000, 5_000, 1_924, 2_886, 195, 126.44352, 505.77408, (3, 9)),
         # 1,000,000/52 = 19230.8; 9616 in each zone; 9616/15 = 641.1.
-        (1_000_000, 50_000, 19_231, 28_848, 1_926, 672.0, 5057.7408, (12, 85)),
+        (1_000_000, 50_000, 19_231, 28_848, 1_926, 1264.4352, 5057.7408, (22, 85)),
     ],
 )
 def test_rows_are_those_calculated_by_hand(
-    demand, busy, needed, replicas, machines, jpeg, float32, links
+    demand, busy, needed, replicas, machines, uint8, float32, links
 ):
     found = plan(demand, per_core=20)
     assert found["busy_cores"] == busy
@@ -29,10 +29,10 @@ def test_rows_are_those_calculated_by_hand(
     assert found["cores"] == 4 * replicas
     assert found["machines"] == machines
     # demand x bytes x 8 bits x 1.05.
-    assert found["encoded"]["gbits"] == pytest.approx(jpeg, rel=1e-12)
+    assert found["uint8"]["gbits"] == pytest.approx(uint8, rel=1e-12)
     assert found["float32"]["gbits"] == pytest.approx(float32, rel=1e-12)
     # At most 60 of 100 Gbit/s.
-    assert (found["encoded"]["links"], found["float32"]["links"]) == links
+    assert (found["uint8"]["links"], found["float32"]["links"]) == links
     # Two of three zones carry all of it; 10 Gbit/s carry 6.
     each = float32 / (machines * 2 / 3)
     assert found["float32"]["gbits_per_machine"] == pytest.approx(each, rel=1e-12)
@@ -68,7 +68,7 @@ def test_other_assumptions_change_the_plan():
 
 def test_the_table_has_the_rows(capsys):
     rows = table(20).splitlines()
-    assert rows[2].startswith("| 1,000 | 50 | 30 (10) | 120 | 3 | 0.67 / 5.1 |")
+    assert rows[2].startswith("| 1,000 | 50 | 30 (10) | 120 | 3 | 1.3 / 5.1 |")
     assert len({row.count("|") for row in rows}) == 1
     main(["--images-per-second-per-core", "20"])
     printed = capsys.readouterr().out
@@ -110,7 +110,7 @@ def test_a_measurement_that_cannot_be_used_is_named(tmp_path, capsys, text, mess
         ({"utilization": 1.2}, r"Received: utilization=1\.2$"),
         ({"zones": 1}, "Received: zones=1$"),
         ({"cores_per_replica": 61}, "Received: cores_per_replica=61$"),
-        ({"encoded_bytes": -1}, "Received: encoded_bytes=-1$"),
+        ({"uint8_bytes": -1}, "Received: uint8_bytes=-1$"),
     ],
 )
 def test_assumptions_that_make_no_plan_are_refused(settings, message):

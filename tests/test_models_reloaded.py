@@ -51,9 +51,7 @@ def start(loader):
 
 def all_of(models):
     """Everything that a reload may change."""
-    return {
-        name: (models.base_path(name), models.statuses(name)) for name in models.names()
-    }
+    return {name: models.statuses(name) for name in models.names()}
 
 
 def test_a_reload_replaces_the_whole_list(disk, start, loader):

@@ -52,7 +52,6 @@ def start(loader):
 def test_a_model_is_found_by_name_number_and_label(disk, start):
     models = start(config_of(disk, a=ALL_VERSIONS + labels(stable=1, canary=2), b=""))
     assert models.names() == ["a", "b"]
-    assert models.base_path("a") == str(disk / "a")
     assert served(models, "a") == ("a", 2)
     assert served(models, "a", version=1) == ("a", 1)
     assert served(models, "a", label="stable") == ("a", 1)

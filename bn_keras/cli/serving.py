@@ -30,8 +30,8 @@ def add(commands):
         commands,
         serve,
         "Serve models over gRPC, and REST when asked, until interrupted. The options "
-        "with underscores are tensorflow_model_server's own, by name and meaning: what "
-        "starts that server starts this one.",
+        "with underscores, but for --max_*, are tensorflow_model_server's own, by name "
+        "and meaning; an empty file is none.",
         "bn-keras serve models/digits --port 8500 --rest_api_port 8501",
     )
     sub.add_argument(
@@ -67,7 +67,7 @@ def add(commands):
     _flag(
         sub,
         "grpc_socket_path",
-        type=arguments.path,
+        type=arguments.path_or_none,
         metavar="PATH",
         help="listen on a UNIX socket too",
     )
@@ -81,7 +81,7 @@ def add(commands):
     _flag(
         sub,
         "model_config_file",
-        type=arguments.path,
+        type=arguments.path_or_none,
         metavar="FILE",
         help="a ModelServerConfig: several models, version policies, labels; the two "
         "above are then ignored",
@@ -106,7 +106,7 @@ def add(commands):
     _flag(
         sub,
         "monitoring_config_file",
-        type=arguments.path,
+        type=arguments.path_or_none,
         metavar="FILE",
         help="a MonitoringConfig: path of the metrics, or none",
     )
@@ -114,14 +114,14 @@ def add(commands):
     _flag(
         sub,
         "batching_parameters_file",
-        type=arguments.path,
+        type=arguments.path_or_none,
         metavar="FILE",
         help="BatchingParameters, with --enable_batching",
     )
     _flag(
         sub,
         "ssl_config_file",
-        type=arguments.path,
+        type=arguments.path_or_none,
         metavar="FILE",
         help="an SSLConfig: TLS, or mutual TLS, for gRPC",
     )

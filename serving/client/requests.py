@@ -21,6 +21,7 @@ from tensorflow_serving.apis import (
 
 from serving import tensors
 from serving.client import contents, fitting
+from serving.signatures import DEFAULT_SIGNATURE
 
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -89,7 +90,7 @@ class Conversation:
         def build(signatures):
             arrays = inputs
             if signatures is not None:
-                name = signature_name or "serving_default"
+                name = signature_name or DEFAULT_SIGNATURE
                 definition = fitting.chosen(signatures, name, "", mend)
                 arrays = fitting.named(inputs, definition)
                 if self.check:
@@ -191,7 +192,7 @@ class Conversation:
             if signatures is not None:
                 fitting.chosen(
                     signatures,
-                    signature_name or "serving_default",
+                    signature_name or DEFAULT_SIGNATURE,
                     f"tensorflow/serving/{method.lower()}",
                     "choose another signature_name",
                 )

@@ -180,17 +180,6 @@ class Models(Generic[Loaded]):
         """Return the names of the models, in the order of their configuration."""
         return list(self._served.models)
 
-    def base_path(self, name: str) -> str:
-        """Return the directory of a model's versions.
-
-        Raises:
-            ServableNotFoundError: There is no such model.
-        """
-        versions = self._served.models.get(name)
-        if versions is None:
-            raise not_found(name)
-        return str(versions.directory)
-
     def statuses(self, model_name: str) -> list[VersionStatus]:
         """Return the state of each version, the newest first; of removed models too."""
         with self._lock:

@@ -95,7 +95,7 @@ def error(details: str) -> bytes:
 
 def _array(proto) -> np.ndarray:
     if proto.dtype not in _WRITTEN:
-        name = types_pb2.DataType.Name(proto.dtype).removeprefix("DT_").lower()
+        name = tensors.type_name(proto.dtype)
         raise InvalidRequestError(f"Failed to write JSON value for tensor type: {name}")
     return tensors.from_response(proto)
 

@@ -12,10 +12,9 @@ import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
+from serving import tensors
 from serving.errors import InvalidRequestError, UnsupportedError
 from serving.rest.json_text import is_binary, kind, refused, shown, to_bytes
-
-MAXIMUM_RANK = 254  # TensorShape of TensorFlow
 
 _NUMBERS = {
     types_pb2.DT_FLOAT: np.float32,
@@ -162,7 +161,7 @@ def _rows_tensor(rows: list, dtype: int, name: str = "") -> tensor_pb2.TensorPro
             unsupported = isinstance(error, UnsupportedError)
             status = "UNIMPLEMENTED" if unsupported else "INVALID_ARGUMENT"
             raise _element_refused(number, f"{status}: {error}", name) from None
-    raise InvalidRequestError(f"Expecting rows of type: {_type_name(dtype)}")
+    raise InvalidRequestError(f"Expecting rows of type: {tensors.type_name(dtype)}")
 
 
 def _tensor(value: object, dtype: int) -> tensor_pb2.TensorProto:
@@ -170,7 +169,7 @@ def _tensor(value: object, dtype: int) -> tensor_pb2.TensorProto:
         return _stacked(value, dtype)
     except _NoTensorError:
         _count(value, 0, _claimed_shape(value), dtype)
-    raise refused(value, f"is not of expected type: {_type_name(dtype)}")
+    raise refused(value, f"is not of expected type: {tensors.type_name(dtype)}")
 
 
 class _NoTensorError(Exception):
@@ -184,7 +183,7 @@ def _stacked(value: Any, dtype: int) -> tensor_pb2.TensorProto:
     types = {type(value)}
     while types == {list}:
         sizes = set(map(len, level))
-        if len(sizes) > 1 or len(shape) == MAXIMUM_RANK:
+        if len(sizes) > 1 or len(shape) == tensors.MAXIMUM_RANK:
             raise _NoTensorError
         shape.extend(sizes)
         level = list(chain.from_iterable(level))
@@ -251,7 +250,8 @@ def _check_value(value: object, dtype: int) -> None:
         return
     if dtype not in _NUMBERS and dtype != types_pb2.DT_STRING:
         raise UnsupportedError(
-            f"Conversion of JSON Value: {shown(value)} to type: {_type_name(dtype)}"
+            f"Conversion of JSON Value: {shown(value)} to type: "
+            f"{tensors.type_name(dtype)}"
         )
     try:
         if dtype in _NUMBERS:
@@ -260,7 +260,8 @@ def _check_value(value: object, dtype: int) -> None:
     except _NoTensorError:
         pass
     raise refused(
-        value, f"Type: {kind(value)} is not of expected type: {_type_name(dtype)}"
+        value,
+        f"Type: {kind(value)} is not of expected type: {tensors.type_name(dtype)}",
     )
 
 
@@ -269,10 +270,11 @@ def _claimed_shape(value: object) -> list[int]:
     shape = []
     while isinstance(value, list):
         shape.append(len(value))
-        if len(shape) > MAXIMUM_RANK:
+        if len(shape) > tensors.MAXIMUM_RANK:
             raise InvalidRequestError(
-                f"Encountered list at unexpected level: {MAXIMUM_RANK}; a tensor has "
-                f"at most {MAXIMUM_RANK} dimensions"
+                "Encountered list at unexpected level: "
+                f"{tensors.MAXIMUM_RANK}; a tensor has at most "
+                f"{tensors.MAXIMUM_RANK} dimensions"
             )
         if not value:
             break
@@ -293,7 +295,3 @@ def _element_refused(number: int, status: str, name: str) -> InvalidRequestError
 
 def _listed(shape: list[int]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
-
-
-def _type_name(dtype: int) -> str:
-    return types_pb2.DataType.Name(dtype).removeprefix("DT_").lower()

@@ -10,9 +10,9 @@ import json
 import re
 from pathlib import Path
 
-from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import get_model_status_pb2
 
+from serving import tensors
 from serving.errors import StatusError
 from serving.inference import Inference
 from serving.rest import protocol
@@ -84,7 +84,7 @@ def _signatures(inference: Inference, name: str) -> dict[str, dict]:
 def _described(infos) -> dict[str, dict]:
     return {
         name: {
-            "type": types_pb2.DataType.Name(info.dtype).removeprefix("DT_").lower(),
+            "type": tensors.type_name(info.dtype),
             "shape": None
             if info.tensor_shape.unknown_rank
             else [

@@ -25,6 +25,7 @@ from serving.answering import Check
 from serving.errors import InvalidRequestError
 from serving.inference import Inference
 from serving.rest import json_answers, json_examples, json_tensors, json_text
+from serving.signatures import DEFAULT_SIGNATURE
 
 # model_servers/http_server.cc; what is not here is 500.
 HTTP_STATUSES = {
@@ -143,7 +144,7 @@ def prediction(
     name = json_tensors.signature_name(document)
     request.model_spec.signature_name = name
     if wanted.verb == "predict":
-        infos = _infos(metadata(answer, wanted)[1], name or "serving_default")
+        infos = _infos(metadata(answer, wanted)[1], name or DEFAULT_SIGNATURE)
         tensors, by_row = json_tensors.inputs(document, infos)
         for alias, tensor in tensors.items():
             request.inputs[alias].CopyFrom(tensor)

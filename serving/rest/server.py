@@ -59,8 +59,8 @@ class RestServer:
         self._timeout = timeout_seconds
         self._message_bytes = message_bytes
         self._own_workers = futures.ThreadPoolExecutor(2, "information")
-        self._predictions = _Lane(workers, concurrent_requests)
-        self._information = _Lane(self._own_workers, concurrent_requests)
+        self._predictions = _Bounded(workers, concurrent_requests)
+        self._information = _Bounded(self._own_workers, concurrent_requests)
         # Path to what is read there, and its type.
         self._readable: dict[str, tuple[Callable[[], bytes], str]] = {
             "/": (page.document, "text/html; charset=utf-8"),
@@ -228,7 +228,7 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-class _Lane:
+class _Bounded:
     """Workers, and a bound on what they have to do."""
 
     def __init__(self, workers: futures.Executor, places: int):
