@@ -71,7 +71,8 @@ class PredictionServer:
     Attributes:
         address: `host:port` that clients reach, known once started. Where the host is
             every interface (`0.0.0.0`, `::`), that of this machine's own clients;
-            others put its name in the host's place. `unix:PATH` without a port.
+            others put its name in the host's place. `unix:PATH` without a port,
+            empty without a socket too.
         rest_address: The same for REST; None without.
 
     Raises:
@@ -128,10 +129,10 @@ class PredictionServer:
         self._port = port
         self._rest_port = rest_port
         self._socket = None if socket_path is None else f"unix:{socket_path}"
-        if port is None and self._socket is None:
+        if port is None and rest_port is None and self._socket is None:
             raise ValueError(
-                "Expected a port or a socket to listen on. Received: neither; give "
-                "`port` or `socket_path`."
+                "Expected a port or a socket to listen on. Received: none; give "
+                "`port`, `rest_port` or `socket_path`."
             )
         self.address = (
             self._socket or "" if port is None else addresses.joined(host, port)

@@ -51,9 +51,14 @@ def test_the_defaults_are_those_of_the_real_server(made, capsys):
     assert capsys.readouterr().out.startswith("serving at ")
 
 
-def test_a_port_of_zero_is_none(made):
-    assert cli.main(["serve", "--model_base_path=/m", "--port=0"]) == 0
+def test_a_port_of_zero_is_none(made, capsys):
+    flags = ["--model_base_path=/m", "--port=0"]
+    assert cli.main(["serve", *flags, "--grpc_socket_path=/s"]) == 0
     assert made["port"] is None
+    assert cli.main(["serve", *flags, "--rest_api_port=8501"]) == 0
+    assert (made["port"], made["rest_port"]) == (None, 8501)
+    assert cli.main(["serve", *flags]) == 2
+    assert "--port=0, which is none without DIR" in capsys.readouterr().err
     assert cli.main(["serve", "/m", "--port=0"]) == 0
     assert made["port"] == 0
 

@@ -178,16 +178,14 @@ def serve(options):
     server.start()
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        everywhere = options.host in ("0.0.0.0", "::")
+        places = [server.address] if server.address else []
+        if options.host in ("0.0.0.0", "::"):
+            places.append("this machine's other addresses")
+        if server.rest_address:
+            places.append(f"http://{server.rest_address}")
         # A full disk behind it is no reason to stop.
         with contextlib.suppress(OSError):
-            print(
-                f"serving at {server.address}"
-                + (" and this machine's other addresses" if everywhere else "")
-                + (f", http://{server.rest_address}" if server.rest_address else "")
-                + ", Ctrl-C stops",
-                flush=True,
-            )
+            print(f"serving at {', '.join(places)}, Ctrl-C stops", flush=True)
         server.wait()
     except KeyboardInterrupt:
         pass
@@ -212,10 +210,15 @@ def _arguments(options):
             + ("none" if options.directory is None else "several")
             + "; give one"
         )
-    if not (options.port or options.directory or options.grpc_socket_path):
+    if not (
+        options.port
+        or options.directory
+        or options.rest_api_port
+        or options.grpc_socket_path
+    ):
         raise ValueError(
-            "Expected a --port or a --grpc_socket_path to listen on. Received: "
-            "--port=0, which is none without DIR; give one"
+            "Expected a --port, a --rest_api_port or a --grpc_socket_path to listen "
+            "on. Received: --port=0, which is none without DIR; give one"
         )
     base = options.directory
     if options.model_config_file is None and base is None:
