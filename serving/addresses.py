@@ -4,9 +4,13 @@ Knows no service.
 """
 
 import errno
+import os
 import socket
+from pathlib import Path
 
 import grpc
+
+MAXIMUM_SOCKET_PATH = 107  # of Linux
 
 
 def joined(host: str, port: int) -> str:
@@ -41,11 +45,25 @@ def bind(
             return server.add_insecure_port(address)
         return server.add_secure_port(address, credentials)
     except RuntimeError as error:
+        why = "which cannot be"
+        if credentials is not None:
+            why += ", or a key and a certificate that do not belong together"
+        elif address.startswith("unix:"):
+            why = _why_no_socket(Path(address.removeprefix("unix:")))
         raise OSError(
             errno.EADDRNOTAVAIL,
-            f"Expected an address that can be listened on. Received: {address}, and "
-            "with TLS a key and certificate that belong together.",
+            f"Expected an address that can be listened on. Received: {address}, {why}.",
         ) from error
+
+
+def _why_no_socket(path: Path) -> str:
+    if len(os.fsencode(path)) > MAXIMUM_SOCKET_PATH:
+        return f"longer than {MAXIMUM_SOCKET_PATH} bytes; choose a shorter path"
+    if not path.parent.is_dir():
+        return "in a folder that is not there; make it"
+    if path.exists():
+        return "which exists; choose another path"
+    return "which cannot be written; choose another path"
 
 
 def bind_port(
@@ -78,6 +96,8 @@ def why_not(host: str, port: int, option: str = "--port") -> OSError | None:
             host, port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind) as probe:
+            # As servers do, lest connections that have ended count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
         return None
     except socket.gaierror:

@@ -125,6 +125,7 @@ class PredictionServer:
         channel_arguments: Mapping[str, str | int] | None = None,
     ):
         limits = limits or Limits()
+        host = host.strip("[]")  # of an IPv6 address
         self._host = host
         self._port = port
         self._rest_port = rest_port
@@ -212,6 +213,7 @@ class PredictionServer:
         try:
             # A taken port is told before the models' long load.
             self._listen(self._server)
+            self._check_rest()
             self._models.start()
             self._start_rest(self._workers)
         except BaseException:
@@ -264,10 +266,17 @@ class PredictionServer:
             bound = addresses.bind_port(server, self._host, self._port, credentials)
             self.address = addresses.joined(addresses.reached(self._host), bound)
 
-    def _start_rest(self, workers: futures.Executor) -> None:
+    def _check_rest(self) -> None:
         if self._rest_port is None:
             return
         addresses.check_port(self._rest_port, "--rest_api_port")
+        taken = addresses.why_not(self._host, self._rest_port, "--rest_api_port")
+        if taken is not None:
+            raise taken
+
+    def _start_rest(self, workers: futures.Executor) -> None:
+        if self._rest_port is None:
+            return
         self._rest = RestServer(
             self._inference,
             self._host,

@@ -32,10 +32,36 @@ def test_a_body_is_read_up_to_its_cap():
         bomb = gzip.compress(document.ljust(100_000))
         assert len(bomb) < 1000
         headers = {"Content-Encoding": "gzip"}
-        assert served.request("POST", path, bomb, **headers)[0] == 413
+        status, body, _ = served.request("POST", path, bomb, **headers)
+        assert (status, b"at most 1000 bytes in a compressed" in body) == (400, True)
         small = gzip.compress(document)
         assert served.request("POST", path, small, **headers)[0] == 200
-        assert served.counted() == {"m": {"OK": 2, "RESOURCE_EXHAUSTED": 2}}
+        assert served.counted() == {
+            "m": {"OK": 2, "RESOURCE_EXHAUSTED": 1, "INVALID_ARGUMENT": 1}
+        }
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "words"),
+    [
+        ("gzip", b'{"instances": [[1, 2]]}', "gzip's form"),
+        ("gzip", gzip.compress(b'{"instances": [[1, 2]]}')[:-9], "gzip's form"),
+        ("br", b"", "Received: 'br'"),
+    ],
+)
+def test_a_body_unlike_its_encoding_is_refused(served, encoding, body, words, caplog):
+    status, answer, _ = served.request(
+        "POST", "/v1/models/m:predict", body, **{"Content-Encoding": encoding}
+    )
+    assert (status, words in json.loads(answer)["error"]) == (400, True)
+    assert not caplog.records
+
+
+def test_what_is_no_http_is_no_news(served, caplog):
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\n" + b"x" * 100_000 + b"\r\n\r\n")
+        assert b" 400 " in raw.recv(1000)
+    assert not caplog.records
 
 
 def test_one_request_too_many_is_429_while_others_run_and_status_is_told():

@@ -129,7 +129,7 @@ def test_a_key_of_another_certificate_is_one_clear_error(
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     for _ in range(2):
-        with pytest.raises(OSError, match="key and certificate that belong together"):
+        with pytest.raises(OSError, match="do not belong together"):
             PredictionServer(
                 directory, "multiply", port=port, tls=read_tls(path)
             ).start()
@@ -150,7 +150,7 @@ def test_a_socket_answers_besides_a_port_or_alone(directory, tmp_path, monkeypat
         assert server.address == "unix:alone.socket"
         with grpc.insecure_channel(server.address) as channel:
             predict(channel)
-    with pytest.raises(ValueError, match="give `port` or `socket_path`"):
+    with pytest.raises(ValueError, match="give `port`, `rest_port` or"):
         PredictionServer(directory, port=None)
 
 

@@ -86,6 +86,7 @@ class AsyncPredictionClient:
         check: bool = True,
     ):
         asyncio.get_running_loop()  # the one that gRPC will stay with
+        connection.check(address, timeout)
         self._timeout = timeout
         self._conversation = Conversation(model_name, check)
         options = connection.options(tls, retries, wait_for_ready)

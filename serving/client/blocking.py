@@ -93,6 +93,7 @@ class PredictionClient:
         wait_for_ready: bool = False,
         check: bool = True,
     ):
+        connection.check(address, timeout)
         self._timeout = timeout
         self._conversation = Conversation(model_name, check)
         options = connection.options(tls, retries, wait_for_ready)

@@ -76,6 +76,19 @@ class Tls:
         return grpc.ssl_channel_credentials(*contents)
 
 
+def check(address: str, timeout: float) -> None:
+    """Raise ValueError for what no channel can be made of, or no call awaited."""
+    if not address:
+        raise ValueError(
+            "`address` must be host:port or unix:path. Received: an empty one; give "
+            "the server's"
+        )
+    if not timeout > 0:
+        raise ValueError(
+            f"`timeout` must be seconds above 0. Received: timeout={timeout}"
+        )
+
+
 def options(
     tls: Tls | None, retries: int, wait_for_ready: bool
 ) -> list[tuple[str, Any]]:

@@ -152,7 +152,17 @@ def _fitted(name, value, dtype, shape):
             f"`{name}` must be of shape {shape}. Received: {name} of shape "
             f"{array.shape}; {mend}"
         )
+    if _is_empty(array.shape, shape):
+        raise ValueError(
+            f"`{name}` must hold one example or more. Received: {name} of shape "
+            f"{array.shape}; send no request for none"
+        )
     return array
+
+
+def _is_empty(given, shape):
+    """Whether an array has no examples along a batch axis."""
+    return bool(shape) and shape[0] is None and given[0] == 0
 
 
 def _fits(given, shape):

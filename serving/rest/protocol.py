@@ -7,6 +7,7 @@ import functools
 import json
 import re
 import urllib.parse
+import zlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ from serving.rest import json_answers, json_examples, json_tensors, json_text
 from serving.signatures import DEFAULT_SIGNATURE
 
 # model_servers/http_server.cc; what is not here is 500.
+# A few bytes can claim any number of them.
+MAXIMUM_DECOMPRESSED = 2**26
 HTTP_STATUSES = {
     grpc.StatusCode.CANCELLED: 499,
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -99,6 +102,43 @@ def target(method: str, path: str) -> Target:
         verb=what.lower() if method == "POST" else "",
         metadata=method == "GET" and what is not None,
     )
+
+
+def decompressed(body: bytes, encoding: str, most: int) -> bytes:
+    """Return a body as it was before its `Content-Encoding`.
+
+    Args:
+        body: As received.
+        encoding: `identity` or `gzip`.
+        most: Bytes that it may have; and `MAXIMUM_DECOMPRESSED`, if it is compressed.
+
+    Raises:
+        InvalidRequestError: Another encoding, a damaged body or a longer one.
+    """
+    if encoding.lower() == "identity":
+        return body
+    if encoding.lower() != "gzip":
+        raise InvalidRequestError(
+            "Expected a body without Content-Encoding, or with gzip. Received: "
+            f"{encoding[:20]!r}; send it as it is."
+        )
+    most = min(most, MAXIMUM_DECOMPRESSED)
+    gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        found = gzip.decompress(body, most)
+    except zlib.error:
+        found = None
+    if found is None or not (gzip.eof or gzip.unconsumed_tail):
+        raise InvalidRequestError(
+            "Expected a body in gzip's form, as its Content-Encoding says. Received: "
+            "bytes that are not; send it as it is."
+        )
+    if not gzip.eof:
+        raise InvalidRequestError(
+            f"Expected at most {most} bytes in a compressed body. Received: more; send "
+            "it as it is."
+        )
+    return found
 
 
 def information(inference: Inference, wanted: Target) -> bytes:

@@ -5,6 +5,7 @@ Knows no model and no form of a request: bytes in, bytes out.
 
 import asyncio
 import functools
+import logging
 import re
 import threading
 import time
@@ -110,7 +111,13 @@ class RestServer:
         application = web.Application(client_max_size=self._message_bytes)
         application.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(
-            application, access_log=None, handler_cancellation=True
+            application,
+            access_log=None,
+            # What is no HTTP would be a traceback each; it is answered with 400.
+            logger=_quiet(),
+            # In the loop, and to any size.
+            auto_decompress=False,
+            handler_cancellation=True,
         )
         await self._runner.setup()
         server = self._runner.server
@@ -169,8 +176,9 @@ class RestServer:
             else:
                 wanted = protocol.target(request.method, path)
                 body = await self._body(request)
+                encoding = request.headers.get("Content-Encoding", "identity")
                 began = time.perf_counter()  # a slow sender is not a slow model
-                body = await self._answer(wanted, body)
+                body = await self._answer(wanted, encoding, body)
             status, response = "OK", _response(200, body)
         except web.HTTPRequestEntityTooLarge:
             text = f"Expected a body of at most {self._message_bytes} bytes"
@@ -197,7 +205,9 @@ class RestServer:
                 f"The body did not arrive within {self._timeout:g} seconds.",
             ) from None
 
-    async def _answer(self, wanted: protocol.Target, body: bytes) -> bytes:
+    async def _answer(
+        self, wanted: protocol.Target, encoding: str, body: bytes
+    ) -> bytes:
         if not wanted.verb:
             work = functools.partial(protocol.information, self._inference, wanted)
             return await self._information.run(work, self._timeout)
@@ -209,13 +219,20 @@ class RestServer:
                 raise deadline_passed()
             return end - time.monotonic()
 
-        work = functools.partial(
-            protocol.prediction, self._inference, wanted, body, check
-        )
+        def work() -> bytes:
+            document = protocol.decompressed(body, encoding, self._message_bytes)
+            return protocol.prediction(self._inference, wanted, document, check)
+
         try:
             return await self._predictions.run(work, self._timeout)
         finally:
             gone.set()
+
+
+def _quiet() -> logging.Logger:
+    logger = logging.getLogger(f"{__name__}.http")
+    logger.setLevel(logging.CRITICAL)
+    return logger
 
 
 def _await(loop: asyncio.AbstractEventLoop, coroutine: Coroutine):
