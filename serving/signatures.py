@@ -189,6 +189,12 @@ class Signature:
             return self.function({**self._defaults, **inputs}, outputs, seconds)
         except tf.errors.OpError as error:
             raise ExecutionError(_TRACE.sub("", error.message)) from error
+        except UnicodeDecodeError:
+            # Instead of its error, where that quotes bytes that are no text.
+            raise InvalidRequestError(
+                "Expected values that the model can read. Received: others, and an "
+                "error of TensorFlow's that is no text; send other values."
+            ) from None
 
     def _check_limits(self, alias: str, array: np.ndarray) -> None:
         if array.size > self._limits.elements:

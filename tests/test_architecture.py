@@ -36,6 +36,7 @@ FLOORS = {
     "serving.errors": 0,
     "serving.limits": 0,
     "serving.addresses": 0,
+    "serving.health": 0,
     "serving.tensors": 0,
     "serving.configuration": 1,
     "serving.metrics": 1,

@@ -32,14 +32,9 @@ BATCHING = {"max_batch_size": 8, "batch_timeout_micros": 500, "num_batch_threads
 NOT_A_MESSAGE = "INTERNAL"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CLASSIFY = "/tensorflow.serving.PredictionService/Classify"
-# Allocators keep some of the largest answers, 4 MB each; a leak goes on for ever.
+# In the second half: until then allocators keep some of the largest answers, 4 MB each;
+# a leak goes on for ever.
 GROWTH = 64 * 2**20
-
-QUOTED = pytest.mark.xfail(
-    strict=True,
-    reason="where TensorFlow's message quotes a client's bytes that are no text, it "
-    "raises UnicodeDecodeError, which is told as INTERNAL",
-)
 
 
 @dataclasses.dataclass
@@ -182,7 +177,7 @@ def test_the_process_outlives_very_many_malformed_requests(campaign):
 
 @pytest.mark.slow
 def test_memory_stays_flat_through_them(campaign):
-    assert campaign.memory[-1] - campaign.memory[0] < GROWTH
+    assert campaign.memory[-1] - campaign.memory[len(campaign.memory) // 2] < GROWTH
 
 
 @pytest.mark.slow
@@ -237,20 +232,17 @@ def classifications():
     ]
 
 
-@QUOTED
 def test_an_example_that_the_model_cannot_parse_is_refused(served):
     entry = b"\n\x01x\x32\x07\n\x05\n\x01\xff\n\x00"  # of the key x, of no known field
     request = classification_pb2.ClassificationRequest(model_spec={"name": "judge"})
     features = request.input.example_list.examples.add().features
     features.MergeFromString(b"\n" + bytes([len(entry)]) + entry)
     with served.channel() as channel, pytest.raises(grpc.RpcError) as raised:
-        channel.unary_unary(CLASSIFY)(request.SerializeToString(), timeout=60)
+        channel.unary_unary(CLASSIFY)(request.SerializeToString())
     assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize(
-    "count", [800, pytest.param(20_000, marks=[pytest.mark.slow, QUOTED])]
-)
+@pytest.mark.parametrize("count", [800, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_malformed_examples_are_refused(served, count):
     check(run(served, classifications(), count, CLASSIFY, structured=False), count)
 
