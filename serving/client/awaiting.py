@@ -47,8 +47,7 @@ class AsyncPredictionClient:
 
         import tensorflow as tf
 
-        from serving import PredictionServer
-        from serving.client.awaiting import AsyncPredictionClient
+        from serving import AsyncPredictionClient, PredictionServer
 
         model = tf.Module()
         model.double = tf.function(
