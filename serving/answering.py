@@ -101,7 +101,7 @@ class Answering:
     ) -> inference_pb2.MultiInferenceResponse:
         """Classify and regress the same examples by several signatures.
 
-        The model runs once for each task, where TensorFlow Serving runs it once for all.
+        The model runs once for each task; TensorFlow Serving runs it once for all.
 
         Raises:
             InvalidRequestError: Several models, a signature twice, or what `classify`

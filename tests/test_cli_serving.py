@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving_models import ROWS, Model, function, write
+from serving_models import ROWS, Model, function, request_of, write
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 import bn_keras_command
 from bn_keras import cli
@@ -103,6 +106,45 @@ def test_serve_answers_until_a_signal_and_ends_with_0(models, tmp_path, capsys, 
     assert process.returncode == 0
     # What is loaded and unloaded, a line each, and nothing else.
     assert {line.partition(":")[0] for line in error.splitlines()} == {"bn-keras"}
+
+
+class Endless(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.served = {
+            "serving_default": function(
+                lambda x: {
+                    "y": tf.while_loop(
+                        lambda step: step < 10**12, lambda step: [step + 1], [x]
+                    )[0]
+                },
+                x=([], tf.int64),
+            )
+        }
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_end_does_not_keep_the_command(tmp_path):
+    write(Endless(), tmp_path, 1)
+    with subprocess.Popen(
+        [COMMAND, "serve", tmp_path, "--model-name", "endless", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        text=True,
+    ) as process:
+        address = process.stdout.readline().split()[2].rstrip(",")
+        with grpc.insecure_channel(address) as channel:
+            predictions = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            begun = predictions.Predict.future(
+                request_of({"x": np.array(0, np.int64)}, "endless")
+            )
+            time.sleep(2)  # that it has arrived
+            process.send_signal(signal.SIGTERM)
+            assert begun.exception(60).code() is not grpc.StatusCode.OK
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert {line.partition(":")[0] for line in told.splitlines()} == {"bn-keras"}
 
 
 def test_predict_prints_json_whatever_the_answer(ask, tmp_path):

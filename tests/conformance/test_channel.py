@@ -1,7 +1,5 @@
 """What belongs to the connection: health, reflection, sizes, deadlines."""
 
-import time
-
 import grpc
 import numpy as np
 import pytest
@@ -65,16 +63,6 @@ def test_reflection_tells_services_and_their_files(endpoint):
     for one in services:
         answer = ask(file_containing_symbol=one.name)
         assert answer.file_descriptor_response.file_descriptor_proto
-
-
-def test_a_deadline_ends_a_request_and_no_other(endpoint):
-    slow = request_of({"x": np.full(1, 3_000_000)}, "all", "slow")
-    begun = time.monotonic()
-    with pytest.raises(grpc.RpcError) as raised:
-        endpoint.predictions.Predict(slow, timeout=0.3)
-    assert time.monotonic() - begun < 2
-    assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    endpoint.predictions.Predict(request_of(), timeout=30)
 
 
 def test_a_call_that_there_is_not_is_unimplemented(endpoint):
