@@ -122,6 +122,7 @@ def test_targets_take_the_lowest_ratio_of_each_signature():
     assert [row["found"] for row in targets({"network": rows})] == [0.9, 0.98]
 
 
+@pytest.mark.slow
 def test_a_short_run_of_the_tiny_model_writes_its_figures(tmp_path):
     path = tmp_path / "serving.json"
     command = ["benchmarks.serving", "--quick", "--tiny-only", "--json", str(path)]

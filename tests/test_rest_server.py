@@ -48,6 +48,7 @@ def test_a_body_is_read_up_to_its_cap():
         ("gzip", gzip.compress(b'{"instances": [[1, 2]]}')[:-9], "gzip's form"),
         ("br", b"", "Received: 'br'"),
     ],
+    ids=("plain", "cut", "br"),
 )
 def test_a_body_unlike_its_encoding_is_refused(served, encoding, body, words, caplog):
     status, answer, _ = served.request(
