@@ -126,6 +126,7 @@ def wait_until(happened, seconds=60.0):
 
 
 def _serve(options):
+    import gc
     import logging
     import resource
 
@@ -142,6 +143,7 @@ def _serve(options):
     if batching is not None:
         batching = BatchingParameters(**batching)
     logging.basicConfig(format="bn-keras: %(message)s", level=logging.INFO)
+    gc.freeze()  # as `bn-keras serve` does
     with PredictionServer(batching=batching, **options["settings"]) as server:
         print(json.dumps([server.address, server.rest_address]), flush=True)  # noqa: T201
         sys.stdin.read()

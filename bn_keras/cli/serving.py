@@ -5,6 +5,7 @@ Knows the options and what is printed; no protocol.
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 
@@ -175,6 +176,8 @@ def serve(options):
     logging.basicConfig(format="bn-keras: %(message)s")
     logging.getLogger("serving").setLevel(logging.INFO)
     server = PredictionServer(**_arguments(options))
+    # What is imported stays; without it, each swap of versions would look at all of it.
+    gc.freeze()
     server.start()
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
