@@ -18,11 +18,10 @@ from serving.answering import Answering, Check
 from serving.errors import (
     InvalidRequestError,
     ServableNotFoundError,
-    StatusError,
 )
 from serving.metrics import Metrics
 from serving.models import Models
-from serving.statuses import public, refusal
+from serving.statuses import deadline_passed, public, refusal
 
 
 class Inference:
@@ -86,12 +85,16 @@ class Inference:
             raise refusal(error) from error
 
     def drained(self, seconds: float) -> bool:
-        """Let no model run any more; tell whether those that ran end in time."""
+        """Wait until no model runs; tell whether that came in time."""
         end = time.monotonic() + seconds
-        return all(
-            self._turns.acquire(timeout=max(0.0, end - time.monotonic()))
-            for _ in range(self._running)
-        )
+        taken = 0
+        while taken < self._running and self._turns.acquire(
+            timeout=max(0.0, end - time.monotonic())
+        ):
+            taken += 1
+        for _ in range(taken):
+            self._turns.release()
+        return taken == self._running
 
     def _infer(self, api: str, request, check: Check):
         if api == "MultiInference":
@@ -158,19 +161,3 @@ class Inference:
 def _check_model_spec(request) -> None:
     if not request.HasField("model_spec"):
         raise InvalidRequestError("Missing ModelSpec")
-
-
-def deadline_passed() -> StatusError:
-    """What a request is told that waited longer than its client."""
-    return StatusError(
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        "The deadline passed, or the client left, before the model could run.",
-    )
-
-
-def too_many() -> StatusError:
-    """What a request is told that finds no place."""
-    return StatusError(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "The server has as many requests as it takes at once; try again later.",
-    )

@@ -30,10 +30,10 @@ class Servable:
     """One loaded version of a model, of TensorFlow 1 or 2.
 
     It is loaded into a session, as TensorFlow Serving does: the signatures share one
-    graph, and a deadline ends a run. (BN-Inception's four signatures, warmed, take 55 %
-    of the memory that functions of `tf.saved_model.load` do.) The kernel that gathers
-    batches runs functions only, so for signatures in batches the model is loaded as
-    functions, and as both where one of its signatures cannot be batched.
+    graph, with less memory than functions of `tf.saved_model.load` take, and a deadline
+    ends a run. The kernel that gathers batches runs functions only, so for signatures
+    in batches the model is loaded as functions, and as both where one of its signatures
+    cannot be batched.
 
     Args:
         version: Its number.
@@ -109,9 +109,9 @@ class Servable:
     def close(self) -> None:
         """Let go of the model; nothing may use it any more.
 
-        Python's collector then looks at all objects of the process, some 0.3 s with
-        TensorFlow imported, in which nothing else runs: a program that only serves
-        calls `gc.freeze` before it loads.
+        Python's collector then looks at all objects of the process, TensorFlow's too,
+        while nothing else runs: a program that only serves calls `gc.freeze` before it
+        loads.
         """
         self.signatures = {}
         if self._session is not None:

@@ -12,8 +12,8 @@ from google.protobuf import message, message_factory
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
 from serving.errors import StatusError
-from serving.inference import Inference, deadline_passed, too_many
-from serving.statuses import refusal
+from serving.inference import Inference
+from serving.statuses import deadline_passed, refusal, too_many
 
 # Of the descriptors: reflection finds only the files that were imported.
 SERVICES = {
@@ -73,8 +73,9 @@ class _Call:
         if self._free is None:
             return self._answer(messages, context)
         if not self._free.acquire(blocking=False):
-            self._count("", too_many(), 0)
-            return context.abort(too_many().code, too_many().details)
+            refused = too_many()
+            self._count("", refused, 0)
+            return context.abort(refused.code, refused.details)
         try:
             return self._answer(messages, context)
         finally:

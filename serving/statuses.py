@@ -68,3 +68,19 @@ def cut(details: str) -> str:
         return details
     kept = encoded[:MAXIMUM_DETAIL_BYTES].decode(errors="ignore")
     return f"{kept}...TRUNCATED"
+
+
+def deadline_passed() -> StatusError:
+    """What a request is told that waited longer than its client."""
+    return StatusError(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "The deadline passed, or the client left, before the model could run.",
+    )
+
+
+def too_many() -> StatusError:
+    """What a request is told that finds no place."""
+    return StatusError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "The server has as many requests as it takes at once; try again later.",
+    )

@@ -1,5 +1,6 @@
 """What several test modules need."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,21 @@ def mnist_directory():
     if not MNIST.is_dir():
         pytest.skip("the MNIST files are not beside this checkout")
     return MNIST
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Hold every served model that runs; yields those begun, and what lets them go."""
+    from serving.signatures import Signature
+
+    begun, opened = threading.Semaphore(0), threading.Event()
+    compute = Signature.compute
+
+    def compute_when_opened(*arguments):
+        begun.release()
+        assert opened.wait(60)
+        return compute(*arguments)
+
+    monkeypatch.setattr(Signature, "compute", compute_when_opened)
+    yield begun, opened
+    opened.set()

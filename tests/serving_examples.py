@@ -2,7 +2,12 @@
 
 import tensorflow as tf
 from serving_models import function
-from tensorflow_serving.apis import input_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    inference_pb2,
+    input_pb2,
+    regression_pb2,
+)
 
 FEATURES = {"x": tf.io.FixedLenFeature([2], tf.float32)}
 
@@ -17,6 +22,44 @@ def example_of(*values, name="x"):
 def input_of(*examples):
     """Make the input of Classify and Regress of tf.Examples."""
     return input_pb2.Input(example_list=input_pb2.ExampleList(examples=examples))
+
+
+INPUT = input_of(example_of(1, 2), example_of(3, 4), example_of(5, 6))
+
+
+def classification(signature="", given=INPUT):
+    """Ask `judge` to classify."""
+    return _asked(classification_pb2.ClassificationRequest, signature, given)
+
+
+def regression(signature="sum", given=INPUT):
+    """Ask `judge` to regress."""
+    return _asked(regression_pb2.RegressionRequest, signature, given)
+
+
+def tasks(*pairs, name="judge", given=INPUT):
+    """Ask for several (signature, method) of the same examples."""
+    request = inference_pb2.MultiInferenceRequest(input=given)
+    for signature, method in pairs:
+        task = request.tasks.add(method_name=method)
+        task.model_spec.name = name
+        task.model_spec.signature_name = signature
+    return request
+
+
+def pairs_of(result):
+    """The labels with their scores, row by row."""
+    return [
+        [(one.label, one.score) for one in row.classes]
+        for row in result.classifications
+    ]
+
+
+def _asked(kind, signature, given):
+    request = kind(input=given)
+    request.model_spec.name = "judge"
+    request.model_spec.signature_name = signature
+    return request
 
 
 class Judge(tf.Module):

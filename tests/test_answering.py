@@ -3,14 +3,20 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving_examples import Judge, example_of, input_of, write_version_1
+from serving_examples import (
+    Judge,
+    classification,
+    example_of,
+    input_of,
+    pairs_of,
+    regression,
+    tasks,
+    write_version_1,
+)
 from serving_models import ROWS, write
 from tensorflow_serving.apis import (
-    classification_pb2,
-    inference_pb2,
     input_pb2,
     predict_pb2,
-    regression_pb2,
 )
 
 from serving.answering import CLASSIFY, REGRESS, Answering
@@ -18,43 +24,12 @@ from serving.errors import ExecutionError, InvalidRequestError, UnsupportedError
 from serving.limits import Limits
 from serving.servable import Servable
 
-INPUT = input_of(example_of(1, 2), example_of(3, 4), example_of(5, 6))
 ANSWERING = Answering()
 
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory):
     return Servable(7, write(Judge(), tmp_path_factory.mktemp("judge"), 7))
-
-
-def classification(signature="", given=INPUT):
-    request = classification_pb2.ClassificationRequest(input=given)
-    request.model_spec.name = "judge"
-    request.model_spec.signature_name = signature
-    return request
-
-
-def regression(signature, given=INPUT):
-    request = regression_pb2.RegressionRequest(input=given)
-    request.model_spec.name = "judge"
-    request.model_spec.signature_name = signature
-    return request
-
-
-def tasks(*pairs, name="judge", given=INPUT):
-    request = inference_pb2.MultiInferenceRequest(input=given)
-    for signature, method in pairs:
-        task = request.tasks.add(method_name=method)
-        task.model_spec.name = name
-        task.model_spec.signature_name = signature
-    return request
-
-
-def pairs_of(result):
-    return [
-        [(one.label, one.score) for one in row.classes]
-        for row in result.classifications
-    ]
 
 
 def test_classify_pairs_each_label_with_its_score(judge):

@@ -5,64 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from exporter_checks import Loaded, image_model
-from google.protobuf import (
-    descriptor_pb2,
-    descriptor_pool,
-    message_factory,
-    text_format,
-)
+from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from bn_keras import export_saved_model
 from bn_keras.exporter import read_manifest, write_server_files
-
-# The messages that tensorflow-serving-api lacks: name to (field, number, type).
-# Source: session_bundle_config.proto, monitoring_config.proto, ssl_config.proto of
-# tensorflow/serving and wrappers.proto of protobuf.
-MESSAGES = {
-    "Int": [("value", 1, "INT64")],
-    "BatchingParameters": [
-        ("max_batch_size", 1, "Int"),
-        ("batch_timeout_micros", 2, "Int"),
-        ("max_enqueued_batches", 3, "Int"),
-        ("num_batch_threads", 4, "Int"),
-        ("allowed_batch_sizes", 6, "INT64*"),
-    ],
-    "PrometheusConfig": [("enable", 1, "BOOL"), ("path", 2, "STRING")],
-    "MonitoringConfig": [("prometheus_config", 1, "PrometheusConfig")],
-    "SSLConfig": [
-        ("server_key", 1, "STRING"),
-        ("server_cert", 2, "STRING"),
-        ("custom_ca", 3, "STRING"),
-        ("client_verify", 4, "BOOL"),
-    ],
-}
+from serving.configuration.text_messages import new_message
 
 
-@pytest.fixture(scope="module")
-def messages():
-    file = descriptor_pb2.FileDescriptorProto(name="s.proto", package="s")
-    field_type = descriptor_pb2.FieldDescriptorProto
-    for name, fields in MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for key, number, kind in fields:
-            field = message.field.add(name=key, number=number, label=1)
-            if kind.endswith("*"):
-                field.label = field_type.LABEL_REPEATED
-            if kind in MESSAGES:
-                field.type, field.type_name = field_type.TYPE_MESSAGE, f".s.{kind}"
-            else:
-                field.type = getattr(field_type, f"TYPE_{kind.rstrip('*')}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"s.{name}"))
-        for name in MESSAGES
-    }
-
-
-def test_an_export_writes_what_a_server_reads(tmp_path, messages):
+def test_an_export_writes_what_a_server_reads(tmp_path):
     directory = tmp_path / 'gr"öße'
     path = export_saved_model(image_model(), directory)
     config = text_format.Parse(
@@ -75,13 +27,13 @@ def test_an_export_writes_what_a_server_reads(tmp_path, messages):
     assert served.model_version_policy.latest.num_versions == 1
     batching = text_format.Parse(
         (directory / "batching_parameters.txt").read_text(),
-        messages["BatchingParameters"](),
+        new_message("BatchingParameters"),
     )
     # One size only: the answer does not depend on who shares the batch.
     assert list(batching.allowed_batch_sizes) == [batching.max_batch_size.value] == [8]
     assert batching.num_batch_threads.value >= 1
     monitoring = text_format.Parse(
-        (directory / "monitoring.config").read_text(), messages["MonitoringConfig"]()
+        (directory / "monitoring.config").read_text(), new_message("MonitoringConfig")
     )
     assert monitoring.prometheus_config.enable
     assert monitoring.prometheus_config.path == "/monitoring/prometheus/metrics"
@@ -99,14 +51,14 @@ def test_an_export_keeps_configuration_that_was_edited(tmp_path):
     assert "allowed_batch_sizes: 32" in text
 
 
-def test_keys_and_certificates_survive_and_are_private(tmp_path, messages):
+def test_keys_and_certificates_survive_and_are_private(tmp_path):
     pem = '-----BEGIN KEY-----\n+/=\\"\n-----END KEY-----\n'
     written = write_server_files(
         tmp_path, server_key=pem, server_cert="c\n", custom_ca="a\n", client_verify=True
     )
     assert tmp_path / "ssl.config" in written
     text = (tmp_path / "ssl.config").read_text()
-    ssl = text_format.Parse(text, messages["SSLConfig"]())
+    ssl = text_format.Parse(text, new_message("SSLConfig"))
     assert (ssl.server_key, ssl.server_cert, ssl.custom_ca) == (pem, "c\n", "a\n")
     assert ssl.client_verify
     assert (tmp_path / "ssl.config").stat().st_mode & 0o077 == 0

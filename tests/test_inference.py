@@ -1,6 +1,5 @@
 """The one road of a request: its turn, and what it waits for."""
 
-import threading
 import time
 from concurrent import futures
 
@@ -13,7 +12,6 @@ from serving.inference import Inference
 from serving.metrics import Metrics
 from serving.models import Models
 from serving.servable import Servable
-from serving.signatures import Signature
 
 
 @pytest.fixture
@@ -24,21 +22,6 @@ def inference(tmp_path):
     )
     with models:
         yield Inference(models, Metrics(models.names), running=1)
-
-
-@pytest.fixture
-def held(monkeypatch):
-    """Models that run until they are let go."""
-    begun, opened = threading.Semaphore(0), threading.Event()
-    compute = Signature.compute
-
-    def slow(*arguments):
-        begun.release()
-        assert opened.wait(30)
-        return compute(*arguments)
-
-    monkeypatch.setattr(Signature, "compute", slow)
-    return begun, opened
 
 
 def test_a_request_without_a_deadline_waits_for_its_turn(inference, held):

@@ -281,3 +281,12 @@ def test_the_interpreter_ends_though_nobody_stops_the_server(directory):
     )
     assert (ended.returncode, ended.stdout) == (0, "asked\n"), ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_second_stop_takes_no_time(directory):
+    server = PredictionServer(directory, port=0)
+    server.start()
+    assert server.stop()
+    begun = time.monotonic()
+    assert server.stop()
+    assert time.monotonic() - begun < 3

@@ -114,22 +114,6 @@ def test_a_longer_string_is_refused(server, predictions):
     assert (status, expected in answer["error"]) == (400, True)
 
 
-@pytest.fixture
-def held(monkeypatch):
-    """Hold every model that runs; counts those begun."""
-    begun, opened = threading.Semaphore(0), threading.Event()
-    compute = Signature.compute
-
-    def compute_when_opened(*arguments):
-        begun.release()
-        assert opened.wait(60)
-        return compute(*arguments)
-
-    monkeypatch.setattr(Signature, "compute", compute_when_opened)
-    yield begun, opened
-    opened.set()
-
-
 def test_one_request_too_many_is_refused_and_others_are_answered(predictions, held):
     begun, opened = held
     under_way = [predictions.Predict.future(request_of(), timeout=60) for _ in range(2)]

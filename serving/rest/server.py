@@ -16,10 +16,10 @@ import grpc
 from aiohttp import web
 
 from serving.errors import StatusError
-from serving.inference import Inference, deadline_passed, too_many
+from serving.inference import Inference
 from serving.metrics import CONTENT_TYPE
 from serving.rest import json_answers, page, protocol
-from serving.statuses import refusal
+from serving.statuses import deadline_passed, refusal, too_many
 
 _JSON = "application/json"
 _AT_ONCE = 0.01

@@ -2,49 +2,23 @@
 
 import grpc
 import pytest
-from serving_examples import example_of, input_of
+from serving_examples import (
+    classification,
+    example_of,
+    input_of,
+    pairs_of,
+    regression,
+    tasks,
+)
 from serving_models import refusal
 from tensorflow_serving.apis import (
     classification_pb2,
-    inference_pb2,
     input_pb2,
     regression_pb2,
 )
 
 from conformance.endpoint import INVALID, NOT_FOUND
 from conformance.models import CLASSIFY, REGRESS
-
-INPUT = input_of(example_of(1, 2), example_of(3, 4), example_of(5, 6))
-
-
-def classification(signature="", given=INPUT):
-    request = classification_pb2.ClassificationRequest(input=given)
-    request.model_spec.name = "judge"
-    request.model_spec.signature_name = signature
-    return request
-
-
-def regression(signature="sum", given=INPUT):
-    request = regression_pb2.RegressionRequest(input=given)
-    request.model_spec.name = "judge"
-    request.model_spec.signature_name = signature
-    return request
-
-
-def tasks(*pairs, name="judge", given=INPUT):
-    request = inference_pb2.MultiInferenceRequest(input=given)
-    for signature, method in pairs:
-        task = request.tasks.add(method_name=method)
-        task.model_spec.name = name
-        task.model_spec.signature_name = signature
-    return request
-
-
-def pairs_of(result):
-    return [
-        [(one.label, one.score) for one in row.classes]
-        for row in result.classifications
-    ]
 
 
 def test_classify_pairs_each_label_with_its_score(predictions):
