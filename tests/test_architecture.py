@@ -76,6 +76,7 @@ MAY_IMPORT_TENSORFLOW = {
     "bn_keras.training",
     "bn_keras.evaluation",
     "bn_keras.errors",
+    "bn_keras.experiments",
     "bn_keras.exporter",
     "bn_keras.cli",
 }

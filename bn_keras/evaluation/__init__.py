@@ -4,7 +4,7 @@ Knows predictions and labels; not how either came to be.
 """
 
 from bn_keras.crops import CROPS
-from bn_keras.evaluation.evaluating import evaluate
+from bn_keras.evaluation.evaluating import evaluate, predict_probabilities
 from bn_keras.evaluation.figures import plot_confusion
 from bn_keras.evaluation.scores import ClassScore, Evaluation, wilson_interval
 
@@ -14,5 +14,6 @@ __all__ = [
     "Evaluation",
     "evaluate",
     "plot_confusion",
+    "predict_probabilities",
     "wilson_interval",
 ]

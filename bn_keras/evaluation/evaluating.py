@@ -57,8 +57,35 @@ def evaluate(
         Ioffe & Szegedy 2015, figure 4 (errors, where these are accuracies) and section
         4.2.3 (ensemble).
     """
-    models = list(models) if isinstance(models, (list, tuple)) else [models]
-    _check_models(models)
+    models = _models(models)
+    tally = Tally(models[0].output_shape[-1])
+    for probabilities, labels in predict_probabilities(
+        models, split, crops, preprocessing, batch_size
+    ):
+        tally.add(probabilities, labels)
+        if on_batch_end is not None:
+            on_batch_end(tally.images)
+    return tally.total()
+
+
+def predict_probabilities(models, split, crops=1, preprocessing=None, batch_size=128):
+    """The class probabilities that `evaluate` scores.
+
+    Args:
+        models: as in `evaluate`.
+        split: likewise.
+        crops: likewise.
+        preprocessing: likewise.
+        batch_size: likewise.
+
+    Yields:
+        `(probabilities, labels)` of some pictures, in the order of the split: float64
+        `(pictures, classes)` and int64 `(pictures,)`.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    models = _models(models)
     if crops not in CROPS:
         raise ValueError(
             f"`crops` must be one of {', '.join(map(str, CROPS))}. "
@@ -67,15 +94,16 @@ def evaluate(
     if not len(split):
         raise ValueError("Expected one picture at least. Received: none")
     fitted = _fit(models[0], split, crops, preprocessing)
-    tally = Tally(models[0].output_shape[-1])
     averages = crops > 1 or len(models) > 1
     with data.reading(split):
         batches = batches_of_crops(split, fitted, crops, batch_size)
-        for probabilities, labels in _answers(models, batches, crops, averages):
-            tally.add(probabilities, labels)
-            if on_batch_end is not None:
-                on_batch_end(tally.images)
-    return tally.total()
+        yield from _answers(models, batches, crops, averages)
+
+
+def _models(models):
+    models = list(models) if isinstance(models, (list, tuple)) else [models]
+    _check_models(models)
+    return models
 
 
 def _check_models(models):

@@ -1,0 +1,351 @@
+"""Figures 2 and 3 at small scale: how fast and how high each Inception variant learns.
+
+Knows recipes, rates and accuracies against steps; not how a model is trained.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bn_keras import recipes
+from bn_keras.experiments.curves import accuracy_curve
+from bn_keras.experiments.drawing import draw_seeds
+from bn_keras.experiments.parts import Part, check_scale, measure
+from bn_keras.experiments.rows import Row, spread
+
+TITLE = "Inception with and without BN: steps and maxima (figures 2 and 3)"
+
+REMARK = ""
+
+# The paper's variants, each at a multiple of Inception's own rate.
+MULTIPLES = {
+    "inception": 1,
+    "bn-baseline": 1,
+    "bn-x5": 5,
+    "bn-x30": 30,
+    "bn-x5-sigmoid": 5,
+}
+# What the paper says does not work; compared at its own rates alone.
+FAILING = {"inception-x5": 5, "inception-sigmoid": 1}
+# Figure 3: steps to Inception's best accuracy in millions, and best accuracy in %.
+FIGURE_3 = {
+    "inception": (31.0, 72.2),
+    "bn-baseline": (13.3, 72.7),
+    "bn-x5": (2.1, 73.0),
+    "bn-x30": (2.7, 74.8),
+    "bn-x5-sigmoid": (None, 69.8),
+}
+COMPARISONS = {"paper": "the paper's rates", "tuned": "rates tuned for Inception"}
+LABELS = {
+    "inception": "Inception",
+    "bn-baseline": "BN-Baseline",
+    "bn-x5": "BN-x5",
+    "bn-x30": "BN-x30",
+    "bn-x5-sigmoid": "BN-x5-Sigmoid",
+    "inception-x5": "Inception x5",
+    "inception-sigmoid": "Inception-Sigmoid",
+}
+# Of every data set in `PLANS`.
+CLASSES = 10
+PAPER_RATE = recipes.INCEPTION.learning_rate
+
+
+class Plan(NamedTuple):
+    """The sizes of a run.
+
+    Args:
+        data: name of the data set.
+        size: height and width to which pictures are resized.
+        width: multiplies the channels.
+        epochs: passes of 32 examples a step over the training pictures.
+        every: steps between two measurements of the accuracy.
+        images: test pictures on which a curve is measured; its end is on all.
+        seeds: trainings of each variant.
+        sweep: multiples of the paper's rate among which Inception's is tuned.
+        variants: of `MULTIPLES` and `FAILING`, those compared.
+    """
+
+    data: str
+    size: int
+    width: float
+    epochs: int
+    every: int
+    images: int
+    seeds: int
+    sweep: tuple[float, ...]
+    variants: tuple[str, ...] = (*MULTIPLES, *FAILING)
+
+
+PLANS = {
+    "smoke": Plan("digits", 8, 1 / 16, 1, 22, 100, 1, (1,), ("inception", "bn-x5")),
+    "default": Plan("cifar10", 16, 1 / 8, 2, 142, 2000, 3, (1, 5, 10, 20, 40)),
+    "full": Plan("cifar10", 32, 1 / 4, 30, 426, 10000, 5, (1, 5, 10, 20, 40)),
+}
+
+
+def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
+    """Train every variant at the paper's rates, then at multiples of a tuned one.
+
+    Args:
+        workdir: folder for what each training measured; None keeps nothing.
+        scale: a key of `PLANS`.
+        directories: dict from a data set's name to the folder of its files.
+        jobs: trainings side by side, each in a process.
+        on_part: called as `on_part(name, done, total)` after each training.
+
+    Returns:
+        A dict: `"rates"`, dict from the comparison `"paper"` or `"tuned"` to the base
+        rate; `"curves"`, dict from the comparison to a dict from the variant to a
+        list, a dict for each seed; `"sweep"`, a list of `[rate, accuracy]`.
+
+    Raises:
+        ValueError: for an unknown scale.
+
+    Reference:
+        Ioffe & Szegedy 2015, section 4.2.
+    """
+    check_scale(scale, PLANS)
+    plan = PLANS[scale]
+
+    def measured(trainings):
+        parts = {name: _part(plan, *training) for name, training in trainings.items()}
+        unique = {part.name: part for part in parts.values()}
+        found = measure(list(unique.values()), workdir, directories, jobs, on_part)
+        return {key: found.results[part.name] for key, part in parts.items()}, found
+
+    sweep = {rate: ("inception", rate * PAPER_RATE, 0) for rate in plan.sweep}
+    swept, _ = measured(sweep)
+    best = max(swept, key=lambda multiple: swept[multiple]["final"])
+    rates = {"paper": PAPER_RATE, "tuned": best * PAPER_RATE}
+    trainings = {}
+    for seed in range(plan.seeds):
+        for comparison, base in rates.items():
+            compared = MULTIPLES | (FAILING if comparison == "paper" else {})
+            for variant, multiple in compared.items():
+                if variant in plan.variants:
+                    trainings[comparison, variant, seed] = (
+                        "inception" if variant == "inception-x5" else variant,
+                        base * multiple,
+                        seed,
+                    )
+    found, together = measured(sweep | trainings)
+    curves = {comparison: {} for comparison in rates}
+    for comparison, variant, _ in trainings:
+        curves[comparison].setdefault(
+            variant, [found[comparison, variant, seed] for seed in range(plan.seeds)]
+        )
+    return {
+        "scale": scale,
+        "seconds": together.seconds,
+        "rates": rates,
+        "sweep": [
+            [multiple * PAPER_RATE, found[multiple]["final"]] for multiple in sweep
+        ],
+        "curves": curves,
+    }
+
+
+def _part(plan, variant, learning_rate, seed):
+    learning_rate = float(f"{learning_rate:.6g}")
+    return Part(
+        f"{variant}-{learning_rate:g}-seed{seed}",
+        accuracy_curve,
+        {
+            "variant": variant,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "data": plan.data,
+            "size": plan.size,
+            "width": plan.width,
+            "epochs": plan.epochs,
+            "every": plan.every,
+            "images": plan.images,
+        },
+    )
+
+
+def best(curve):
+    """The best accuracy of a curve, and the step at which it was reached first.
+
+    Args:
+        curve: dict with `"steps"` and `"accuracy"`.
+
+    Returns:
+        `(accuracy, step)`.
+    """
+    index = int(np.argmax(curve["accuracy"]))
+    return curve["accuracy"][index], curve["steps"][index]
+
+
+def steps_to(curve, accuracy):
+    """The step at which a curve first reaches an accuracy, between its points too.
+
+    Args:
+        curve: dict with `"steps"` and `"accuracy"`.
+        accuracy: from 0 to 1.
+
+    Returns:
+        A number of steps, or None where it never does.
+    """
+    reached = np.flatnonzero(np.asarray(curve["accuracy"]) >= accuracy)
+    if not reached.size:
+        return None
+    last = int(reached[0])
+    first = max(0, last - 1)
+    return float(
+        np.interp(
+            accuracy,
+            [curve["accuracy"][first], curve["accuracy"][last]],
+            [curve["steps"][first], curve["steps"][last]],
+        )
+    )
+
+
+def speedups(curves, variant):
+    """Steps of Inception to its best accuracy over those of a variant to the same.
+
+    Args:
+        curves: dict from the variant to its curves, one a seed.
+        variant: a key of it.
+
+    Returns:
+        A list, a ratio for each seed; None where the variant does not get there.
+    """
+    ratios = []
+    for reference, curve in zip(curves["inception"], curves[variant], strict=True):
+        accuracy, step = best(reference)
+        reached = steps_to(curve, accuracy)
+        ratios.append(None if reached is None else step / max(reached, 1.0))
+    return ratios
+
+
+def rows(measurements):
+    """Figure 3 beside what was measured, for both comparisons.
+
+    An order agrees where the means have it; a ratio from half to twice the paper's.
+
+    Args:
+        measurements: what `run` returned.
+
+    Returns:
+        A list of `Row`.
+    """
+    found = []
+    for comparison, curves in measurements["curves"].items():
+        where = COMPARISONS[comparison]
+        base = measurements["rates"][comparison]
+        variants = [name for name in MULTIPLES if name in curves]
+        maxima = {name: [best(one)[0] for one in curves[name]] for name in variants}
+        found.append(_order("maxima", where, maxima, 1, base))
+        ratios = {name: speedups(curves, name) for name in variants}
+        arriving = {
+            name: [ratio or 0.0 for ratio in ratios[name]]
+            for name in variants
+            if FIGURE_3[name][0]
+        }
+        found.append(_order("speed", where, arriving, 0, base))
+        for name in variants:
+            _, maximum = FIGURE_3[name]
+            found.append(
+                Row(
+                    f"{LABELS[name]}: maximum accuracy in %, {where}",
+                    f"{maximum} (ImageNet)",
+                    spread(maxima[name], 100),
+                )
+            )
+            if name in arriving and name != "inception":
+                found.append(_ratio(name, where, ratios[name]))
+        if "inception-x5" in curves:
+            diverged = [one["diverged"] is not None for one in curves["inception-x5"]]
+            ends = spread([one["final"] for one in curves["inception-x5"]], 100)
+            found.append(
+                Row(
+                    "Inception at 5 times the paper's rate",
+                    "parameters reach infinity",
+                    f"{sum(diverged)} of {len(diverged)} diverged; {ends} % at the end",
+                    all(diverged),
+                )
+            )
+        if "inception-sigmoid" in curves:
+            ends = [one["final"] for one in curves["inception-sigmoid"]]
+            chance = 1 / CLASSES
+            found.append(
+                Row(
+                    "Inception with sigmoid, without BN: accuracy at the end in %",
+                    "chance",
+                    f"{spread(ends, 100)}, chance is {100 * chance:g}",
+                    max(ends) < 1.2 * chance,
+                )
+            )
+    return found
+
+
+def _order(what, where, values, index, base):
+    """Whether the means of the variants stand as in a column of figure 3."""
+
+    def ranked(score):
+        names = sorted(values, key=score, reverse=True)
+        return " > ".join(LABELS[name] for name in names)
+
+    sign = 1 if index else -1
+    paper = ranked(lambda name: sign * FIGURE_3[name][index])
+    measured = ranked(lambda name: np.mean(values[name]))
+    return Row(
+        f"order of {what}, {where} (Inception's is {base:g})",
+        paper,
+        measured,
+        paper == measured,
+    )
+
+
+def _ratio(name, where, ratios):
+    paper = FIGURE_3["inception"][0] / FIGURE_3[name][0]
+    claim = f"{LABELS[name]}: times fewer steps to Inception's best accuracy, {where}"
+    if None in ratios:
+        missing = f"{ratios.count(None)} of {len(ratios)} seeds do not reach it"
+        return Row(claim, f"{paper:.1f}", missing, False)
+    return Row(
+        claim,
+        f"{paper:.1f}",
+        spread(ratios),
+        bool(paper / 2 <= np.mean(ratios) <= 2 * paper),
+    )
+
+
+def plot(measurements):
+    """Accuracy against steps as in figure 2, one panel for each comparison.
+
+    Args:
+        measurements: what `run` returned.
+
+    Returns:
+        A `matplotlib.figure.Figure`: mean over seeds, with their range as a band; a
+        dotted line at Inception's best accuracy.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    panels = figure.subplots(1, len(COMPARISONS), sharey=True)
+    for axes, (comparison, where) in zip(panels, COMPARISONS.items(), strict=True):
+        for variant, curves in measurements["curves"][comparison].items():
+            _draw(axes, variant, curves)
+        reference = measurements["curves"][comparison]["inception"]
+        mean = np.mean([best(curve)[0] for curve in reference])
+        axes.axhline(mean, linestyle=":", color="black", linewidth=1)
+        rate = measurements["rates"][comparison]
+        axes.set(xlabel="steps", title=f"{where}: Inception {rate:g}")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right", fontsize="small")
+    panels[0].set(ylabel="test accuracy", ylim=(0, None))
+    return figure
+
+
+def _draw(axes, variant, curves):
+    # A training that diverged has a shorter curve; it is at chance from there on.
+    whole = max(curves, key=lambda curve: len(curve["steps"]))
+    values = np.full((len(curves), len(whole["steps"])), np.nan)
+    for index, curve in enumerate(curves):
+        values[index, : len(curve["steps"])] = curve["accuracy"]
+        values[index, len(curve["steps"]) :] = curve["final"]
+    style = "-" if variant.startswith("bn-") else "--"
+    draw_seeds(axes, whole["steps"], values, style, LABELS[variant])

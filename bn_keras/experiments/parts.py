@@ -1,0 +1,200 @@
+"""The independent parts of an experiment, measured one by one or side by side.
+
+Knows processes and the files of what was measured; nothing of what a part does.
+"""
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bn_keras import data
+from bn_keras.files import published
+
+
+class Part(NamedTuple):
+    """One piece of work that needs no other: mostly one training.
+
+    Args:
+        name: of its file, such as `"bn-x5-seed0"`.
+        function: called as `function(directories=..., folder=..., **arguments)`, it
+            returns what JSON can hold. It stands at the top of a module.
+        arguments: what JSON can hold. Another run takes over what was measured with
+            equal ones.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+
+class Measured(NamedTuple):
+    """What the parts gave.
+
+    Args:
+        results: dict from a part's name to what its function returned.
+        seconds: that the parts took together, over all processes and runs.
+    """
+
+    results: dict[str, Any]
+    seconds: float
+
+
+def measure(
+    parts: Sequence[Part],
+    folder: Path | None = None,
+    directories: Mapping[str, Any] | None = None,
+    jobs: int = 1,
+    on_part: Callable[[str, int, int], None] | None = None,
+) -> Measured:
+    """Measure every part that the folder does not hold yet.
+
+    Args:
+        parts: to measure, in this order.
+        folder: for a file `NAME.json` of each part, written when it ends; made if
+            missing. A part that needs files while it lasts gets the folder `NAME` in
+            it. None keeps nothing.
+        directories: dict from a data set's name to the folder of its files.
+        jobs: processes that measure parts side by side, each with its share of the
+            processors; 1 measures in this one.
+        on_part: called as `on_part(name, done, total)` after each part, and first
+            with an empty name and the number that an earlier run has measured.
+
+    Returns:
+        `Measured`, in the order of `parts`.
+
+    Raises:
+        ValueError: if `jobs` is not positive, or a file of the folder is damaged.
+    """
+    if jobs < 1:
+        raise ValueError(f"`jobs` must be 1 or more. Received: jobs={jobs}")
+    if folder is not None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    found = {part.name: _read(part, folder) for part in parts}
+    left = [part for part in parts if found[part.name] is None]
+    tell = on_part or (lambda name, done, total: None)
+    done = len(parts) - len(left)
+    tell("", done, len(parts))
+
+    def note(name, facts):
+        nonlocal done
+        found[name] = facts
+        done += 1
+        tell(name, done, len(parts))
+
+    if jobs == 1 or len(left) < 2:
+        for part in left:
+            note(part.name, _measure(part, folder, directories))
+    else:
+        # Fresh interpreters: TensorFlow does not survive a fork.
+        with ProcessPoolExecutor(
+            min(jobs, len(left)), get_context("spawn"), _start_worker, (jobs,)
+        ) as pool:
+            futures = {
+                pool.submit(_measure, part, folder, directories): part for part in left
+            }
+            try:
+                for future in as_completed(futures):
+                    note(futures[future].name, future.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return Measured(
+        {name: facts["measured"] for name, facts in found.items()},
+        sum(facts["seconds"] for facts in found.values()),
+    )
+
+
+def check_scale(scale: str, plans: Mapping[str, Any]) -> None:
+    """Refuse a scale that an experiment does not have.
+
+    Args:
+        scale: its name.
+        plans: dict from the names that there are.
+
+    Raises:
+        ValueError: for another one.
+    """
+    if scale not in plans:
+        raise ValueError(
+            f"`scale` must be one of {', '.join(plans)}. Received: scale={scale!r}"
+        )
+
+
+@cache
+def load_data(name: str, directory: str | None) -> data.Data:
+    """The data set of that name, read once a process.
+
+    Args:
+        name: a key of `bn_keras.data.DATA`.
+        directory: folder of its files; None for those bundled or downloaded.
+    """
+    return data.load(name, directory)
+
+
+def _file(part, folder):
+    if not re.fullmatch(r"[\w.-]+", part.name):
+        raise ValueError(f"A part's name must be a file's. Received: {part.name!r}")
+    return folder / f"{part.name}.json"
+
+
+def _read(part, folder):
+    """What an earlier run has measured with the same arguments, or None."""
+    if folder is None or not (path := _file(part, folder)).is_file():
+        return None
+    try:
+        facts = json.loads(path.read_text())
+        known = {key: facts[key] for key in ("arguments", "seconds", "measured")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected what an earlier run has measured in {path}. Received: a file "
+            f"that cannot be read ({error}); delete it, or name another --workdir"
+        ) from None
+    same = known["arguments"] == json.loads(json.dumps(part.arguments))
+    return known if same else None
+
+
+def _measure(part, folder, directories):
+    begun = time.perf_counter()
+    own = None if folder is None else folder / part.name
+    measured = part.function(
+        directories=dict(directories or {}), folder=own, **part.arguments
+    )
+    facts = {
+        "arguments": part.arguments,
+        "seconds": round(time.perf_counter() - begun, 3),
+        "measured": measured,
+    }
+    if folder is not None:
+        with published(_file(part, folder)) as beside:
+            beside.write_text(json.dumps(facts) + "\n")
+    return json.loads(json.dumps(facts))
+
+
+def _start_worker(jobs):
+    """Take a share of the processors, and end when the parent does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def _end_with_parent():
+    # A pool's worker would wait for its next task for ever.
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,50 @@
+"""A claim of a paper beside what was measured, as one row of a table.
+
+Knows numbers and words; no experiment.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Row(NamedTuple):
+    """One line of the table of results.
+
+    Args:
+        claim: what is compared, in words.
+        paper: what the paper says of it, or `"-"`.
+        measured: what was measured, with its spread.
+        agrees: whether that is what the paper says; None where it says nothing.
+    """
+
+    claim: str
+    paper: str
+    measured: str
+    agrees: bool | None = None
+
+
+def spread(values: Sequence[float], scale: float = 1, digits: int = 1) -> str:
+    """The mean of some seeds, and their range.
+
+    Args:
+        values: one a seed.
+        scale: they are multiplied by it, such as 100 for per cent.
+        digits: behind the point.
+
+    Returns:
+        Such as `"97.8 (97.6 to 98.0)"`, or the value alone where there is one.
+
+    Example:
+    ```python
+    from bn_keras.experiments.rows import spread
+
+    assert spread([0.5, 0.7], 100) == "60.0 (50.0 to 70.0)"
+    ```
+    """
+    found = scale * np.asarray(values, float)
+    mean = f"{found.mean():,.{digits}f}"
+    if found.size == 1:
+        return mean
+    return f"{mean} ({found.min():,.{digits}f} to {found.max():,.{digits}f})"

@@ -1,0 +1,149 @@
+"""Parts of an experiment: measured once, in any number of processes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bn_keras.experiments.parts import Part, check_scale, load_data, measure
+
+
+def square(directories, folder, *, number):
+    """The square of a number, and who computed it."""
+    return {"square": number**2, "process": os.getpid(), "folder": str(folder)}
+
+
+def fail_at_three(directories, folder, *, number):
+    """The number, but for 3."""
+    if number == 3:
+        raise ValueError("three")
+    return number
+
+
+def squares(count):
+    return [Part(f"square-{n}", square, {"number": n}) for n in range(count)]
+
+
+def test_results_come_in_the_order_of_the_parts_with_their_seconds():
+    measured = measure(squares(3))
+    assert [found["square"] for found in measured.results.values()] == [0, 1, 4]
+    assert list(measured.results) == ["square-0", "square-1", "square-2"]
+    assert 0 <= measured.seconds < 1
+    assert measured.results["square-0"]["folder"] == "None"
+
+
+def test_what_an_earlier_run_has_measured_is_not_measured_again(tmp_path):
+    told = []
+    first = measure(squares(2), tmp_path / "new")
+    again = measure(squares(3), tmp_path / "new", on_part=lambda *a: told.append(a))
+    assert told == [("", 2, 3), ("square-2", 3, 3)]
+    for name, found in first.results.items():
+        assert again.results[name] == found
+    assert again.seconds >= first.seconds
+
+
+def test_other_arguments_are_measured_anew(tmp_path):
+    measure([Part("one", square, {"number": 1})], tmp_path)
+    found = measure([Part("one", square, {"number": 2})], tmp_path)
+    assert found.results["one"]["square"] == 4
+
+
+def test_what_was_measured_before_an_error_is_kept(tmp_path):
+    parts = [Part(f"number-{n}", fail_at_three, {"number": n}) for n in range(1, 5)]
+    with pytest.raises(ValueError, match="three"):
+        measure(parts, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "number-1.json",
+        "number-2.json",
+    ]
+
+
+def test_several_processes_measure_the_same(tmp_path):
+    told = []
+    measured = measure(
+        squares(4), tmp_path, jobs=2, on_part=lambda *a: told.append(a[1:])
+    )
+    assert [found["square"] for found in measured.results.values()] == [0, 1, 4, 9]
+    processes = {found["process"] for found in measured.results.values()}
+    assert os.getpid() not in processes
+    assert told == [(done, 4) for done in range(5)]
+    assert len(list(tmp_path.glob("*.json"))) == 4
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"arguments": {}}', "\xff"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "square-0.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"square-0\.json.*delete it"):
+        measure([Part("square-0", square, {})], tmp_path)
+
+
+def test_a_part_is_named_as_a_file_may_be(tmp_path):
+    with pytest.raises(ValueError, match=r"must be a file's. Received: '\.\./x'"):
+        measure([Part("../x", square, {"number": 1})], tmp_path)
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_jobs_must_be_positive(jobs):
+    with pytest.raises(ValueError, match=f"1 or more. Received: jobs={jobs}"):
+        measure(squares(1), jobs=jobs)
+
+
+def test_an_unknown_scale_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"one of smoke, full\. Received: scale='big'"):
+        check_scale("big", {"smoke": 1, "full": 2})
+
+
+def test_a_data_set_is_read_once_a_process():
+    assert load_data("digits", None) is load_data("digits", None)
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+from bn_keras.experiments.parts import Part, measure
+
+def wait(directories, folder, *, number):
+    import os
+    Path(sys.argv[1], f"{os.getpid()}.pid").touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    measure([Part(f"wait-{n}", wait, {"number": n}) for n in range(2)], jobs=2)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    with subprocess.Popen([sys.executable, script, tmp_path]) as process:
+        until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        process.kill()
+    workers = [Path("/proc", path.stem) for path in tmp_path.glob("*.pid")]
+    until(lambda: not any(map(running, workers)))
+
+
+def running(folder):
+    try:
+        return folder.joinpath("stat").read_text().split(") ")[1][0] != "Z"
+    except OSError:
+        return False
+
+
+def until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_files_hold_arguments_seconds_and_what_was_measured(tmp_path):
+    measure([Part("one", fail_at_three, {"number": 1})], tmp_path)
+    facts = json.loads((tmp_path / "one.json").read_text())
+    assert facts["arguments"] == {"number": 1}
+    assert facts["measured"] == 1
+    assert facts["seconds"] >= 0
