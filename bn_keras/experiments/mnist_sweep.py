@@ -1,0 +1,215 @@
+"""Which initial weights and learning rates the MNIST network learns with.
+
+Knows the grid and its table; not how one network is trained.
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bn_keras.experiments.mnist_training import follow, load_binary
+from bn_keras.experiments.parts import Part, check_scale, measure
+from bn_keras.experiments.rows import Row
+from bn_keras.recipes import BN_MLP, MLP, RECIPES
+
+TITLE = "MNIST: where each network learns at all"
+REMARK = """\
+The paper has no such table; it says that with BN the learning rate may be much higher \
+and the initial weights chosen with less care. Network, images and mini-batches are \
+those of figure 1. A cell of the default run has a fifth of figure 1's 50,000 steps, \
+and one seed.
+
+With BN every cell learns. Without it, small initial weights need a rate of 0.3 at \
+least; below, the network stays at chance. What does not come out is the higher rate: \
+without BN rate 3 trains as well, since sigmoids bound what each layer hands on and \
+this network does not blow up at any rate tried, and both are best at rate 1. There, \
+with initial weights of 0.1, the network without BN comes close to the one with it: \
+part of the distance in figure 1 is the small initial weights'.\
+"""
+# Of the test images, for a network to count as learning: chance is 0.1.
+LEARNS = 0.5
+
+_LABELS = {BN_MLP.name: "With BN", MLP.name: "Without BN"}
+
+
+class Plan(NamedTuple):
+    """The sizes of a scale.
+
+    Args:
+        data: name of the data set.
+        steps: of each training.
+        seeds: trainings of each cell.
+        deviations: standard deviations of the initial weights.
+        learning_rates: of gradient descent.
+    """
+
+    data: str
+    steps: int
+    seeds: int
+    deviations: tuple[float, ...] = (0.01, 0.1)
+    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+PLANS = {
+    "smoke": Plan("digits", 100, 1, learning_rates=(1.0,)),
+    "default": Plan("mnist", 10_000, 1),
+    "full": Plan("mnist", 50_000, 5),
+}
+
+
+def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
+    """Train both networks at each initial deviation and learning rate.
+
+    Args:
+        workdir: folder for what each training gave, so that a run that was killed goes
+            on; None keeps nothing.
+        scale: a key of `PLANS`.
+        directories: dict from a data set's name to the folder of its files.
+        jobs: trainings side by side.
+        on_part: called as `on_part(name, done, total)` after each training.
+
+    Returns:
+        A dict; its `accuracy` has for each network, by recipe, the test accuracy after
+        the last step as lists `(deviations, learning rates, seeds)`.
+
+    Raises:
+        ValueError: for an unknown scale.
+
+    Reference:
+        Ioffe & Szegedy 2015, section 4.1, for the network; 3.3 for the claim.
+    """
+    check_scale(scale, PLANS)
+    plan = PLANS[scale]
+
+    def part(seed, name, deviation, rate):
+        arguments = {
+            "recipe": name,
+            "seed": seed,
+            "data": plan.data,
+            "deviation": deviation,
+            "learning_rate": rate,
+            "steps": plan.steps,
+        }
+        return Part(f"{name}-{deviation:g}-{rate:g}-seed{seed}", _train, arguments)
+
+    parts = {
+        (seed, name, deviation, rate): part(seed, name, deviation, rate)
+        for seed in range(plan.seeds)
+        for deviation in plan.deviations
+        for rate in plan.learning_rates
+        for name in _LABELS
+    }
+    measured = measure(list(parts.values()), workdir, directories, jobs, on_part)
+    accuracy = {
+        name: [
+            [
+                [
+                    measured.results[parts[seed, name, deviation, rate].name]
+                    for seed in range(plan.seeds)
+                ]
+                for rate in plan.learning_rates
+            ]
+            for deviation in plan.deviations
+        ]
+        for name in _LABELS
+    }
+    return {
+        "scale": scale,
+        "seconds": measured.seconds,
+        "data": plan.data,
+        "steps": plan.steps,
+        "deviations": list(plan.deviations),
+        "learning_rates": list(plan.learning_rates),
+        "accuracy": accuracy,
+    }
+
+
+def _train(directories, folder, recipe, seed, data, deviation, learning_rate, steps):
+    """One training: its test accuracy after the last step."""
+    course = follow(
+        replace(RECIPES[recipe], seed=seed, learning_rate=learning_rate),
+        load_binary(data, directories.get(data)),
+        deviation,
+        steps,
+        every=steps,
+    )
+    return round(float(course.accuracy[-1]), 5)
+
+
+def plot(measurements):
+    """Test accuracy in each cell, a panel for each network.
+
+    Args:
+        measurements: what `run` returned.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
+    panels = figure.subplots(1, len(_LABELS), sharey=True)
+    image: Any = None
+    for axes, (name, label) in zip(panels, _LABELS.items(), strict=True):
+        cells = 100 * np.mean(measurements["accuracy"][name], axis=-1)
+        image = axes.imshow(cells, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+        for (row, column), value in np.ndenumerate(cells):
+            color = "black" if value > 60 else "white"
+            axes.text(
+                column, row, f"{value:.1f}", ha="center", va="center", color=color
+            )
+        rates, deviations = measurements["learning_rates"], measurements["deviations"]
+        axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+        axes.set_yticks(range(len(deviations)), [f"{value:g}" for value in deviations])
+        axes.set(title=label, xlabel="learning rate")
+    panels[0].set_ylabel("initial standard deviation")
+    figure.colorbar(
+        image,
+        ax=panels,
+        label=f"test accuracy (%)\nafter {measurements['steps']:,} steps",
+    )
+    return figure
+
+
+def rows(measurements):
+    """What the paper says of rates and initial weights, beside what was measured.
+
+    Args:
+        measurements: what `run` returned.
+
+    Returns:
+        A list of `Row`.
+    """
+    cells = {name: np.mean(measurements["accuracy"][name], axis=-1) for name in _LABELS}
+    with_bn, without = (cells[name] for name in _LABELS)
+    learning = [int((found > LEARNS).sum()) for found in (with_bn, without)]
+    gaps = [100 * np.ptp(found, axis=0).mean() for found in (with_bn, without)]
+    best = [
+        measurements["learning_rates"][int(found.max(axis=0).argmax())]
+        for found in (with_bn, without)
+    ]
+    return [
+        Row(
+            "Learning rates and initial weights that the network learns with (over "
+            f"{LEARNS:.0%} of the test images right after {measurements['steps']:,} "
+            "steps)",
+            "more with BN",
+            f"{learning[0]} of {with_bn.size} with BN, {learning[1]} without",
+            learning[0] > learning[1],
+        ),
+        Row(
+            "What the initial weights matter: test accuracy between the standard "
+            "deviations, mean over the learning rates",
+            "less with BN",
+            f"{gaps[0]:.1f} points with BN, {gaps[1]:.1f} without",
+            bool(gaps[0] < gaps[1]),
+        ),
+        Row(
+            "Best of the learning rates",
+            "higher with BN",
+            f"{best[0]:g} ({with_bn.max():.1%}) with BN, {best[1]:g} "
+            f"({without.max():.1%}) without",
+            best[0] > best[1],
+        ),
+    ]

@@ -1,0 +1,95 @@
+"""The sweep over initial weights and learning rates: its cells, rows and table."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bn_keras.experiments import mnist_sweep
+from bn_keras.recipes import BN_MLP, MLP
+
+
+def made_up(with_bn=((0.9, 0.96), (0.92, 0.97)), without=((0.1, 0.1), (0.95, 0.4))):
+    """Two seeds that differ by 2 points, two deviations, two rates."""
+
+    def seeds(cells):
+        return [[[value - 0.01, value + 0.01] for value in row] for row in cells]
+
+    return {
+        "scale": "default",
+        "seconds": 1.0,
+        "data": "mnist",
+        "steps": 1000,
+        "deviations": [0.01, 0.1],
+        "learning_rates": [0.1, 1.0],
+        "accuracy": {BN_MLP.name: seeds(with_bn), MLP.name: seeds(without)},
+    }
+
+
+def test_rows_hold_what_was_measured():
+    learning, weights, rate = mnist_sweep.rows(made_up())
+    assert "over 50% of the test images right after 1,000 steps" in learning.claim
+    assert learning.measured == "4 of 4 with BN, 1 without"
+    # (0.02 + 0.01) / 2 and (0.85 + 0.3) / 2
+    assert weights.measured == "1.5 points with BN, 57.5 without"
+    assert rate.measured == "1 (97.0%) with BN, 0.1 (95.0%) without"
+    assert learning.agrees is weights.agrees is rate.agrees is True
+    json.dumps([learning, weights, rate])
+
+
+def test_rows_disagree_where_bn_is_no_better():
+    cells = ((0.9, 0.96), (0.92, 0.97))
+    rows = mnist_sweep.rows(made_up(with_bn=cells, without=cells))
+    assert [row.agrees for row in rows] == [False, False, False]
+
+
+def test_the_table_is_written_into_its_cells():
+    figure = mnist_sweep.plot(made_up())
+    panels = figure.axes[:2]
+    assert [axes.get_title() for axes in panels] == ["With BN", "Without BN"]
+    texts = [[text.get_text() for text in axes.texts] for axes in panels]
+    assert texts == [["90.0", "96.0", "92.0", "97.0"], ["10.0", "10.0", "95.0", "40.0"]]
+    for axes in panels:
+        assert axes.get_xlabel() == "learning rate"
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "1"]
+        # Each text stands on the cell of its number.
+        cells = axes.images[0].get_array()
+        for text in axes.texts:
+            column, row = text.get_position()
+            assert float(text.get_text()) == pytest.approx(cells[row, column])
+    labels = [label.get_text() for label in panels[0].get_yticklabels()]
+    assert labels == ["0.01", "0.1"]
+    assert "1,000 steps" in figure.axes[2].get_ylabel()
+    figure.canvas.draw()
+
+
+def test_a_smoke_run_measures_once_and_goes_on_from_what_it_has(tmp_path):
+    parts = []
+
+    def note(name, done, total):
+        parts.append((name, done, total))
+
+    found = mnist_sweep.run(tmp_path, "smoke", on_part=note)
+    assert [name for name, *_ in parts[1:]] == [
+        "bn-mlp-0.01-1-seed0",
+        "mlp-0.01-1-seed0",
+        "bn-mlp-0.1-1-seed0",
+        "mlp-0.1-1-seed0",
+    ]
+    parts.clear()
+    assert mnist_sweep.run(tmp_path, "smoke", on_part=note) == found
+    assert parts == [("", 4, 4)]
+    assert json.loads(json.dumps(found)) == found
+    # Deviations, learning rates, seeds.
+    assert np.shape(found["accuracy"][BN_MLP.name]) == (2, 1, 1)
+    stored = json.loads((tmp_path / "bn-mlp-0.1-1-seed0.json").read_text())
+    assert found["accuracy"][BN_MLP.name][1][0] == [stored["measured"]]
+    assert stored["arguments"]["deviation"] == 0.1
+    assert stored["arguments"]["learning_rate"] == 1.0
+    assert stored["measured"] > 0.5
+    mnist_sweep.plot(found).canvas.draw()
+
+
+def test_an_unknown_scale_is_refused():
+    with pytest.raises(ValueError, match="must be one of smoke, default, full"):
+        mnist_sweep.run(scale="big")
