@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -147,3 +148,15 @@ def test_files_hold_arguments_seconds_and_what_was_measured(tmp_path):
     assert facts["arguments"] == {"number": 1}
     assert facts["measured"] == 1
     assert facts["seconds"] >= 0
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_the_parent_alone_ends_the_workers(tmp_path):
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    with subprocess.Popen([sys.executable, script, tmp_path]) as process:
+        until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    workers = [Path("/proc", path.stem) for path in tmp_path.glob("*.pid")]
+    until(lambda: not any(map(running, workers)))

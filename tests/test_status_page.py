@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from browser import browser, missing
+from browser import CONTRASTS, browser, missing
 from inference_double import InferenceDouble, Served, signature
 from PIL import Image
 
@@ -221,32 +221,6 @@ def test_the_page_fits_and_is_readable(window, width, scheme):
         )
         assert unlabelled == 0
         window.command("Emulation.clearDeviceMetricsOverride")
-
-
-# Ratio of contrast of each element that holds text, by the formula of WCAG 2.
-CONTRASTS = """
-const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-const light = (color) => {
-  const [r, g, b] = color.map((value) => value / 255).map((value) =>
-    value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const behind = (node) => {
-  for (; node; node = node.parentElement) {
-    const color = parse(getComputedStyle(node).backgroundColor);
-    if (color.length === 3 || color[3] === 1) return color;
-  }
-  return [255, 255, 255];
-};
-return [...document.body.querySelectorAll('*')].filter((node) =>
-  node.checkVisibility() && !['SCRIPT', 'OPTION', 'INPUT'].includes(node.tagName)
-  && [...node.childNodes].some((one) => one.nodeType === 3 && one.data.trim())
-).map((node) => {
-  const [high, low] = [light(parse(getComputedStyle(node).color)), light(behind(node))]
-    .sort((one, other) => other - one);
-  return (high + 0.05) / (low + 0.05);
-});
-"""
 
 
 def test_the_page_loads_nothing_from_elsewhere():

@@ -15,6 +15,7 @@ from bn_keras.cli import (
     demonstration,
     exporting,
     predicting,
+    reproducing,
     serving,
     training,
 )
@@ -29,6 +30,7 @@ examples:
   bn-keras export run/bn-convnet.keras models/mnist
   bn-keras serve models/mnist --port 8500
   bn-keras predict --address 127.0.0.1:8500 --model-name mnist digit.png
+  bn-keras reproduce mnist --mnist-dir mnist/
 """
 
 
@@ -60,6 +62,7 @@ def build_parser():
         serving,
         predicting,
         converting,
+        reproducing,
     ):
         commands_of.add(commands)
     return parser

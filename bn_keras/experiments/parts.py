@@ -6,12 +6,13 @@ Knows processes and the files of what was measured; nothing of what a part does.
 import json
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,9 +95,11 @@ def measure(
         for part in left:
             note(part.name, _measure(part, folder, directories))
     else:
+        others = set(active_children())
         # Fresh interpreters: TensorFlow does not survive a fork.
+        fresh = get_context("spawn")
         with ProcessPoolExecutor(
-            min(jobs, len(left)), get_context("spawn"), _start_worker, (jobs,)
+            min(jobs, len(left)), fresh, _start_worker, (jobs, fresh.Lock())
         ) as pool:
             futures = {
                 pool.submit(_measure, part, folder, directories): part for part in left
@@ -104,8 +107,13 @@ def measure(
             try:
                 for future in as_completed(futures):
                     note(futures[future].name, future.result())
-            except BaseException:
+            except Exception:
+                # The parts that run may end, and are kept.
                 pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            except BaseException:
+                for worker in set(active_children()) - others:
+                    worker.terminate()
                 raise
     return Measured(
         {name: facts["measured"] for name, facts in found.items()},
@@ -137,7 +145,13 @@ def load_data(name: str, directory: str | None) -> data.Data:
         name: a key of `bn_keras.data.DATA`.
         directory: folder of its files; None for those bundled or downloaded.
     """
-    return data.load(name, directory)
+    with _downloading:
+        return data.load(name, directory)
+
+
+# Of two processes that want the same files, one downloads them. A worker has the lock
+# that it shares with the others.
+_downloading: Any = threading.Lock()
 
 
 def _file(part, folder):
@@ -179,8 +193,12 @@ def _measure(part, folder, directories):
     return json.loads(json.dumps(facts))
 
 
-def _start_worker(jobs):
+def _start_worker(jobs, downloading):
     """Take a share of the processors, and end when the parent does."""
+    global _downloading
+    _downloading = downloading
+    # Ctrl-C reaches all processes; the parent ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import keras
 

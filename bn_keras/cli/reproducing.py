@@ -1,0 +1,178 @@
+"""The command `reproduce`.
+
+Knows its options, how to show the way and the results; nothing of what is measured.
+"""
+
+import logging
+import os
+import sys
+import textwrap
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from bn_keras import arguments, errors
+from bn_keras.cli.command import command, make_folder, progress_bar
+from bn_keras.experiments.reproducing import EXPERIMENTS, SCALES
+
+_ALL = "all"
+# The name of each data set in its own errors, and here the option of its folder.
+_OPTIONS = {"MNIST": "--mnist-dir", "CIFAR-10": "--cifar10-dir"}
+
+
+def add(commands):
+    """Add these commands to the parser.
+
+    Args:
+        commands: what `argparse`'s `add_subparsers` returned.
+    """
+    sub = command(
+        commands,
+        reproduce,
+        "Measure again what the papers claim, and write measurements (JSON), figures "
+        "(SVG, PNG) and WORKDIR/SCALE/report.html. A run that was stopped goes on when "
+        "the command is given again.",
+        "bn-keras reproduce all --scale default --mnist-dir mnist/",
+    )
+    sub.add_argument(
+        "name",
+        metavar="NAME",
+        choices=(*EXPERIMENTS, _ALL),
+        help=f"{', '.join(EXPERIMENTS)}; {_ALL}: one after the other",
+    )
+    sub.add_argument(
+        "--workdir",
+        type=arguments.path,
+        default=Path("bn-keras-reproduce"),
+        metavar="DIR",
+        help="made if missing; default: %(default)s",
+    )
+    sub.add_argument(
+        "--scale",
+        choices=SCALES,
+        default="default",
+        help="; ".join(f"{name}: {text}" for name, text in SCALES.items()),
+    )
+    sub.add_argument(
+        "--jobs",
+        type=arguments.positive,
+        default=1,
+        metavar="N",
+        help="processes that measure side by side; default: %(default)s",
+    )
+    for name, option in _OPTIONS.items():
+        sub.add_argument(
+            option,
+            type=arguments.path,
+            metavar="DIR",
+            help=f"folder of the files of {name}; without it they are downloaded",
+        )
+
+
+def reproduce(options):
+    """Reproduce one experiment, or all."""
+    from bn_keras.experiments.report import write_report
+
+    # Every part builds models; TensorFlow warns of what it must trace anew for each.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    folder = options.workdir / options.scale
+    directories = _directories(options)
+    make_folder(folder)
+    names = EXPERIMENTS if options.name == _ALL else (options.name,)
+    failures = {}
+    for name in names:
+        try:
+            _reproduce(name, options, directories)
+        except KeyboardInterrupt:
+            _say(f"{name} interrupted; the same command goes on from here")
+            raise
+        except Exception as error:
+            if len(names) == 1 or os.environ.get("BN_KERAS_TRACEBACK") == "1":
+                raise
+            failures[name] = textwrap.shorten(errors.message(error), 1000)
+            _say(f"{name} failed; going on with the others")
+    print(f"wrote {write_report(folder, EXPERIMENTS)}")
+    for name, words in failures.items():
+        _say(f"error: {name}: {words}")
+    return 1 if failures else 0
+
+
+def _directories(options):
+    given = {"mnist": options.mnist_dir, "cifar10": options.cifar10_dir}
+    for name, path in given.items():
+        if path is not None and not path.is_dir():
+            raise ValueError(
+                f"--{name}-dir expects the folder of the data set's files. Received: "
+                f"{path}, which is none; name another"
+            )
+    return {name: str(path) for name, path in given.items() if path is not None}
+
+
+def _reproduce(name, options, directories):
+    from bn_keras.experiments.reproducing import reproduce
+
+    folder = options.workdir / options.scale / name
+    quiet = _quiet_workers(folder) if options.jobs > 1 else nullcontext()
+    with quiet, progress_bar() as progress:
+        task = progress.add_task(name, total=None)
+
+        def show(part, done, total):
+            text = f"{name} {done}/{total} {part or 'already there'}"
+            progress.update(task, description=text, completed=done, total=total)
+            if progress.disable and (part or done):
+                print(text, file=sys.stderr)
+
+        try:
+            facts = reproduce(
+                name, options.workdir, options.scale, directories, options.jobs, show
+            )
+        except ValueError as error:
+            if (text := _with_option(str(error))) == str(error):
+                raise
+            raise ValueError(text) from error
+    _show(facts["rows"], f"{name}: {facts['title']}")
+    for suffix in ("json", "svg", "png"):
+        print(f"wrote {folder / name}.{suffix}")
+
+
+@contextmanager
+def _quiet_workers(folder):
+    """Give the processes that start meanwhile a file for their standard error.
+
+    TensorFlow writes some lines there while it is imported, over the bar.
+    """
+    make_folder(folder)
+    ours, kept = sys.stderr, os.dup(2)
+    with (folder / "workers.log").open("w") as log, os.fdopen(kept, "w", 1) as shown:
+        os.dup2(log.fileno(), 2)
+        sys.stderr = shown
+        try:
+            yield
+        finally:
+            sys.stderr = ours
+            os.dup2(kept, 2)
+
+
+def _with_option(text):
+    """The words of a data set's error, with the option that this command has."""
+    for name, option in _OPTIONS.items():
+        if name in text:
+            return text.replace("--data-dir", option)
+    return text
+
+
+def _show(rows, title):
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from bn_keras.experiments.report import AGREES
+
+    table = Table("claim", "paper", "measured", "agrees", title=Text(title))
+    for row in rows:
+        texts = (row["claim"], row["paper"], row["measured"], AGREES[row["agrees"]])
+        table.add_row(*map(Text, texts))
+    Console().print(table)
+
+
+def _say(text):
+    print(f"bn-keras: {text}", file=sys.stderr)

@@ -1,0 +1,340 @@
+"""Whether stable distributions are what BN gives: noise behind BN, and other norms.
+
+Knows the networks that are compared, and what of; not how one is trained.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bn_keras.experiments.drawing import draw_seeds
+from bn_keras.experiments.noisy_training import train_network
+from bn_keras.experiments.parts import Part, check_scale, measure
+from bn_keras.experiments.rows import Row, spread
+
+TITLE = "Noisy BN and L_p normalization: speed without stable distributions"
+
+REMARK = """The paper has VGG-16 at full width, 15,000 steps of 128 CIFAR-10 pictures;
+the default has an eighth of the width, 1,000 steps of 64, and the paper's rate of 0.1
+without momentum. Chosen where the paper is silent: He's initial weights, pixels from -1
+to 1, no distortion; the noise has one mu and one sigma for each channel and step, and
+an m and an s for each value that BN normalizes together: each position of a feature
+map in each example. Noise without BN stands behind a bias. A p-norm is the mean of
+|x - E[x]|^p over the same values, to the power 1/p; for infinity their largest. The
+movement of a distribution is the 2-Wasserstein distance between Gaussians of a unit's
+mean and variance in two consecutive training mini-batches, in the unit's standard
+deviations; the number is the median over units and steps. "As BN" agrees where a
+network is nearer to the one with BN than to the one without; noise without BN "does
+not train" where it ends nearer to chance than to the network without noise. Tests have
+no noise; the population statistics of both networks with BN are estimated anew for
+them (Algorithm 2), because moving averages of noisy inputs fit no inference without
+noise. The last steps of one unit are of the middle watched layer, seed 0.
+
+What was measured: noisy BN's second and ninth layers move more than without BN, its
+last one as much as without BN, which is not what the paper says of noisy BN. With
+weights held still, mini-batches of 64 alone move that layer less than half as much;
+the rest is the training itself, which at this rate moves the deepest layer of a
+network without BN about as far as the noise does. BN's own distributions hardly move.
+Noisy BN learns much faster than the network without BN, but in so few steps somewhat
+slower than BN: noise in the training accuracy is a part of it, for on test pictures,
+which have none, it ends close to BN. Noise without BN stays at chance with one seed
+and begins to learn late with the other, likely because He's initial weights make its
+activations as large as the noise. The p-norms learn as BN does, infinity a little
+less."""
+
+LABELS = {
+    "none": "Without BN",
+    "bn": "With BN",
+    "noisy-bn": "With noisy BN",
+    "noise": "Noise without BN",
+    "l1": "L1",
+    "l2": "L2",
+    "linf": "L∞",
+}
+STYLES = {"none": "--", "noise": ":"}
+NOISES = ("none", "bn", "noisy-bn", "noise")
+NORMS = ("none", "bn", "l1", "l2", "linf")
+# Of ten classes.
+CHANCE = 0.1
+
+
+class Plan(NamedTuple):
+    """The sizes of a run.
+
+    Args:
+        data: name of the data set.
+        depth: of the VGG.
+        width: multiplies its channels.
+        batch_size: examples a step.
+        steps: of each training.
+        every: steps of which one point of a training curve is the mean.
+        test_every: steps between two tests.
+        test_images: of each test.
+        population_batches: mini-batches behind BN's statistics at a test.
+        target: training accuracy up to which steps are counted.
+        seeds: trainings of each network without a p-norm.
+        norm_seeds: of each with one.
+        networks: of `LABELS`, those compared.
+    """
+
+    data: str
+    depth: int
+    width: float
+    batch_size: int
+    steps: int
+    every: int
+    test_every: int
+    test_images: int
+    population_batches: int
+    target: float
+    seeds: int
+    norm_seeds: int
+    networks: tuple[str, ...] = tuple(LABELS)
+
+
+PLANS = {
+    "smoke": Plan(
+        *("digits", 11, 1 / 32, 32, 20, 5, 20, 100, 2, 0.2, 1, 1),
+        networks=("none", "bn", "noisy-bn", "noise", "linf"),
+    ),
+    "default": Plan("cifar10", 16, 1 / 8, 64, 1000, 50, 250, 2000, 16, 0.35, 2, 1),
+    "full": Plan("cifar10", 16, 1, 128, 15000, 75, 1500, 10000, 100, 0.9, 3, 3),
+}
+
+
+def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
+    """Train VGG without BN, with it, with noise behind it, and with p-norms.
+
+    Args:
+        workdir: folder for what each training measured; None keeps nothing.
+        scale: a key of `PLANS`.
+        directories: dict from a data set's name to the folder of its files.
+        jobs: trainings side by side, each in a process.
+        on_part: called as `on_part(name, done, total)` after each training.
+
+    Returns:
+        A dict: `"networks"`, dict from a key of `LABELS` to a list, for each seed what
+        `bn_keras.experiments.noisy_training.train_network` returned; `"every"`,
+        `"test_every"` and `"target"`, of the plan.
+
+    Raises:
+        ValueError: for an unknown scale.
+
+    Reference:
+        Santurkar et al. 2018, sections 2.1 and 3.3.
+    """
+    check_scale(scale, PLANS)
+    plan = PLANS[scale]
+    facts = {name: getattr(plan, name) for name in Plan._fields[:9]}
+    parts = {
+        (network, seed): Part(
+            f"{network}-seed{seed}",
+            train_network,
+            {"network": network, "seed": seed, **facts},
+        )
+        for seed in range(max(plan.seeds, plan.norm_seeds))
+        for network in plan.networks
+        if seed < (plan.seeds if network in NOISES else plan.norm_seeds)
+    }
+    found = measure(list(parts.values()), workdir, directories, jobs, on_part)
+    networks = {network: [] for network in plan.networks}
+    for (network, _), part in parts.items():
+        networks[network].append(found.results[part.name])
+    return {
+        "scale": scale,
+        "seconds": found.seconds,
+        "every": plan.every,
+        "test_every": plan.test_every,
+        "target": plan.target,
+        "networks": networks,
+    }
+
+
+def plot(measurements):
+    """Training accuracy with and without noise, a unit's moments, the p-norms.
+
+    Args:
+        measurements: what `run` returned.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Reference:
+        Santurkar et al. 2018, figure 2.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    networks = measurements["networks"]
+    # The norms get colours that the noises do not have.
+    colors = ("blue", "orange", "purple", "brown", "pink")
+    right.set_prop_cycle(color=[f"tab:{color}" for color in colors])
+    for axes, names in ((left, NOISES), (right, NORMS)):
+        for name in [name for name in names if name in networks]:
+            steps, curves = _curves(networks[name], "accuracy", measurements["every"])
+            style = STYLES.get(name, "-")
+            line = draw_seeds(axes, steps, curves, style, LABELS[name])
+            steps, curves = _curves(networks[name], "test", measurements["test_every"])
+            axes.plot(steps, curves.mean(axis=0), ".", color=line.get_color())
+        axes.set(xlabel="steps", ylabel="training accuracy (dots: test)", ylim=(0, 1))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    left.set_title("Noise")
+    right.set_title("$L_p$ normalization")
+    _plot_units(middle, networks)
+    return figure
+
+
+def rows(measurements):
+    """What the paper says of noise and of p-norms, beside what was measured.
+
+    Args:
+        measurements: what `run` returned.
+
+    Returns:
+        A list of `bn_keras.experiments.rows.Row`.
+    """
+    networks, target = measurements["networks"], measurements["target"]
+    every, compared = measurements["every"], ("noisy-bn", "bn", "none")
+    found = []
+    for layer in networks["none"][0]["instability"]:
+        # None, from a training that diverged, is no number.
+        values = [
+            [float(one["instability"][layer] or "nan") for one in networks[name]]
+            for name in compared
+        ]
+        noisy, _, none = map(np.mean, values)
+        found.append(
+            Row(
+                f"movement of layer {layer}'s distributions in a step, in standard "
+                "deviations: noisy BN; BN; without BN",
+                "more with noisy BN than without BN",
+                "; ".join(spread(seeds, digits=3) for seeds in values),
+                bool(noisy > none),
+            )
+        )
+    last = every * len(networks["none"][0]["accuracy"])
+    steps, reached, final = {}, {}, {}
+    for name, ones in networks.items():
+        curves = [one["accuracy"] for one in ones]
+        steps[name] = [steps_to(curve, target, every) for curve in curves]
+        reached[name] = [last if one is None else one for one in steps[name]]
+        final[name] = [
+            float(np.mean(curve[-max(1, len(curve) // 4) :])) for curve in curves
+        ]
+
+    def per_cent(names):
+        return "; ".join(spread(final[name], 100) for name in names)
+
+    norms = [name for name in NORMS[2:] if name in networks]
+    ends = "training accuracy of the last quarter, in %"
+    return [
+        *found,
+        Row(
+            f"steps to {target:.0%} training accuracy: noisy BN; BN; without BN",
+            "noisy BN as BN",
+            "; ".join(_steps(steps[name], last) for name in compared),
+            _as_bn("noisy-bn", reached),
+        ),
+        Row(
+            f"{ends}: noisy BN; BN; without BN",
+            "noisy BN as BN",
+            per_cent(compared),
+            _as_bn("noisy-bn", final),
+        ),
+        Row(
+            "test accuracy at the end, in %: noisy BN; BN; without BN",
+            "-",
+            "; ".join(
+                spread([one["test"][-1] for one in networks[name]], 100)
+                for name in compared
+            ),
+        ),
+        Row(
+            f"{ends}: noise without BN",
+            "does not train",
+            per_cent(["noise"]),
+            bool(np.mean(final["noise"]) < (CHANCE + np.mean(final["none"])) / 2),
+        ),
+        Row(
+            f"{ends}: {'; '.join(LABELS[name] for name in norms)}",
+            "as BN",
+            per_cent(norms),
+            all(_as_bn(name, final) for name in norms),
+        ),
+    ]
+
+
+def steps_to(accuracy, target, every):
+    """Steps until a curve first reaches an accuracy.
+
+    Args:
+        accuracy: a value for each `every` steps.
+        target: the accuracy to reach.
+        every: steps of which one value is the mean.
+
+    Returns:
+        The number at the end of the first such steps, or None.
+
+    Example:
+    ```python
+    from bn_keras.experiments.noise import steps_to
+
+    assert steps_to([0.1, 0.4, 0.3, 0.5], 0.4, 50) == 100
+    ```
+    """
+    reached = np.flatnonzero(np.asarray(accuracy) >= target)
+    return every * int(reached[0] + 1) if reached.size else None
+
+
+def _steps(values, last):
+    """Such as `"150 (100 to 200)"`, with those that never got there."""
+    reached = [value for value in values if value is not None]
+    never = len(values) - len(reached)
+    text = spread(reached, digits=0) if reached else ""
+    if never:
+        text += (
+            f"{', ' if text else ''}not in {last:,} ({never} of {len(values)} seeds)"
+        )
+    return text
+
+
+def _as_bn(name, values):
+    """Whether a network is nearer to that with BN than to that without."""
+    one, bn, none = (np.mean(values[key]) for key in (name, "bn", "none"))
+    return bool(abs(one - bn) < abs(one - none))
+
+
+def _curves(ones, kind, every):
+    """The steps of a curve's points, and the curves `(seeds, points)`."""
+    curves = np.array([one[kind] for one in ones], float)
+    return every * np.arange(1, curves.shape[1] + 1), curves
+
+
+def _plot_units(axes, networks):
+    """A unit's mean and deviation at the last steps, a row for each network."""
+    names = NOISES[:3]
+    for place, name in enumerate(names):
+        unit = networks[name][0]["unit"]
+        mean, deviation = (np.array(unit[key], float) for key in ("mean", "deviation"))
+        usual = np.nanmean(deviation)
+        mean = 4 * place + (mean - np.nanmean(mean)) / usual
+        steps = np.arange(len(mean)) - len(mean) + 1
+        (line,) = axes.plot(steps, mean, STYLES.get(name, "-"))
+        axes.fill_between(
+            steps,
+            mean - deviation / usual,
+            mean + deviation / usual,
+            color=line.get_color(),
+            alpha=0.2,
+            linewidth=0,
+        )
+    axes.set(
+        xlabel="last steps",
+        title="A unit's mean and standard deviation",
+        yticks=[4 * place for place in range(len(names))],
+        yticklabels=[LABELS[name] for name in names],
+    )
+    axes.tick_params(axis="y", rotation=90)
+    axes.grid(alpha=0.3)

@@ -1,0 +1,397 @@
+"""Section 2's warning: what happens when normalization stays outside the gradient step.
+
+Knows one layer and one small network on the bundled digits; not how results are shown
+beside those of other experiments.
+"""
+
+from functools import partial
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.experiments.drawing import draw_seeds
+from bn_keras.experiments.parts import Part, check_scale, load_data, measure
+from bn_keras.experiments.rows import Row, spread
+from bn_keras.models import MLP
+
+TITLE = "Section 2: normalization outside the gradient step"
+
+
+class Plan(NamedTuple):
+    """The sizes of a run.
+
+    Args:
+        seeds: of the initial weights.
+        steps: of gradient descent on one layer, each on all training digits.
+        rates: learning rates of the network.
+        epochs: of the network, in mini-batches of 60.
+    """
+
+    seeds: int
+    steps: int
+    rates: tuple[float, ...]
+    epochs: int
+
+
+PLANS = {
+    "smoke": Plan(seeds=1, steps=40, rates=(2.0,), epochs=2),
+    "default": Plan(seeds=5, steps=500, rates=(0.5, 2.0), epochs=20),
+    "full": Plan(seeds=10, steps=2000, rates=(0.1, 0.5, 1.0, 2.0), epochs=60),
+}
+# Of the one layer. Section 2 has no epsilon; here it keeps the division defined.
+RATE, EPSILON = 0.02, 1e-6
+# Points of its curves, about.
+CURVE = 100
+# Labels and styles of what normalizes.
+STYLES = {
+    "bn": ("With BN", "-"),
+    "scaled": ("E[x], Var[x] outside the step", "--"),
+    "centred": ("E[x] outside the step", ":"),
+}
+REMARK = (
+    "The paper tells of this without a figure, a rate or a data set. Chosen here: one "
+    "activation that tells even from odd digits of 8x8 pixels by least squares, plain "
+    "gradient descent on all of them at once, at rate 0.02; and the 3 x 100 sigmoid "
+    "units of section 4.1 on the same digits, without gamma and beta. With a trained "
+    "beta behind it the bias would stop where that one does. "
+    "The bias grows by the paper's own argument to the digit, and the loss changes by "
+    "rounding alone. With Var[x] outside as well, the layer's weights, which are now "
+    "trained too, are pulled together by least squares; the smaller the deviation, the "
+    "larger the next step, which throws them back: the loss leaps for ever. It cannot "
+    "pass all bounds, for what is normalized cannot. "
+    "The network is no such clear case. At rate 2 it blows up as the paper has it: its "
+    "weights grow many times over and it stays at chance, where BN learns. At rate 0.5 "
+    "it learns, only less well than with BN, and the row says no: the gradient through "
+    "the statistics is what allows the high rate. With E[x] alone outside, it stays "
+    "near chance at both rates."
+)
+
+
+class OutsideNormalization(keras.layers.Layer):
+    """Normalize by the mini-batch, which the gradient takes for constants.
+
+    `y = x - E[x]`, or `scaled`: `y = (x - E[x]) / sqrt(Var[x] + epsilon)`. Nothing is
+    kept for inference.
+
+    Args:
+        scaled: whether the deviation is normalized too.
+        epsilon: as `BatchNormalization` has it.
+        **kwargs: `name` and other arguments of a Keras layer.
+
+    Reference:
+        Ioffe & Szegedy 2015, section 2.
+    """
+
+    def __init__(self, scaled, epsilon=1e-3, **kwargs):
+        super().__init__(**kwargs)
+        self.scaled, self.epsilon = scaled, epsilon
+
+    def call(self, inputs):  # noqa: D102 (as Keras has it)
+        # Not E[x^2] - E[x]^2: a bias that has grown would leave nothing of it.
+        centred = inputs - ops.stop_gradient(ops.mean(inputs, axis=0))
+        if not self.scaled:
+            return centred
+        variance = ops.mean(ops.square(centred), axis=0)
+        return centred / ops.stop_gradient(ops.sqrt(variance + self.epsilon))
+
+
+def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
+    """Train the layer and the network with each normalization.
+
+    Args:
+        workdir: folder for what was measured; None keeps nothing.
+        scale: a key of `PLANS`.
+        directories: not used; the digits are bundled.
+        jobs: processes side by side.
+        on_part: as `parts.measure` has it.
+
+    Returns:
+        A dict that JSON can hold, for `plot` and `rows`.
+
+    Raises:
+        ValueError: for an unknown scale.
+    """
+    check_scale(scale, PLANS)
+    plan = PLANS[scale]
+    parts = []
+    for seed in range(plan.seeds):
+        for kind in STYLES:
+            arguments = {"kind": kind, "seed": seed, "steps": plan.steps}
+            parts.append(Part(f"layer-{kind}-seed{seed}", measure_layer, arguments))
+        for rate in plan.rates:
+            for kind in STYLES:
+                name = f"network-{kind}-rate{rate}-seed{seed}"
+                arguments = {"kind": kind, "seed": seed, "rate": rate}
+                arguments["epochs"] = plan.epochs
+                parts.append(Part(name, measure_network, arguments))
+    measured = measure(parts, workdir, directories, jobs, on_part)
+    seeds = range(plan.seeds)
+    results = measured.results
+    return {
+        "scale": scale,
+        "seconds": round(measured.seconds, 1),
+        "steps": plan.steps,
+        "rates": list(plan.rates),
+        "layer": {
+            kind: [results[f"layer-{kind}-seed{seed}"] for seed in seeds]
+            for kind in STYLES
+        },
+        "network": {
+            kind: {
+                str(rate): [
+                    results[f"network-{kind}-rate{rate}-seed{seed}"] for seed in seeds
+                ]
+                for rate in plan.rates
+            }
+            for kind in STYLES
+        },
+    }
+
+
+def measure_layer(kind, seed, steps, directories=None, folder=None):
+    """Train one activation `x = wu + b` to tell even digits from odd ones.
+
+    `u` is the digit, each pixel less its mean; the loss `E[(xhat - t)^2]` with `t` 0 or
+    1; plain gradient descent on all training digits at once. With `"centred"` only `b`
+    is trained, as the paper has it, with the others `w` too.
+
+    Args:
+        kind: a key of `STYLES`.
+        seed: of the initial `w`, Gaussian of deviation 1/8; `b` begins at 0.
+        steps: of gradient descent.
+        directories: not used.
+        folder: not used.
+
+    Returns:
+        A dict: `steps`, `bias`, `loss` are curves of about 100 points; `end`
+        the last bias; `formula` the bias that section 2's argument foretells where only
+        it is trained, `2 * rate * steps * E[t]`; `change` the largest relative change
+        of the loss since the first step; `rise` its largest rise in one step of the
+        second half.
+    """
+    digits = load_data("digits", None).train
+    inputs = digits.images.reshape(len(digits), -1)
+    inputs = inputs - inputs.mean(0)
+    targets = (digits.labels % 2 == 0).astype("float32")[:, np.newaxis]
+    keras.utils.set_random_seed(seed)
+    gaussian: Any = keras.initializers.RandomNormal(stddev=1 / 8)
+    dense: Any = keras.layers.Dense(1, kernel_initializer=gaussian)
+    model: Any = keras.Sequential(
+        [keras.Input(inputs.shape[1:]), dense, _normalization(kind)(epsilon=EPSILON)]
+    )
+    dense.kernel.trainable = kind != "centred"
+    model.compile(keras.optimizers.SGD(RATE), "mean_squared_error", jit_compile=False)
+    bias, loss = [], []
+
+    def before_step(batch, logs):
+        # Else Keras' loss would be the mean of all steps.
+        model.reset_metrics()
+        bias.append(np.asarray(ops.convert_to_numpy(dense.bias)).item())
+
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=before_step,
+        on_train_batch_end=lambda batch, logs: loss.append(logs["loss"]),
+    )
+    # One step more: its loss is that of the last bias noted.
+    batches = (batch for batch in repeat((inputs, targets), steps + 1))
+    model.fit(
+        batches,
+        steps_per_epoch=steps + 1,
+        shuffle=False,
+        callbacks=[note],
+        verbose=0,
+    )
+    shown = range(0, steps + 1, max(1, steps // CURVE))
+    return {
+        "steps": list(shown),
+        "bias": [_rounded(bias[step]) for step in shown],
+        "loss": [_rounded(loss[step]) for step in shown],
+        "end": bias[-1],
+        "formula": 2 * RATE * steps * float(targets.mean(dtype=float)),
+        "change": _rounded(np.abs(np.divide(loss, loss[0]) - 1).max()),
+        "rise": _rounded(np.diff(loss[steps // 2 :]).max()),
+    }
+
+
+def measure_network(kind, seed, rate, epochs, directories=None, folder=None):
+    """Train the paper's 3 x 100 sigmoid units on the digits, by mini-batches of 60.
+
+    Args:
+        kind: a key of `STYLES`.
+        seed: of the initial weights and the order of the digits.
+        rate: the learning rate.
+        epochs: passes over the digits.
+        directories: not used.
+        folder: not used.
+
+    Returns:
+        A dict from `loss` and `accuracy`, of training, and `weights`, the norm of the
+        first hidden layer's ones, to a value an epoch; and `initial`, that norm at the
+        beginning.
+    """
+    digits = load_data("digits", None).train
+    keras.utils.set_random_seed(seed)
+    model: Any = MLP(
+        digits.images.shape[1:],
+        normalization=lambda axis, name: _normalization(kind)(name=name),
+    )
+    model.compile(
+        keras.optimizers.SGD(rate),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    kernel = model.get_layer("hidden_1_dense").kernel
+    weights = [_norm(kernel)]
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: weights.append(_norm(kernel))
+    )
+    history = model.fit(
+        digits.images,
+        digits.labels,
+        batch_size=60,
+        epochs=epochs,
+        callbacks=[note],
+        verbose=0,
+    ).history
+    return {
+        "loss": [_rounded(value) for value in history["loss"]],
+        "accuracy": [_rounded(value) for value in history["accuracy"]],
+        "weights": weights[1:],
+        "initial": weights[0],
+    }
+
+
+def plot(measurements):
+    """The layer's bias and loss against steps, the network's weights and loss below.
+
+    Args:
+        measurements: what `run` returned.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    (bias, loss), (weights, descent) = figure.subplots(2, 2)
+    rate = measurements["rates"][-1]
+    for kind, (label, style) in STYLES.items():
+        layer = measurements["layer"][kind]
+        steps = layer[0]["steps"]
+        draw_seeds(bias, steps, [one["bias"] for one in layer], style, label)
+        draw_seeds(loss, steps, [one["loss"] for one in layer], style, label)
+        network = measurements["network"][kind][str(rate)]
+        epochs = range(1, len(network[0]["loss"]) + 1)
+        draw_seeds(weights, epochs, [one["weights"] for one in network], style, label)
+        draw_seeds(descent, epochs, [one["loss"] for one in network], style, label)
+    bias.set(xlabel="steps", ylabel="bias b", title="one layer: its bias")
+    loss.set(xlabel="steps", ylabel="loss", title="one layer: its loss", ylim=(0, None))
+    title = f"3 x 100 sigmoid units, learning rate {rate:g}"
+    weights.set(xlabel="epochs", ylabel="norm of layer 1's weights", title=title)
+    descent.set(xlabel="epochs", ylabel="training loss", title=title)
+    for axes in (weights, descent):
+        axes.set_yscale("log")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (bias, loss, weights, descent):
+        axes.grid(alpha=0.3)
+    bias.legend(loc="upper left")
+    return figure
+
+
+def rows(measurements):
+    """Section 2's sentences beside what was measured.
+
+    Args:
+        measurements: what `run` returned.
+
+    Returns:
+        A list of `Row`.
+    """
+    layer = measurements["layer"]
+    ends, formula, change, rise = (
+        {kind: np.array([one[name] for one in layer[kind]]) for kind in STYLES}
+        for name in ("end", "formula", "change", "rise")
+    )
+    steps = measurements["steps"]
+    fixed = float(change["centred"].max())
+    last = {kind: [one["loss"][-1] for one in layer[kind]] for kind in STYLES}
+    found = [
+        Row(
+            f"E[x] outside the step: bias after {steps} steps",
+            f"grows indefinitely (by formula {formula['centred'][0]:.2f})",
+            spread(ends["centred"].tolist(), digits=2),
+            bool(np.allclose(ends["centred"], formula["centred"], rtol=1e-4)),
+        ),
+        Row(
+            "E[x] outside the step: largest relative change of the loss",
+            "fixed",
+            f"{fixed:.1g}",
+            fixed < 1e-4,
+        ),
+        Row(
+            f"E[x], Var[x] outside the step: bias after {steps} steps",
+            "worse",
+            spread(ends["scaled"].tolist(), digits=2),
+            bool((ends["scaled"] > ends["centred"]).all()),
+        ),
+        Row(
+            "E[x], Var[x] outside the step: largest rise of the loss in one late step",
+            "blows up",
+            spread(rise["scaled"].tolist(), digits=2),
+            bool((rise["scaled"] > 0.1).all()),
+        ),
+        Row(
+            "BN: largest bias, and loss at the end beside that of Var[x] outside",
+            "neither",
+            f"{np.abs(ends['bn']).max():.1g}; {spread(last['bn'], digits=3)} beside "
+            f"{spread(last['scaled'], digits=3)}",
+            bool(np.abs(ends["bn"]).max() < 1e-3 and rise["bn"].max() < 1e-3),
+        ),
+    ]
+    for rate in measurements["rates"]:
+        found.append(_network_row(measurements["network"], rate))
+    return found
+
+
+def _network_row(network, rate):
+    """Whether the network blows up without the gradient through the statistics."""
+    growth, accuracy = (
+        {
+            kind: [of(one) for one in network[kind][str(rate)]]
+            for kind in ("scaled", "bn")
+        }
+        for of in (
+            lambda one: max(one["weights"]) / one["initial"],
+            lambda one: one["accuracy"][-1],
+        )
+    )
+    blown = min(growth["scaled"]) > 2 * max(growth["bn"])
+    worse = max(accuracy["scaled"]) < min(accuracy["bn"])
+    return Row(
+        f"3 x 100 sigmoid units at rate {rate:g}, E[x], Var[x] outside the step: "
+        "layer 1's weights grow by the factor; training accuracy in %",
+        "blows up; with BN not",
+        f"{spread(growth['scaled'])}, {spread(accuracy['scaled'], 100)}; "
+        f"with BN {spread(growth['bn'])}, {spread(accuracy['bn'], 100)}",
+        blown and worse,
+    )
+
+
+def _normalization(kind):
+    """What builds the normalization of that name, without gamma and beta."""
+    if kind == "bn":
+        return partial(BatchNormalization, center=False, scale=False)
+    return partial(OutsideNormalization, kind == "scaled")
+
+
+def _norm(weight):
+    return _rounded(np.linalg.norm(np.asarray(ops.convert_to_numpy(weight))))
+
+
+def _rounded(value):
+    return float(f"{value:.5g}")

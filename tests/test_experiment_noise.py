@@ -1,0 +1,184 @@
+"""The experiment with noise behind BN and with p-norms."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from bn_keras.experiments import noise
+from bn_keras.experiments.noisy_training import distances, typical_unit
+
+
+def measurements(seeds=2, **changed):
+    """Made up: every network learns to an accuracy of its own."""
+    ends = {"none": 0.4, "bn": 0.8, "noisy-bn": 0.7, "noise": 0.1}
+    ends |= {"l1": 0.75, "l2": 0.8, "linf": 0.7} | changed
+    ways = {"none": 0.1, "bn": 0.01, "noisy-bn": 0.3}
+
+    def one(name, seed):
+        curve = np.linspace(0.1, ends[name], 8) + 0.01 * seed
+        way = changed.get("way", ways.get(name, 0.2))
+        return {
+            "accuracy": curve.tolist(),
+            "loss": (2.3 - curve).tolist(),
+            "test": [ends[name] / 2, ends[name]],
+            "instability": {"2": way, "9": way, "13": None if seed else way},
+            "unit": {"mean": [0.0, 0.5, None], "deviation": [1.0, 1.1, 0.9]},
+        }
+
+    return {
+        "scale": "default",
+        "seconds": 1.0,
+        "every": 50,
+        "test_every": 200,
+        "target": 0.35,
+        "networks": {
+            name: [one(name, seed) for seed in range(seeds)] for name in noise.LABELS
+        },
+    }
+
+
+def agreements(found):
+    return [row.agrees for row in noise.rows(found)]
+
+
+def test_distances_are_those_between_gaussians_in_standard_deviations():
+    draw = np.random.default_rng(0)
+    values = draw.normal(size=(4, 5000, 3)) * [1, 2, 3] + draw.normal(size=(4, 1, 3))
+    moments = np.stack([values.mean(axis=1), values.var(axis=1)], axis=1)
+    found = distances(moments)
+    assert found.shape == (3, 3)
+    for step in range(3):
+        for unit in range(3):
+            (m, v), (n, w) = moments[step, :, unit], moments[step + 1, :, unit]
+            # The closed form of the 2-Wasserstein distance.
+            squared = (m - n) ** 2 + v + w - 2 * np.sqrt(v * w)
+            expected = np.sqrt(squared / ((v + w) / 2))
+            np.testing.assert_allclose(found[step, unit], expected, rtol=1e-9)
+    # Sorted values are carried the shortest way.
+    first, second = np.sort(values[0], axis=0), np.sort(values[1], axis=0)
+    way = np.sqrt(((first - second) ** 2).mean(axis=0))
+    scale = np.sqrt((values[0].var(axis=0) + values[1].var(axis=0)) / 2)
+    np.testing.assert_allclose(found[0], way / scale, rtol=0.05, atol=0.02)
+
+
+def test_distances_know_neither_a_units_scale_nor_its_constant():
+    draw = np.random.default_rng(1)
+    mean, variance = draw.normal(size=(6, 4)), draw.uniform(1, 2, (6, 4))
+    scale, shift = np.array([0.01, 1, 5, 300]), np.array([7, -100, 0, 1])
+    moved = np.stack([scale * mean + shift, scale**2 * variance], axis=1)
+    plain = np.stack([mean, variance], axis=1)
+    np.testing.assert_allclose(distances(moved), distances(plain), rtol=1e-9)
+
+
+def test_units_that_do_not_vary_or_are_no_numbers_have_no_distance():
+    moments = np.array([[[1, 1, 1.0], [0, 2, np.nan]], [[1, 2, 1.0], [0, 2, np.inf]]])
+    found = distances(moments)
+    np.testing.assert_allclose(found, [[np.nan, 1 / np.sqrt(2), np.nan]])
+    assert typical_unit(found) == 1
+    assert typical_unit(np.full((2, 3), np.nan)) == 0
+
+
+def test_the_typical_unit_has_the_median_instability():
+    found = np.array([[5, 1, np.nan, 3, 9], [5, 1, np.nan, 3, 9]], float)
+    assert typical_unit(found) == 0
+
+
+def test_steps_are_counted_to_the_first_point_that_is_high_enough():
+    assert noise.steps_to([0.1, 0.4, 0.3, 0.5], 0.4, 50) == 100
+    assert noise.steps_to([0.1, 0.4], 0.41, 50) is None
+
+
+def test_every_claim_agrees_with_such_measurements():
+    found = noise.rows(measurements())
+    assert [row.agrees for row in found if row.paper != "-"] == [
+        True,
+        True,
+        False,  # a layer without a number in one seed
+        True,
+        True,
+        True,
+        True,
+    ]
+    assert found[0].measured == "0.300 (0.300 to 0.300); 0.010 (0.010 to 0.010); " + (
+        "0.100 (0.100 to 0.100)"
+    )
+    # 0.1 to 0.8 in eight points passes 0.35 at the fourth, with seed 1's 0.01 too.
+    assert "200 (200 to 200)" in found[3].measured
+    assert "75.5 (75.0 to 76.0)" in found[4].measured  # of the last two points
+
+
+@pytest.mark.parametrize(
+    ("changed", "row"),
+    [
+        ({"way": 0.1}, 0),
+        ({"noisy-bn": 0.4}, 3),
+        ({"noisy-bn": 0.5}, 4),
+        ({"noise": 0.3}, 6),
+        ({"linf": 0.45}, 7),
+    ],
+)
+def test_a_claim_that_was_not_measured_does_not_agree(changed, row):
+    assert agreements(measurements())[row]
+    assert not agreements(measurements(**changed))[row]
+
+
+def test_networks_that_never_get_there_say_so():
+    found = noise.rows(measurements(none=0.2))
+    assert found[3].measured.endswith("; not in 400 (2 of 2 seeds)")
+    assert found[3].agrees
+
+
+def test_the_figure_shows_curves_units_and_norms():
+    figure = noise.plot(measurements())
+    assert isinstance(figure, Figure)
+    left, middle, right = figure.axes
+    assert left.get_xlabel() == right.get_xlabel() == "steps"
+    assert left.get_ylabel() == "training accuracy (dots: test)"
+    texts = [text.get_text() for text in left.get_legend().get_texts()]
+    assert texts == ["Without BN", "With BN", "With noisy BN", "Noise without BN"]
+    lines = {line.get_label(): line for line in left.get_lines()}
+    assert lines["With BN"].get_linestyle() == "-"
+    assert lines["Without BN"].get_linestyle() == "--"
+    np.testing.assert_array_equal(lines["With BN"].get_xdata(), 50 * np.arange(1, 9))
+    mean = np.linspace(0.1, 0.8, 8) + 0.005
+    np.testing.assert_allclose(lines["With BN"].get_ydata(), mean)
+    assert left.get_ylim() == (0, 1)
+    assert len(left.get_lines()) == 8
+    assert len(right.get_lines()) == 10
+    assert len(middle.get_lines()) == 3
+    assert [text.get_text() for text in middle.get_yticklabels()] == texts[:3]
+
+
+def test_a_run_measures_all_networks_and_none_of_them_twice(tmp_path):
+    told = []
+    found = noise.run(tmp_path, "smoke", on_part=lambda *part: told.append(part))
+    assert told[0] == ("", 0, 5)
+    assert [done for _, done, _ in told] == list(range(6))
+    assert json.loads(json.dumps(found)) == found
+    assert {name: len(ones) for name, ones in found["networks"].items()} == {
+        "none": 1,
+        "bn": 1,
+        "noisy-bn": 1,
+        "noise": 1,
+        "linf": 1,
+    }
+    one = found["networks"]["noisy-bn"][0]
+    assert len(one["accuracy"]) == len(one["loss"]) == 4
+    assert len(one["test"]) == 1
+    assert list(one["instability"]) == ["2", "6", "8"]
+    # Of BN alone the mean moves by `beta` alone.
+    assert one["instability"]["8"] > 0.1
+    assert found["networks"]["bn"][0]["instability"]["8"] < 0.05
+    noise.plot(found)
+    assert len(noise.rows(found)) == 8
+    told.clear()
+    again = noise.run(tmp_path, "smoke", on_part=lambda *part: told.append(part))
+    assert told == [("", 5, 5)]
+    assert again == found
+
+
+def test_an_unknown_scale_is_refused():
+    with pytest.raises(ValueError, match="`scale` must be one of smoke, default, full"):
+        noise.run(scale="huge")

@@ -1,0 +1,184 @@
+"""Section 2's warning: the layer and its bias, what is drawn and claimed."""
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from bn_keras.experiments import section2
+from bn_keras.experiments.parts import load_data
+
+
+def layer(end=50.0, change=1e-7, rise=0.0, loss=0.5):
+    return {
+        "steps": [0, 1, 2],
+        "bias": [0.0, end / 2, end],
+        "loss": [1.0, loss, loss],
+        "end": end,
+        "formula": 50.0,
+        "change": change,
+        "rise": rise,
+    }
+
+
+def network(weights, accuracy):
+    return {
+        "loss": [2.0, 1.0],
+        "accuracy": [0.1, accuracy],
+        "weights": [weights, weights],
+        "initial": 8.0,
+    }
+
+
+@pytest.fixture
+def measurements():
+    """As the paper has it, of two seeds."""
+    kinds = {
+        "bn": [layer(0.0), layer(1e-6)],
+        "scaled": [layer(80.0, 1, 0.5, 0.9), layer(70.0, 1, 0.4, 0.9)],
+        "centred": [layer(), layer()],
+    }
+    good, bad = network(9.0, 0.99), network(500.0, 0.1)
+    return {
+        "scale": "smoke",
+        "seconds": 1.0,
+        "steps": 2,
+        "rates": [2.0],
+        "layer": kinds,
+        "network": {
+            "bn": {"2.0": [good, good]},
+            "scaled": {"2.0": [bad, bad]},
+            "centred": {"2.0": [bad, bad]},
+        },
+    }
+
+
+def descend(kind, weights, steps):
+    """The layer's descent in float64 by the formulas of sections 2 and 3."""
+    digits = load_data("digits", None).train
+    inputs = digits.images.reshape(len(digits), -1).astype(float)
+    inputs -= inputs.mean(0)
+    targets = (digits.labels % 2 == 0).astype(float)
+    bias, biases, losses = 0.0, [], []
+    for _ in range(steps + 1):
+        x = inputs @ weights + bias
+        deviation = 1.0 if kind == "centred" else np.sqrt(x.var() + section2.EPSILON)
+        normalized = (x - x.mean()) / deviation
+        biases.append(bias)
+        losses.append(np.mean((normalized - targets) ** 2))
+        slope = 2 * (normalized - targets) / len(targets)
+        if kind == "bn":
+            slope -= slope.mean() + normalized * np.mean(slope * normalized)
+        slope /= deviation
+        bias -= section2.RATE * slope.sum()
+        if kind != "centred":
+            weights = weights - section2.RATE * inputs.T @ slope
+    return biases, losses
+
+
+def initial_weights(seed):
+    keras.utils.set_random_seed(seed)
+    dense = keras.layers.Dense(
+        1, kernel_initializer=keras.initializers.RandomNormal(stddev=1 / 8)
+    )
+    dense.build((None, 64))
+    return np.asarray(ops.convert_to_numpy(dense.kernel), float)[:, 0]
+
+
+@pytest.mark.parametrize("kind", section2.STYLES)
+def test_bias_and_loss_are_those_of_the_formulas_in_float64(kind):
+    measured = section2.measure_layer(kind, seed=1, steps=8)
+    biases, losses = descend(kind, initial_weights(1), 8)
+    assert measured["steps"] == list(range(9))
+    np.testing.assert_allclose(measured["bias"], biases, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(measured["loss"], losses, rtol=1e-3)
+
+
+def test_only_the_bias_without_its_gradient_grows_by_the_formula():
+    measured = section2.measure_layer("centred", seed=0, steps=20)
+    even = np.mean(load_data("digits", None).train.labels % 2 == 0)
+    np.testing.assert_allclose(measured["formula"], 2 * section2.RATE * 20 * even)
+    np.testing.assert_allclose(measured["end"], measured["formula"], rtol=1e-5)
+    assert measured["change"] < 1e-5
+
+
+def test_statistics_outside_the_step_are_constants_to_the_gradient():
+    tf = pytest.importorskip("tensorflow")
+    x = np.array([[1.0, -2.0], [3.0, 0.5], [5.0, 4.0]], np.float32)
+    outer = np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 1.0]], np.float32)
+    inputs = tf.constant(x)
+    for scaled, factor in ((False, 1.0), (True, 1 / np.sqrt(x.var(0) + 1e-3))):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = section2.OutsideNormalization(scaled)(inputs)
+            loss = tf.reduce_sum(outputs * outer)
+        np.testing.assert_allclose(outputs, (x - x.mean(0)) * factor, rtol=1e-5)
+        np.testing.assert_allclose(tape.gradient(loss, inputs), outer * factor, 1e-5)
+
+
+def test_figure_shows_bias_loss_and_network(measurements):
+    figure = section2.plot(measurements)
+    bias, loss, weights, descent = figure.axes
+    assert (bias.get_xlabel(), bias.get_ylabel()) == ("steps", "bias b")
+    assert (loss.get_xlabel(), loss.get_ylabel()) == ("steps", "loss")
+    assert weights.get_xlabel() == descent.get_xlabel() == "epochs"
+    assert "rate 2" in weights.get_title()
+    for axes in figure.axes:
+        assert [line.get_linestyle() for line in axes.lines] == ["-", "--", ":"]
+        assert len(axes.collections) == 3
+    np.testing.assert_allclose(bias.lines[1].get_ydata(), [0, 37.5, 75])
+    assert bias.get_legend().get_texts()[0].get_text() == "With BN"
+
+
+def test_rows_agree_where_the_measurements_do(measurements):
+    found = section2.rows(measurements)
+    assert [row.agrees for row in found] == [True] * 6
+    assert found[0].measured == "50.00 (50.00 to 50.00)"
+    assert found[2].measured == "75.00 (70.00 to 80.00)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "row"),
+    [
+        ("centred", "end", 40.0, 0),
+        ("centred", "change", 0.01, 1),
+        ("scaled", "end", 30.0, 2),
+        ("scaled", "rise", 0.0, 3),
+        ("bn", "end", 5.0, 4),
+        ("bn", "rise", 0.3, 4),
+    ],
+)
+def test_one_seed_that_disagrees_is_enough_for_its_row(
+    measurements, kind, name, value, row
+):
+    changed = copy.deepcopy(measurements)
+    changed["layer"][kind][1][name] = value
+    agrees = [found.agrees for found in section2.rows(changed)]
+    assert agrees[row] is False
+    assert agrees.count(False) == 1
+
+
+def test_network_that_learns_without_the_gradient_disagrees(measurements):
+    measurements["network"]["scaled"]["2.0"][0] = network(9.0, 0.995)
+    assert section2.rows(measurements)[-1].agrees is False
+
+
+def test_unknown_scale_is_refused():
+    with pytest.raises(
+        ValueError, match=r"one of smoke, default, full\. Received: scale='tiny'"
+    ):
+        section2.run(scale="tiny")
+
+
+def test_smoke_run_ends_and_measures_nothing_a_second_time(tmp_path):
+    told = []
+    first = section2.run(tmp_path, "smoke")
+    second = section2.run(
+        tmp_path, "smoke", on_part=lambda *progress: told.append(progress)
+    )
+    assert told == [("", 6, 6)]
+    assert second == first
+    assert len(section2.plot(first).axes) == 4
+    assert len(section2.rows(first)) == 6

@@ -1,0 +1,187 @@
+"""The report of the experiments: its HTML, and how a headless Chromium shows it."""
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import made_up_experiment
+import pytest
+from browser import CONTRASTS, browser, missing
+
+from bn_keras.experiments import reproducing
+from bn_keras.experiments.report import write_report
+
+NAMES = ("made-up", "second", "absent")
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory):
+    if missing():
+        pytest.skip(f"not on this machine: {', '.join(missing())}")
+    with browser(tmp_path_factory.mktemp("profile")) as one:
+        yield one
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two experiments of three that were run at scale `smoke`."""
+    monkeypatch.setattr(reproducing, "EXPERIMENTS", NAMES)
+    for name in NAMES[:2]:
+        module = f"bn_keras.experiments.{name.replace('-', '_')}"
+        monkeypatch.setitem(sys.modules, module, made_up_experiment)
+        reproducing.reproduce(name, tmp_path, "smoke")
+    return tmp_path / "smoke"
+
+
+class Page(HTMLParser):
+    """Elements, their attributes, their text; every element is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.text = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_the_report_has_all_rows_and_a_section_for_each_experiment(folder):
+    path = write_report(folder, NAMES)
+    assert path == folder / "report.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    assert [one["id"] for one in page.of("section") if one] == ["made-up", "second"]
+    assert [one["href"] for one in page.of("a")] == [
+        *["#made-up"] * 3, *["#second"] * 3
+    ]  # fmt: skip
+    assert len(page.of("tr")) == 1 + 6 + 2 * (1 + 3)
+    agrees = [one["class"] for one in page.of("td") if "class" in one]
+    assert agrees.count("yes") == agrees.count("no") == agrees.count("-") == 4
+    shown = " ".join("".join(page.text).split())
+    for text in (
+        *("agree with 2 of 4 claims", "Scale smoke: seconds", "Not run: absent."),
+        *("The last value of the parabola [0, 1] 1 1.0 yes", "&amp;"),
+        *("bn-keras reproduce second --scale smoke", "Duration0:00:00"),
+        "is no markup, and these lines are one paragraph.",
+    ):
+        assert text in shown or text.replace(" ", "") in shown.replace(" ", ""), text
+
+
+def test_nothing_of_the_results_becomes_markup(folder):
+    path = folder / "second" / "second.json"
+    facts = json.loads(path.read_text())
+    for key in ("title", "command", "remark"):
+        facts[key] = EVIL
+    facts["versions"] = {EVIL: EVIL}
+    facts["machine"] = {"cores": EVIL, "architecture": EVIL, "devices": [EVIL]}
+    facts["rows"] = [{"claim": EVIL, "paper": EVIL, "measured": EVIL, "agrees": None}]
+    path.write_text(json.dumps(facts))
+    text = write_report(folder, NAMES).read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {tag for tag, _ in page.elements} & {"script", "b"}
+    assert len(page.of("img")) == 2
+    assert all("src" in one and "onerror" not in one for one in page.of("img"))
+    # Its title, remark, command, 2 of its versions, 3 of its machine, its row of 3 in
+    # both tables, and the other experiment's remark.
+    assert "".join(page.text).count(EVIL) == 1 + 1 + 1 + 2 + 3 + 2 * 3 + 1
+    assert page.of("img")[1]["alt"].startswith(f"Figure: {EVIL}")
+
+
+def test_the_report_loads_nothing_and_is_the_same_each_time(folder):
+    first = write_report(folder, NAMES).read_bytes()
+    page = Page(first.decode())
+    assert write_report(folder, NAMES).read_bytes() == first
+    assert all(one["src"].startswith("data:image/svg+xml;") for one in page.of("img"))
+    assert [one["href"] for one in page.of("link")] == ["data:,"]
+    assert not re.search(rb"url\(|@import|https?:", first)
+    assert [path.name for path in folder.iterdir() if "report" in path.name] == [
+        "report.html"
+    ]
+
+
+def test_a_report_of_nothing_says_so(tmp_path):
+    text = write_report(tmp_path, NAMES).read_text()
+    assert "Not run: made-up, second, absent." in text
+    assert "<table>" not in text
+    assert "agree" not in text
+
+
+def test_an_experiment_without_its_figure_was_not_run(folder):
+    (folder / "second" / "second.svg").unlink()
+    assert "Not run: second, absent." in write_report(folder, NAMES).read_text()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"title": "x"}'])
+def test_a_damaged_file_is_named_with_the_way_out(folder, text):
+    path = folder / "second" / "second.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="`bn-keras reproduce second`") as caught:
+        write_report(folder, NAMES)
+    assert f"has left in {path}. Received: a file" in str(caught.value)
+    assert "give that command again" in str(caught.value)
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_report_fits_and_is_readable(window, folder, width, scheme):
+    path = folder / "second" / "second.json"
+    facts = json.loads(path.read_text())
+    facts["title"] = facts["command"] = facts["remark"] = "x" * 300
+    facts["rows"][0]["claim"] = "y" * 150
+    path.write_text(json.dumps(facts))
+    window.look(width, scheme)
+    window.open(write_report(folder, NAMES).as_uri())
+    assert window.run(
+        "const root = document.documentElement;"
+        "return root.scrollWidth <= root.clientWidth"
+    )
+    pictures = window.run(
+        "return [...document.images].map((one) => [one.complete, one.naturalWidth,"
+        " one.getBoundingClientRect().width, getComputedStyle(one).backgroundColor])"
+    )
+    assert len(pictures) == 2
+    for complete, natural, seen, ground in pictures:
+        assert complete
+        assert natural > 0
+        assert 250 < seen < width
+        assert ground == "rgb(255, 255, 255)"
+    # A table is as wide as it must be, and its box scrolls.
+    scrolls = window.run(
+        "return [...document.querySelectorAll('.scroll')].map((one) =>"
+        " one.scrollWidth > one.clientWidth)"
+    )
+    assert scrolls == ([True] * 3 if width == 400 else [True, False, True])
+    ratios = window.run(CONTRASTS)
+    assert len(ratios) > 40
+    assert min(ratios) >= 4.5  # Web Content Accessibility Guidelines 2, level AA
+    dark = window.run("return getComputedStyle(document.body).backgroundColor")
+    assert dark == ("rgb(21, 23, 26)" if scheme == "dark" else "rgb(250, 250, 248)")
+    window.command("Emulation.clearDeviceMetricsOverride")
+
+
+def test_the_browser_asks_nobody_and_complains_of_nothing(window, folder):
+    window.complaints()
+    window.open(write_report(folder, NAMES).as_uri())
+    window.until("return document.readyState === 'complete'")
+    asked = window.run(
+        "return performance.getEntriesByType('resource').map((one) => one.name)"
+    )
+    assert [name for name in asked if not name.startswith("data:")] == []
+    assert window.complaints() == []
+    assert window.text("h1") == "The papers' experiments, reproduced"
+    window.run("document.querySelector('a[href=\"#second\"]').click()")
+    assert window.run("return location.hash") == "#second"
