@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import subprocess
@@ -80,6 +81,19 @@ def test_readme_shows_only_commands_that_parse():
     assert len(lines) > 6
     for line in lines:
         cli.build_parser().parse_args(line.split("#")[0].split()[1:])
+
+
+def test_readmes_results_are_those_that_were_committed():
+    lines = re.findall(
+        r"^\|(.*)\| `bn-keras reproduce (\S+)` \|$", README, re.MULTILINE
+    )
+    assert len(lines) > 3
+    for line, name in lines:
+        path = ROOT / "benchmarks" / "results" / "reproduce" / f"{name}.json"
+        facts = json.loads(path.read_text())
+        assert facts["scale"] == "default"
+        rows = [(row["claim"], row["paper"], row["measured"]) for row in facts["rows"]]
+        assert tuple(cell.strip() for cell in line.split("|")) in rows
 
 
 def test_readmes_tree_names_what_stands():
