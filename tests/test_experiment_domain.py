@@ -176,7 +176,7 @@ def test_rows_say_higher_lower_or_undecided(measurements):
     # By the interval's formula at 410 and 905 of 1000.
     assert "41.0 (40.0 to 42.0) [38.0, 44.1]" in found[1].measured
     assert "90.5 (90.0 to 91.0) [88.5, 92.2]" in found[1].measured
-    assert "as much with 1,000 pictures" in found[1].measured
+    assert "within a point with 1,000 pictures" in found[1].measured
 
 
 def test_unknown_scale_is_refused():

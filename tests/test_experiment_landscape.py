@@ -84,6 +84,26 @@ def test_rows_of_the_covariate_shift_agree_where_bn_does_not_lessen_it(measureme
     assert [row.agrees for row in shifts(measurements)] == [True] * 4
 
 
+def test_cosines_that_differ_by_less_than_is_shown_are_the_same(measurements):
+    facts = measurements["linear"]
+    for word, cosine in (("with", 0.99999), ("without", 0.99995)):
+        for seed in facts[word]:
+            seed["shift_cosine"]["layers"] = [cosine, cosine]
+    row = landscape.rows(measurements)[-1]
+    assert row.agrees is True
+    assert row.measured.startswith("1.000 (1.000 to 1.000) with BN, 1.000")
+
+
+def test_one_rough_step_does_not_count_in_the_median(measurements):
+    for seed in measurements["vgg"]["with"]:
+        seed["smoothness"][1] = 1000.0
+    largest, median = landscape.rows(measurements)[2:4]
+    assert "largest effective" in largest.claim
+    assert largest.agrees is False
+    assert median.measured == "3.00 (2.00 to 4.00)"
+    assert median.agrees is True
+
+
 def test_the_figure_has_the_papers_panels_for_both_set_ups(measurements):
     figure = landscape.plot(measurements)
     grid = np.array(figure.axes).reshape(5, 2)

@@ -188,8 +188,9 @@ def measure_layer(kind, seed, steps, directories=None, folder=None):
     bias, loss = [], []
 
     def before_step(batch, logs):
-        # Else Keras' loss would be the mean of all steps.
-        model.reset_metrics()
+        # Else the loss would be the mean of all steps; the callback's model brings the
+        # variables up to date in JAX.
+        note.model.reset_metrics()
         bias.append(np.asarray(ops.convert_to_numpy(dense.bias)).item())
 
     note = keras.callbacks.LambdaCallback(
