@@ -55,7 +55,7 @@ class Told(
         self.refusals = []  # (code, details) of the next calls, None for an answer
         self.answer = None  # a tensor proto, instead of the input
         self.seconds = 0.0  # that each prediction takes
-        self.slow_from, self.slow_seconds = math.inf, 10.0  # where the input is larger
+        self.slow_from, self.slow_seconds = math.inf, 60.0  # where the input is larger
         self.requests = []  # of Predict, Classify and Regress
         self.times = []
         self.looked_up = []

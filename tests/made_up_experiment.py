@@ -10,6 +10,7 @@ Made up: <script>alert(1)</script> is no markup,
 and these lines are one paragraph.
 
 This is a second one."""
+OUTCOME = "It went up."
 
 
 def square(directories, folder, seed):

@@ -114,8 +114,3 @@ def test_a_smoke_run_is_measured_once(tmp_path):
 
 def test_the_members_are_the_papers_six():
     assert ensemble.PLANS["default"].members == len(recipes.ENSEMBLE) == 6
-
-
-def test_an_unknown_scale_is_refused():
-    with pytest.raises(ValueError, match=r"default, full\. Received: scale='x'"):
-        ensemble.run(scale="x")

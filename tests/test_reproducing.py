@@ -187,12 +187,22 @@ def test_an_unknown_name_or_scale_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_came_out_is_told_at_the_scale_where_it_did(tmp_path):
+    told = {
+        scale: reproduce("made-up", tmp_path, scale)["remark"]
+        for scale in ("smoke", "default")
+    }
+    assert told["smoke"] == made_up_experiment.REMARK
+    assert told["default"] == f"{told['smoke']}\n\n{made_up_experiment.OUTCOME}"
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_what_is_asked_of_it(name):
     module = importlib.import_module(f"bn_keras.experiments.{name.replace('-', '_')}")
     assert set(module.PLANS) == set(SCALES)
     assert module.TITLE == module.TITLE.strip() != ""
-    assert isinstance(module.REMARK, str)
+    assert module.REMARK.strip() != ""
+    assert isinstance(module.OUTCOME, str)
     with pytest.raises(ValueError, match=r"`scale` must be one of .*Received: scale=5"):
         module.run(scale=5)
     assert callable(module.plot)

@@ -78,9 +78,9 @@ def predict_probabilities(models, split, crops=1, preprocessing=None, batch_size
         preprocessing: likewise.
         batch_size: likewise.
 
-    Yields:
-        `(probabilities, labels)` of some pictures, in the order of the split: float64
-        `(pictures, classes)` and int64 `(pictures,)`.
+    Returns:
+        An iterator of `(probabilities, labels)` of some pictures each, in the order of
+        the split: float64 `(pictures, classes)` and int64 `(pictures,)`.
 
     Raises:
         ValueError: as `evaluate`.
@@ -94,9 +94,13 @@ def predict_probabilities(models, split, crops=1, preprocessing=None, batch_size
     if not len(split):
         raise ValueError("Expected one picture at least. Received: none")
     fitted = _fit(models[0], split, crops, preprocessing)
+    return _predict(models, split, fitted, crops, batch_size)
+
+
+def _predict(models, split, preprocessing, crops, batch_size):
     averages = crops > 1 or len(models) > 1
     with data.reading(split):
-        batches = batches_of_crops(split, fitted, crops, batch_size)
+        batches = batches_of_crops(split, preprocessing, crops, batch_size)
         yield from _answers(models, batches, crops, averages)
 
 

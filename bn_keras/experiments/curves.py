@@ -4,9 +4,7 @@ Knows recipes and how they shrink; not which variants are compared.
 """
 
 import json
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -118,33 +116,46 @@ def accuracy_curve(
     recipe = scaled_down(
         recipes.RECIPES[variant], size, width, epochs, learning_rate, seed
     )
-    if folder is not None:
-        Path(folder).mkdir(exist_ok=True)
     small = sample(examples.test, images)
     curve = Curve(
         small,
         preprocessing_for(recipe, examples),
         every,
-        None if folder is None else Path(folder) / "curve.json",
+        None if folder is None else folder / "curve.json",
     )
     diverged = None
     try:
-        model, _ = train(
-            recipe, replace(examples, test=small), folder, [curve], verbose=0
-        )
+        model = trained(recipe, replace(examples, test=small), folder, [curve])
         final = evaluate(
             model, examples.test, 1, preprocessing_for(recipe, examples), BATCH
         ).top1
     except DivergenceError:
         diverged, final = curve.step, 1 / len(examples.class_names)
-    if folder is not None:
-        shutil.rmtree(folder)
     return {
         "steps": list(curve.accuracy),
         "accuracy": [round(value, 5) for value in curve.accuracy.values()],
         "final": round(final, 5),
         "diverged": diverged,
     }
+
+
+def trained(recipe, examples, folder, callbacks=()):
+    """Train by a recipe, or load what an earlier run has trained to the end.
+
+    Args:
+        recipe: a `Recipe`.
+        examples: a `bn_keras.data.Data`.
+        folder: as `bn_keras.training.train` has it.
+        callbacks: likewise.
+
+    Returns:
+        The model.
+    """
+    path = None if folder is None else folder / f"{recipe.name}.keras"
+    if path is not None and path.is_file():
+        return keras.saving.load_model(path)
+    model, _ = train(recipe, examples, folder, callbacks, verbose=0)
+    return model
 
 
 class Curve(keras.callbacks.Callback):

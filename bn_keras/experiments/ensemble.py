@@ -3,9 +3,8 @@
 Knows errors and their intervals; not how a model is trained or a crop is cut.
 """
 
-import shutil
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -13,14 +12,21 @@ import numpy as np
 
 from bn_keras import recipes
 from bn_keras.evaluation import predict_probabilities, wilson_interval
-from bn_keras.experiments.curves import BATCH, sample, scaled_down
+from bn_keras.experiments.curves import BATCH, sample, scaled_down, trained
 from bn_keras.experiments.parts import Part, check_scale, load_data, measure
 from bn_keras.experiments.rows import Row, spread
-from bn_keras.training import preprocessing_for, train
+from bn_keras.training import preprocessing_for
 
 TITLE = "Crops and an ensemble of six (figure 4)"
 
-REMARK = ""
+REMARK = """\
+Smaller than the paper's: CIFAR-10 instead of ImageNet, a narrow network with a small
+stem, few epochs. Learning rates decay over these as figure 2's. The six networks are
+those of bn_keras.recipes: BN-x30, each with some of the paper's changes; which has
+which is chosen. With ten classes top-5 errors say nothing and are left out. The 95 % of
+a gain are over test pictures, for these six trainings.\
+"""
+OUTCOME = ""
 
 # Top-1 error in %, figure 4.
 FIGURE_4 = {"single crop": 25.2, "multicrop": 21.99, "ensemble": 20.1}
@@ -122,18 +128,14 @@ def answers(directories, folder, *, member, data, size, width, epochs, images, c
     examples = load_data(data, directories.get(data))
     recipe = recipes.RECIPES[member]
     recipe = scaled_down(recipe, size, width, epochs, recipe.learning_rate, recipe.seed)
-    if folder is not None:
-        Path(folder).mkdir(exist_ok=True)
-    model, _ = train(recipe, examples, folder, verbose=0)
     asked = sample(examples.test, images)
+    model = trained(recipe, replace(examples, test=asked), folder)
     preprocessing = preprocessing_for(recipe, examples)
     found = {"labels": asked.labels.tolist()}
     for name, count in (("single", 1), ("multiple", crops)):
         pairs = predict_probabilities(model, asked, count, preprocessing, BATCH)
         together = np.concatenate([probabilities for probabilities, _ in pairs])
         found[name] = np.round(together, 6).tolist()
-    if folder is not None:
-        shutil.rmtree(folder)
     return found
 
 
@@ -209,7 +211,7 @@ def rows(measurements):
         gain, low, high = (100 * value for value in measurements["gains"][after])
         found.append(
             Row(
-                f"{after} lowers the error of {before} by points",
+                f"{after}: points of error less than {before}, over test pictures",
                 f"{FIGURE_4[before] - FIGURE_4[after]:.1f}",
                 f"{gain:.1f} (95 % {low:.1f} to {high:.1f})",
                 low > 0,
@@ -240,7 +242,7 @@ def plot(measurements):
     for place, values in enumerate(errors.values()):
         mean = 100 * np.mean(values)
         bar = axes.bar(place, mean, width=0.6, alpha=0.6)
-        axes.bar_label(bar, fmt="%.1f", padding=12)
+        axes.bar_label(bar, fmt="%.1f", label_type="center")
         if len(values) > 1:
             axes.plot(
                 np.linspace(place - 0.15, place + 0.15, len(values)),
@@ -257,6 +259,6 @@ def plot(measurements):
                 capsize=4,
             )
     axes.set_xticks(range(len(errors)), list(errors))
-    axes.set(ylabel="top-1 error in %", title=TITLE)
+    axes.set(ylabel="top-1 error in %", title=f"{len(errors['single crop'])} networks")
     axes.margins(y=0.2)
     return figure

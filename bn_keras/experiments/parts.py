@@ -6,17 +6,19 @@ Knows processes and the files of what was measured; nothing of what a part does.
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bn_keras import data
+from bn_keras import __version__, data
 from bn_keras.files import published
 
 
@@ -27,8 +29,9 @@ class Part(NamedTuple):
         name: of its file, such as `"bn-x5-seed0"`.
         function: called as `function(directories=..., folder=..., **arguments)`, it
             returns what JSON can hold. It stands at the top of a module.
-        arguments: what JSON can hold. Another run takes over what was measured with
-            equal ones.
+        arguments: what JSON can hold. Another run takes over what this version of the
+            package has measured with equal ones; which files the data sets were read
+            from does not count.
     """
 
     name: str
@@ -60,8 +63,8 @@ def measure(
     Args:
         parts: to measure, in this order.
         folder: for a file `NAME.json` of each part, written when it ends; made if
-            missing. A part that needs files while it lasts gets the folder `NAME` in
-            it. None keeps nothing.
+            missing. While it lasts a part has the folder `NAME` in it, where one that
+            was killed finds what it left. None keeps nothing.
         directories: dict from a data set's name to the folder of its files.
         jobs: processes that measure parts side by side, each with its share of the
             processors; 1 measures in this one.
@@ -72,7 +75,8 @@ def measure(
         `Measured`, in the order of `parts`.
 
     Raises:
-        ValueError: if `jobs` is not positive, or a file of the folder is damaged.
+        ValueError: if `jobs` is not positive, a file of the folder is damaged, or a
+            process ended by itself.
     """
     if jobs < 1:
         raise ValueError(f"`jobs` must be 1 or more. Received: jobs={jobs}")
@@ -107,11 +111,15 @@ def measure(
             try:
                 for future in as_completed(futures):
                     note(futures[future].name, future.result())
-            except Exception:
-                # The parts that run may end, and are kept.
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            except BrokenProcessPool as error:
+                raise ValueError(
+                    "Expected every process to measure its part. Received: one that "
+                    f"ended by itself, with jobs={jobs}; where memory is short, use "
+                    "fewer (--jobs)"
+                ) from error
             except BaseException:
+                # Else the pool would wait for the parts that run.
+                pool.shutdown(wait=False, cancel_futures=True)
                 for worker in set(active_children()) - others:
                     worker.terminate()
                 raise
@@ -161,36 +169,52 @@ def _file(part, folder):
 
 
 def _read(part, folder):
-    """What an earlier run has measured with the same arguments, or None."""
+    """What an earlier run has measured of the same, or None."""
     if folder is None or not (path := _file(part, folder)).is_file():
         return None
     try:
         facts = json.loads(path.read_text())
-        known = {key: facts[key] for key in ("arguments", "seconds", "measured")}
+        known = {key: facts[key] for key in ("part", "seconds", "measured")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected what an earlier run has measured in {path}. Received: a file "
             f"that cannot be read ({error}); delete it, or name another --workdir"
         ) from None
-    same = known["arguments"] == json.loads(json.dumps(part.arguments))
-    return known if same else None
+    return known if known["part"] == _identity(part) else None
+
+
+def _identity(part):
+    """What must be equal for two measurements to be of the same, as JSON has it."""
+    return json.loads(json.dumps({"version": __version__, "arguments": part.arguments}))
 
 
 def _measure(part, folder, directories):
-    begun = time.perf_counter()
-    own = None if folder is None else folder / part.name
+    begun, identity = time.perf_counter(), _identity(part)
+    own = None if folder is None else _own_folder(folder / part.name, identity)
     measured = part.function(
         directories=dict(directories or {}), folder=own, **part.arguments
     )
     facts = {
-        "arguments": part.arguments,
+        "part": identity,
         "seconds": round(time.perf_counter() - begun, 3),
         "measured": measured,
     }
-    if folder is not None:
+    if own is not None:
         with published(_file(part, folder)) as beside:
             beside.write_text(json.dumps(facts) + "\n")
+        shutil.rmtree(own)
     return json.loads(json.dumps(facts))
+
+
+def _own_folder(path, identity):
+    """The part's folder, with what an earlier run of the same has left in it."""
+    of = path / "part.json"
+    if not of.is_file() or json.loads(of.read_text()) != identity:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        with published(of) as beside:
+            beside.write_text(json.dumps(identity))
+    return path
 
 
 def _start_worker(jobs, downloading):

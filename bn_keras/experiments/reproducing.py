@@ -26,7 +26,7 @@ SCALES = {
     "smoke": "seconds, on the bundled digits; it proves that all runs and measures "
     "nothing",
     "default": "minutes to hours on two cores, smaller than in the papers",
-    "full": "as large as in the papers",
+    "full": "as large as in the papers where the data allow it; days",
 }
 # What a result says of its origin.
 _ORIGIN = ("command", "versions", "machine")
@@ -90,13 +90,19 @@ def reproduce(
         "scale": scale,
         **origin,
         "seconds": round(held["seconds"], 1),
-        "remark": module.REMARK,
+        "remark": _remark(module, scale),
         "rows": rows,
         "measurements": held,
     }
     with published(path) as beside:
         beside.write_text(_text(facts), encoding="utf-8")
     return facts
+
+
+def _remark(module, scale):
+    """What was chosen and, of the scale whose results are known, what came out."""
+    texts = [module.REMARK, module.OUTCOME if scale == "default" else ""]
+    return "\n\n".join(filter(None, texts))
 
 
 def _draw(plot, measurements, path):

@@ -4,7 +4,7 @@ Knows numbers and words; no experiment.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,8 @@ class Row(NamedTuple):
         claim: what is compared, in words.
         paper: what the paper says of it, or `"-"`.
         measured: what was measured, with its spread.
-        agrees: whether that is what the paper says; None where it says nothing.
+        agrees: whether every seed shows what the paper says; None where the paper
+            says nothing of it, or nothing was measured that decides it.
     """
 
     claim: str
@@ -48,3 +49,18 @@ def spread(values: Sequence[float], scale: float = 1, digits: int = 1) -> str:
     if found.size == 1:
         return mean
     return f"{mean} ({found.min():,.{digits}f} to {found.max():,.{digits}f})"
+
+
+def rounded(values: Any, digits: int = 5) -> Any:
+    """A number, or the numbers of an array, to so many significant digits.
+
+    Args:
+        values: a number or an array of any shape.
+        digits: significant ones.
+
+    Returns:
+        What JSON can hold: a float, or lists of them.
+    """
+    found = np.asarray(values, float)
+    flat = [float(f"{value:.{digits}g}") for value in found.ravel()]
+    return np.reshape(flat, found.shape).tolist()
