@@ -25,11 +25,10 @@ def normalized(x, p, axes, epsilon):
     """The formula in float64; also the mean and the norm."""
     x = np.asarray(x, np.float64)
     mean = x.mean(axes, keepdims=True)
-    distance = np.abs(x - mean)
     if np.isinf(p):
-        norm = distance.max(axes, keepdims=True) + epsilon
+        norm = np.abs(x).max(axes, keepdims=True) + epsilon
     else:
-        norm = ((distance**p).mean(axes, keepdims=True) + epsilon) ** (1 / p)
+        norm = ((np.abs(x) ** p).mean(axes, keepdims=True) + epsilon) ** (1 / p)
     return (x - mean) / norm, mean.ravel(), norm.ravel()
 
 
@@ -129,12 +128,17 @@ def test_p_norms_follow_the_formula_and_their_moving_averages_too(p, axis, shape
     np.testing.assert_allclose(layer(x), gamma * expected + beta, rtol=1e-4, atol=1e-4)
 
 
-def test_the_2_norm_is_bn():
+def test_the_2_norm_is_bn_of_centred_inputs_alone():
     x = draw()
+    centred = x - x.mean((0, 1, 2))
     ours, theirs = LpNormalization(2), keras.layers.BatchNormalization()
+    expected = np.asarray(theirs(centred, training=True))
     np.testing.assert_allclose(
-        ours(x, training=True), theirs(x, training=True), rtol=1e-4, atol=1e-5
+        ours(centred, training=True), expected, rtol=1e-4, atol=1e-5
     )
+    # The norm is taken "before shifting the mean".
+    shifted = np.asarray(ours(centred + 10, training=True))
+    assert np.abs(shifted).mean() < 0.5 * np.abs(expected).mean()
 
 
 @pytest.mark.parametrize("p", [1, 2, INFINITY])

@@ -157,11 +157,12 @@ class NoisyBias(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="bn_keras")
 class LpNormalization(keras.layers.Layer):
-    """Subtract the mini-batch's mean, and divide by a p-norm average.
+    """Subtract the mini-batch's mean, and divide by the p-norm average of the inputs.
 
-    `y = gamma * (x - mean) / norm + beta`, `norm = (E[|x - mean|**p] + epsilon)**(1/p)`
-    over the values of a channel; for `p = infinity`, `norm = max |x - mean| + epsilon`.
-    With p = 2 it is BN. Inference takes the moving averages of `mean` and `norm`.
+    `y = gamma * (x - mean) / norm + beta`, `norm = (E[|x|**p] + epsilon)**(1/p)` over
+    the values of a channel; for `p = infinity`, `norm = max |x| + epsilon`. The norm is
+    of the inputs "before shifting the mean", as the paper has it: centred values would
+    make p = 2 BN itself. Inference takes the moving averages of `mean` and `norm`.
 
     Args:
         p: 1 or more; `math.inf`.
@@ -181,7 +182,7 @@ class LpNormalization(keras.layers.Layer):
 
     layer = LpNormalization(p=1, epsilon=0.0)
     outputs = layer(np.array([[1.0], [2.0], [6.0]]), training=True)
-    assert np.allclose(outputs, [[-1.0], [-0.5], [1.5]])  # the mean distance is 2
+    assert np.allclose(outputs, [[-2 / 3], [-1 / 3], [1.0]])  # mean and norm are 3
     ```
 
     Reference:
@@ -221,7 +222,7 @@ class LpNormalization(keras.layers.Layer):
         if training and self.trainable:
             axes = [axis for axis in range(len(inputs.shape)) if axis not in kept]
             mean = ops.mean(inputs, axes, keepdims=True)
-            norm = self._norm(ops.abs(inputs - mean), axes)
+            norm = self._norm(ops.abs(inputs), axes)
             for average, new in ((self.moving_mean, mean), (self.moving_norm, norm)):
                 new = ops.cast(ops.reshape(new, average.shape), average.dtype)
                 average.assign(average_in(average.value, new, 1 - self.momentum))
@@ -243,10 +244,10 @@ class LpNormalization(keras.layers.Layer):
         """The layer of that configuration."""
         return cls(**{**config, "p": float(config["p"])})
 
-    def _norm(self, distance, axes):
+    def _norm(self, sizes, axes):
         if math.isinf(self.p):
-            return ops.max(distance, axes, keepdims=True) + self.epsilon
-        powers = ops.mean(distance**self.p, axes, keepdims=True)
+            return ops.max(sizes, axes, keepdims=True) + self.epsilon
+        powers = ops.mean(sizes**self.p, axes, keepdims=True)
         return (powers + self.epsilon) ** (1 / self.p)
 
 

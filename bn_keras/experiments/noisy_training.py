@@ -21,6 +21,7 @@ from bn_keras.experiments.noisy_normalization import (
     Watch,
 )
 from bn_keras.experiments.parts import load_data
+from bn_keras.experiments.rows import rounded
 from bn_keras.models import VGG
 from bn_keras.population import estimate_population_statistics
 from bn_keras.preprocessing import Preprocessing
@@ -65,7 +66,7 @@ def train_network(
 
     Args:
         directories: dict from a data set's name to the folder of its files.
-        folder: not needed: a training is begun anew.
+        folder: not needed: a training that was killed is begun anew.
         network: a key of `NORMALIZATIONS`.
         data: name of the data set.
         depth: of the VGG.
@@ -84,7 +85,7 @@ def train_network(
         and of p-norms with moving averages; `"instability"`, dict from the number of
         each watched layer to the median of its `distances`; `"unit"`, the `"mean"` and
         the `"deviation"` of a typical unit of the middle one at each of the last
-        steps. None stands for what is no number.
+        steps.
     """
     keras.utils.set_random_seed(seed)
     examples = load_data(data, directories.get(data))
@@ -138,16 +139,15 @@ def train_network(
     middle = list(watches)[1]
     shown = np.array(paths[middle])[-SHOWN:, :, typical_unit(moved[middle])]
     return {
-        "accuracy": _rounded(history["accuracy"]),
-        "loss": _rounded(history["loss"]),
-        "test": _rounded(test),
+        "accuracy": rounded(history["accuracy"]),
+        "loss": rounded(history["loss"]),
+        "test": rounded(test),
         "instability": {
-            str(number): _rounded([_median(found)])[0]
-            for number, found in moved.items()
+            str(number): rounded(_median(found)) for number, found in moved.items()
         },
         "unit": {
-            "mean": _rounded(shown[:, 0]),
-            "deviation": _rounded(np.sqrt(shown[:, 1])),
+            "mean": rounded(shown[:, 0]),
+            "deviation": rounded(np.sqrt(shown[:, 1])),
         },
     }
 
@@ -223,8 +223,3 @@ def _median(found):
     """Of those that are numbers; NaN where none is."""
     found = found[np.isfinite(found)]
     return np.median(found) if found.size else np.nan
-
-
-def _rounded(values):
-    """Five digits of each; None for what JSON cannot hold."""
-    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]

@@ -38,7 +38,8 @@ class Shift(NamedTuple):
     Args:
         distance: |G - G'|, G the gradient of the layer's weights, G' the same after
             all earlier layers took their step.
-        cosine: of the angle between the two.
+        cosine: of the angle between the two; NaN where one of them vanishes or is no
+            number.
     """
 
     distance: float
@@ -159,8 +160,7 @@ def covariate_shift(
         rate: of the earlier layers' step.
 
     Returns:
-        A `Shift` of each layer but the first, which has no earlier one. The cosine of
-        two equal gradients is 1, of one and none 0.
+        A `Shift` of each layer but the first, which has no earlier one.
 
     Reference:
         Santurkar et al. 2018, definition 2.1.
@@ -179,8 +179,8 @@ def covariate_shift(
             float(np.vdot(_array(one), _array(other)))
             for one, other in zip(before, after, strict=True)
         )
-        cosine = 1.0 if distance == 0 else product / norms if norms else 0.0
-        shifts.append(Shift(distance, cosine if np.isfinite(cosine) else 0.0))
+        cosine = product / norms if norms else np.nan
+        shifts.append(Shift(distance, cosine if np.isfinite(cosine) else np.nan))
     return shifts
 
 
