@@ -72,7 +72,7 @@ def test_the_report_has_all_rows_and_a_section_for_each_experiment(folder):
     assert agrees.count("yes") == agrees.count("no") == agrees.count("-") == 4
     shown = " ".join("".join(page.text).split())
     for text in (
-        *("agree with 2 of 4 claims", "Scale smoke: seconds", "Not run: absent."),
+        *("agree with 2 of 4 claims", "Scale smoke: a minute", "Not run: absent."),
         *("The last value of the parabola [0, 1] 1 1.0 yes", "&amp;"),
         *("bn-keras reproduce second --scale smoke", "Duration0:00:00"),
         "is no markup, and these lines are one paragraph.",

@@ -19,7 +19,7 @@ from bn_keras.experiments.probing import (
     loss_and_gradients,
     probe,
 )
-from bn_keras.experiments.rows import Row, rounded, spread
+from bn_keras.experiments.rows import Row, rounded, spread, verdict
 from bn_keras.models import VGG
 from bn_keras.preprocessing import Preprocessing
 
@@ -319,7 +319,7 @@ def rows(measurements):
                     f"{title}: {name}, median over the steps",
                     "smoother with BN",
                     f"without BN {spread(ratios, digits=2)} times as large",
-                    _verdict(np.subtract(ratios, 1).round(2)),
+                    verdict(np.subtract(ratios, 1).round(2)),
                 ),
                 Row(
                     f"{title}: {name}, at the first step",
@@ -335,14 +335,14 @@ def rows(measurements):
                 f"{title}: covariate shift, L2, layers {layers}, median",
                 "no smaller with BN",
                 f"with BN {spread(ratios, digits=2)} times as large",
-                _verdict(np.subtract(ratios, 1).round(2)),
+                verdict(np.subtract(ratios, 1).round(2)),
             ),
             Row(
                 f"{title}: covariate shift, cosine, layers {layers}, median",
                 "no nearer to 1 with BN",
                 f"with BN {spread(with_bn, digits=3)}, "
                 f"without BN {spread(without, digits=3)}",
-                _verdict(np.round(np.subtract(without, with_bn), 3)),
+                verdict(np.round(np.subtract(without, with_bn), 3)),
             ),
         ]
     return table
@@ -380,16 +380,3 @@ def _ratios(ones, others):
     """One for each seed; NaN where the divisor vanishes."""
     under = np.array(others, float)
     return (np.array(ones, float) / np.where(under == 0, np.nan, under)).tolist()
-
-
-def _verdict(gains):
-    """Whether every seed gains; None where one has no number, or none gains or loses.
-
-    Args:
-        gains: one a seed, rounded to the digits that are shown.
-    """
-    if np.isnan(gains).any():
-        return None
-    if (gains < 0).any():
-        return False
-    return True if (gains > 0).all() else None

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bn_keras.experiments.drawing import draw_seeds
-from bn_keras.experiments.mnist_training import PERCENTILES, follow, load_binary
+from bn_keras.experiments.mnist_training import LABELS, PERCENTILES, follow, load_binary
 from bn_keras.experiments.parts import Part, check_scale, measure
-from bn_keras.experiments.rows import Row, rounded, spread
+from bn_keras.experiments.rows import Row, rounded, with_and_without
 from bn_keras.recipes import BN_MLP, MLP, RECIPES
 
 TITLE = "Figure 1: MNIST with and without BN"
@@ -39,7 +39,6 @@ How far the networks are apart depends on the initial weights, which the paper l
 open: see the sweep.\
 """
 
-_LABELS = {BN_MLP.name: "With BN", MLP.name: "Without BN"}
 _STYLES = {BN_MLP.name: "-", MLP.name: "--"}
 
 
@@ -127,7 +126,7 @@ def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
     """
     check_scale(scale, PLANS)
     plan = PLANS[scale]
-    names = list(_LABELS)
+    names = list(LABELS)
     sizes = plan._asdict()
     del sizes["seeds"]
     parts = [
@@ -191,10 +190,10 @@ def plot(measurements):
     without.sharey(with_bn)
     steps = np.array(measurements["steps"]) / 1000
     networks = measurements["networks"]
-    for name, label in _LABELS.items():
+    for name, label in LABELS.items():
         draw_seeds(accuracy, steps, networks[name]["accuracy"], _STYLES[name], label)
     # The paper's axis, unless a curve would lie outside it, as after a few steps.
-    seen = all(np.max(networks[name]["accuracy"]) > 0.7 for name in _LABELS)
+    seen = all(np.max(networks[name]["accuracy"]) > 0.7 for name in LABELS)
     bottom = 0.7 if seen else 0
     accuracy.set(title="(a) Test accuracy", xlim=(0, None), ylim=(bottom, 1))
     accuracy.legend(loc="lower right")
@@ -209,7 +208,7 @@ def plot(measurements):
                 linewidth=1,
                 label=f"{PERCENTILES[index]}th percentile",
             )
-        axes.set(title=f"({letter}) {_LABELS[name]}", xlim=(0, None))
+        axes.set(title=f"({letter}) {LABELS[name]}", xlim=(0, None))
     without.set_ylabel("input of a typical sigmoid")
     with_bn.legend(loc="best", fontsize="small")
     for axes in (accuracy, without, with_bn):
@@ -228,7 +227,7 @@ def rows(measurements):
         A list of `Row`.
     """
     steps = np.array(measurements["steps"])
-    with_bn, without = (measurements["networks"][name] for name in _LABELS)
+    with_bn, without = (measurements["networks"][name] for name in LABELS)
     curves = with_bn["accuracy"], without["accuracy"]
     best, last = (
         [[100 * look(curve) for curve in of] for of in curves]
@@ -239,22 +238,17 @@ def rows(measurements):
         Row(
             "best test accuracy, in %",
             "higher with BN",
-            _both(best),
+            with_and_without(best[0], best[1]),
             all(map(gt, *best)),
         ),
         Row(
             "test accuracy after the last step, in %",
             "higher with BN",
-            _both(last),
+            with_and_without(last[0], last[1]),
             all(map(gt, *last)),
         ),
         _drifting(with_bn["drift"], without["drift"]),
     ]
-
-
-def _both(numbers, digits=1):
-    with_bn, without = (spread(of, digits=digits) for of in numbers)
-    return f"{with_bn} with BN, {without} without"
 
 
 def _passing(steps, with_bn, without):
@@ -269,7 +263,7 @@ def _passing(steps, with_bn, without):
     if failed:
         measured = f"not passed in {failed} of {len(best)} trainings"
     else:
-        measured = _both([first, best], digits=0)
+        measured = with_and_without(first, best, digits=0)
     return Row(
         "steps to the best test accuracy of the network without BN",
         "fewer with BN",
@@ -284,6 +278,6 @@ def _drifting(with_bn, without):
     return Row(
         "drift of a typical sigmoid's input, in widths of its distribution",
         "more stable with BN",
-        _both([with_bn, without], digits=3),
+        with_and_without(with_bn, without, digits=3),
         all(map(lt, with_bn, without)) if decided else None,
     )

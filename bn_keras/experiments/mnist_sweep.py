@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bn_keras.experiments.mnist_training import follow, load_binary
+from bn_keras.experiments.mnist_training import LABELS, follow, load_binary
 from bn_keras.experiments.parts import Part, check_scale, measure
-from bn_keras.experiments.rows import Row, rounded, spread
-from bn_keras.recipes import BN_MLP, MLP, RECIPES
+from bn_keras.experiments.rows import Row, rounded, with_and_without
+from bn_keras.recipes import RECIPES
 
 TITLE = "MNIST: where each network learns at all"
 REMARK = """\
@@ -32,8 +32,6 @@ initial weights'. A cell has a fifth of figure 1's 50,000 steps.\
 """
 # Of the test images, for a network to count as learning: chance is 0.1.
 LEARNS = 0.5
-
-_LABELS = {BN_MLP.name: "With BN", MLP.name: "Without BN"}
 
 
 class Plan(NamedTuple):
@@ -101,7 +99,7 @@ def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
         for seed in range(plan.seeds)
         for deviation in plan.deviations
         for rate in plan.learning_rates
-        for name in _LABELS
+        for name in LABELS
     }
     measured = measure(list(parts.values()), workdir, directories, jobs, on_part)
     accuracy = {
@@ -115,7 +113,7 @@ def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
             ]
             for deviation in plan.deviations
         ]
-        for name in _LABELS
+        for name in LABELS
     }
     return {
         "scale": scale,
@@ -152,9 +150,9 @@ def plot(measurements):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.9), layout="constrained")
-    panels = figure.subplots(1, len(_LABELS), sharey=True)
+    panels = figure.subplots(1, len(LABELS), sharey=True)
     image: Any = None
-    for axes, (name, label) in zip(panels, _LABELS.items(), strict=True):
+    for axes, (name, label) in zip(panels, LABELS.items(), strict=True):
         cells = 100 * np.mean(measurements["accuracy"][name], axis=-1)
         image = axes.imshow(cells, cmap="viridis", vmin=0, vmax=100, aspect="auto")
         for (row, column), value in np.ndenumerate(cells):
@@ -185,7 +183,7 @@ def rows(measurements):
         A list of `Row`.
     """
     # Deviations, learning rates, seeds.
-    cells = [np.array(measurements["accuracy"][name]) for name in _LABELS]
+    cells = [np.array(measurements["accuracy"][name]) for name in LABELS]
     learning, gaps, rates = (
         [of(found) for found in cells]
         for of in (
@@ -199,27 +197,22 @@ def rows(measurements):
         Row(
             f"learning rates and initial weights that it learns with, of {size}",
             "more with BN",
-            _both(learning),
+            with_and_without(*learning),
             bool((learning[0] > learning[1]).all()),
         ),
         Row(
             "gap in test accuracy between initial deviations, in %, mean over rates",
             "smaller with BN",
-            _both(gaps),
+            with_and_without(*gaps),
             bool((gaps[0] < gaps[1]).all()),
         ),
         Row(
             "highest learning rate of those tried that it still learns with",
             "higher with BN",
-            _both(rates, digits=2),
+            with_and_without(*rates, digits=2),
             _beyond(*rates, highest=max(measurements["learning_rates"])),
         ),
     ]
-
-
-def _both(numbers, digits=1):
-    with_bn, without = (spread(of.tolist(), digits=digits) for of in numbers)
-    return f"{with_bn} with BN, {without} without"
 
 
 def _highest(found, learning_rates):

@@ -13,8 +13,11 @@ import numpy as np
 from bn_keras.data import Arrays, Data, Shuffling
 from bn_keras.experiments.parts import load_data
 from bn_keras.models.mlp import INITIAL_STDDEV
+from bn_keras.recipes import BN_MLP, MLP
 from bn_keras.training import build
 
+# The two networks that are compared, by recipe.
+LABELS = {BN_MLP.name: "With BN", MLP.name: "Without BN"}
 PERCENTILES = (15, 50, 85)
 # The input of its sigmoids is looked at.
 LAST_HIDDEN = "hidden_3_activation"

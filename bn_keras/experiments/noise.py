@@ -10,7 +10,7 @@ import numpy as np
 from bn_keras.experiments.drawing import draw_seeds
 from bn_keras.experiments.noisy_training import train_network
 from bn_keras.experiments.parts import Part, check_scale, measure
-from bn_keras.experiments.rows import Row, spread
+from bn_keras.experiments.rows import Row, spread, verdict
 
 TITLE = "Noisy BN and L_p normalization: speed without stable distributions"
 
@@ -258,7 +258,7 @@ def rows(measurements):
                 named(
                     {name: spread(list(ones), digits=3) for name, ones in moved.items()}
                 ),
-                _all_gain(np.round(moved["noisy-bn"] - moved["none"], 3)),
+                verdict(np.round(moved["noisy-bn"] - moved["none"], 3)),
             )
         )
     last = every * len(networks["none"][0]["accuracy"])
@@ -296,7 +296,7 @@ def rows(measurements):
             f"{ends}: noise without BN",
             "does not train",
             per_cent["noise"],
-            _all_gain(halfway - final["noise"]),
+            verdict(halfway - final["noise"]),
         ),
         *[
             Row(f"{ends}: {LABELS[name]}", "as BN", per_cent[name], _as_bn(name, final))
@@ -345,20 +345,7 @@ def _as_bn(name, values):
     one, bn, none = (np.array(values[key], float) for key in (name, "bn", "none"))
     # Where those two do not differ, nothing decides it.
     undecided = np.where(bn == none, np.nan, 0)
-    return _all_gain(abs(one - none) - abs(one - bn) + undecided)
-
-
-def _all_gain(gains):
-    """Whether every seed gains; None where one has no number, or none gains or loses.
-
-    Args:
-        gains: one a seed.
-    """
-    if np.isnan(gains).any():
-        return None
-    if (gains < 0).any():
-        return False
-    return True if (gains > 0).all() else None
+    return verdict(abs(one - none) - abs(one - bn) + undecided)
 
 
 def _curves(ones, kind, every):

@@ -23,8 +23,8 @@ EXPERIMENTS = (
     *("landscape", "noise", "section2", "domain"),
 )
 SCALES = {
-    "smoke": "seconds, on the bundled digits; it proves that all runs and measures "
-    "nothing",
+    "smoke": "a minute or two at most, on the bundled digits; it proves that all runs "
+    "and measures nothing",
     "default": "minutes to hours on two cores, smaller than in the papers",
     "full": "as large as in the papers where the data allow it; days",
 }

@@ -64,3 +64,46 @@ def rounded(values: Any, digits: int = 5) -> Any:
     found = np.asarray(values, float)
     flat = [float(f"{value:.{digits}g}") for value in found.ravel()]
     return np.reshape(flat, found.shape).tolist()
+
+
+def with_and_without(
+    with_bn: Sequence[float], without: Sequence[float], digits: int = 1
+) -> str:
+    """What was measured with and without BN, as one cell.
+
+    Args:
+        with_bn: one a seed.
+        without: likewise.
+        digits: behind the point.
+
+    Returns:
+        Such as `"97.9 (97.9 to 98.0) with BN, 96.5 (96.2 to 96.6) without"`.
+    """
+    ours, others = (spread(values, digits=digits) for values in (with_bn, without))
+    return f"{ours} with BN, {others} without"
+
+
+def verdict(gains: Any) -> bool | None:
+    """Whether every seed gains, as `Row.agrees` has it.
+
+    Args:
+        gains: array of one a seed, rounded to the digits that are shown.
+
+    Returns:
+        False where one loses; None where one is no number, or none loses and not all
+        gain.
+
+    Example:
+    ```python
+    from bn_keras.experiments.rows import verdict
+
+    found = [verdict(gains) for gains in ([1, 2], [1, -1], [1, 0], [1, float("nan")])]
+    assert found == [True, False, None, None]
+    ```
+    """
+    found = np.asarray(gains, float)
+    if np.isnan(found).any():
+        return None
+    if (found < 0).any():
+        return False
+    return True if (found > 0).all() else None
