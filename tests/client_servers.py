@@ -56,6 +56,7 @@ class Told(
         self.answer = None  # a tensor proto, instead of the input
         self.seconds = 0.0  # that each prediction takes
         self.slow_from, self.slow_seconds = math.inf, 60.0  # where the input is larger
+        self.together = 1  # predictions that must be open at a time before any answer
         self.requests = []  # of Predict, Classify and Regress
         self.times = []
         self.looked_up = []
@@ -71,6 +72,8 @@ class Told(
             ended = threading.Event()
             context.add_callback(ended.set)
             slow = next(iter(request.inputs.values())).float_val[:1] >= [self.slow_from]
+            while self.most_open < self.together and not ended.wait(0.005):
+                pass
             if ended.wait(self.slow_seconds if slow else self.seconds):
                 self.cancelled += 1
             self._refuse(context)

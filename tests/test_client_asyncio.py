@@ -69,13 +69,10 @@ def test_both_clients_answer_alike(tmp_path):
 
 @awaited
 async def test_requests_run_side_by_side(told, address):
-    told.seconds = 0.2
+    told.together = 20
     async with AsyncPredictionClient(address, "m") as client:
-        began = time.monotonic()
         answers = await asyncio.gather(*map(client.predict, range(20)))
-        assert time.monotonic() - began < 1.5
     assert [answer["y"].tolist() for answer in answers] == list(range(20))
-    assert told.most_open > 10
 
 
 @awaited
@@ -136,7 +133,7 @@ async def later(items):
 async def test_answers_come_in_order_and_few_are_open(
     told, address, source, batch_size, in_flight
 ):
-    told.seconds = 0.01
+    told.seconds, told.together = 0.01, in_flight
     async with AsyncPredictionClient(address, "m") as client:
         answers = client.predict_many(
             source(range(20)), batch_size=batch_size, in_flight=in_flight
@@ -163,7 +160,7 @@ async def test_a_wrong_item_is_named_after_the_answers_before_it(told, address):
 
 @awaited
 async def test_leaving_early_cancels_what_is_under_way(told, address):
-    told.slow_from = 2
+    told.slow_from, told.together = 2, 4
     async with AsyncPredictionClient(address, "m") as client:
         async with contextlib.aclosing(
             client.predict_many(range(100), in_flight=4)
@@ -172,7 +169,7 @@ async def test_leaving_early_cancels_what_is_under_way(told, address):
             await anext(answers)
             while told.open < 2:
                 await asyncio.sleep(0.01)
-        until = time.monotonic() + 5
+        until = time.monotonic() + 30
         while told.open and time.monotonic() < until:
             await asyncio.sleep(0.01)
         # Nothing but this test is left in the loop of the client's.

@@ -40,7 +40,7 @@ def wait_until(condition):
 
 
 def test_answers_come_in_order_though_later_requests_end_first(told, client):
-    told.slow_from, told.slow_seconds = 19, 0.3
+    told.slow_from, told.slow_seconds, told.together = 19, 0.3, 8
     items = list(range(20))[::-1]
     answers = client.predict_many(items)
     first = next(answers)
@@ -50,7 +50,7 @@ def test_answers_come_in_order_though_later_requests_end_first(told, client):
 
 @pytest.mark.parametrize("in_flight", [1, 3, 8])
 def test_no_more_than_in_flight_requests_are_open_or_in_memory(told, client, in_flight):
-    told.seconds = 0.02
+    told.seconds, told.together = 0.02, in_flight
     taken = []
 
     def items():
@@ -163,7 +163,7 @@ def test_an_error_of_the_source_comes_after_the_answers(client):
 
 @pytest.mark.parametrize("leave", ["close", "forget"])
 def test_leaving_early_cancels_what_is_under_way(told, client, leave):
-    told.slow_from = 2
+    told.slow_from, told.together = 2, 4
     answers = client.predict_many(range(100), in_flight=4)
     assert numbers([next(answers), next(answers)]) == [0, 1]
     wait_until(lambda: told.open >= 2)

@@ -49,9 +49,9 @@ def test_a_known_architecture_folds_as_far_as_its_graph_allows(name):
 
 def test_bn_inception_folds_whole_in_under_two_seconds():
     model = roughen(BNInception(input_shape=(64, 64, 3)), wide=False)
-    start = time.perf_counter()
+    start = time.process_time()  # of the processors: others run beside
     result = fold_batch_normalization(model)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert (result.report.folded, result.report.left) == (69, 0)
     # One kernel and one bias for each convolution, and the classifier's.
     assert result.model.count_params() == 11_178_336
