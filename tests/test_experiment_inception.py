@@ -52,15 +52,6 @@ def row(measurements, beginning):
     return found
 
 
-def test_a_curve_reaches_an_accuracy_between_its_points():
-    one = curve(0.1, 0.3, 0.2, 0.5)
-    assert inception.steps_to(one, 0.2) == pytest.approx(5)
-    assert inception.steps_to(one, 0.3) == pytest.approx(10)
-    assert inception.steps_to(one, 0.4) == pytest.approx(20 + 10 * 0.2 / 0.3)
-    assert inception.steps_to(one, 0.05) == 0
-    assert inception.steps_to(one, 0.6) is None
-
-
 def test_the_best_of_a_curve_is_the_first_of_its_maxima():
     assert inception.best(curve(0.1, 0.4, 0.3, 0.4)) == (0.4, 10)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bn_keras import arguments, errors
 from bn_keras.cli.command import command, make_folder, progress_bar
-from bn_keras.experiments.reproducing import EXPERIMENTS, SCALES
+from bn_keras.experiments.reproducing import EXPERIMENTS, SCALES, WORKDIR
 
 _ALL = "all"
 # The name of each data set in its own errors, and here the option of its folder.
@@ -42,7 +42,7 @@ def add(commands):
     sub.add_argument(
         "--workdir",
         type=arguments.path,
-        default=Path("bn-keras-reproduce"),
+        default=Path(WORKDIR),
         metavar="DIR",
         help="made if missing; default: %(default)s",
     )

@@ -11,7 +11,7 @@ from bn_keras import recipes
 from bn_keras.experiments.curves import accuracy_curve
 from bn_keras.experiments.drawing import draw_seeds
 from bn_keras.experiments.parts import Part, check_scale, measure
-from bn_keras.experiments.rows import Row, spread
+from bn_keras.experiments.rows import Row, spread, steps_to
 
 TITLE = "Inception with and without BN: steps and maxima (figures 2 and 3)"
 
@@ -192,30 +192,6 @@ def best(curve):
     return curve["accuracy"][index], curve["steps"][index]
 
 
-def steps_to(curve, accuracy):
-    """The step at which a curve first reaches an accuracy, between its points too.
-
-    Args:
-        curve: dict with `"steps"` and `"accuracy"`.
-        accuracy: from 0 to 1.
-
-    Returns:
-        A number of steps, or None where it never does.
-    """
-    reached = np.flatnonzero(np.asarray(curve["accuracy"]) >= accuracy)
-    if not reached.size:
-        return None
-    last = int(reached[0])
-    first = max(0, last - 1)
-    return float(
-        np.interp(
-            accuracy,
-            [curve["accuracy"][first], curve["accuracy"][last]],
-            [curve["steps"][first], curve["steps"][last]],
-        )
-    )
-
-
 def speedups(curves, variant):
     """Steps of Inception to its best accuracy over those of a variant to the same.
 
@@ -229,7 +205,7 @@ def speedups(curves, variant):
     ratios = []
     for reference, curve in zip(curves["inception"], curves[variant], strict=True):
         accuracy, step = best(reference)
-        reached = steps_to(curve, accuracy)
+        reached = steps_to(curve["steps"], curve["accuracy"], accuracy)
         ratios.append(None if reached is None else step / max(reached, 1.0))
     return ratios
 

@@ -66,7 +66,7 @@ PLANS = {
     ),
     "default": Plan(
         seeds=3,
-        vgg=_VGG | {"depth": 11, "width": 0.25, "steps": 500, "every": 20},
+        vgg=_VGG | {"depth": 11, "width": 0.25, "steps": 2000, "every": 50},
         linear=_LINEAR | {"steps": 1000, "every": 40},
     ),
     "full": Plan(

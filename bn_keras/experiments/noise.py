@@ -10,7 +10,7 @@ import numpy as np
 from bn_keras.experiments.drawing import draw_seeds
 from bn_keras.experiments.noisy_training import train_network
 from bn_keras.experiments.parts import Part, check_scale, measure
-from bn_keras.experiments.rows import Row, spread, verdict
+from bn_keras.experiments.rows import Row, spread, steps_to, verdict
 
 TITLE = "Noisy BN and L_p normalization: speed without stable distributions"
 
@@ -261,11 +261,12 @@ def rows(measurements):
                 verdict(np.round(moved["noisy-bn"] - moved["none"], 3)),
             )
         )
-    last = every * len(networks["none"][0]["accuracy"])
+    ends_of = every * np.arange(1, 1 + len(networks["none"][0]["accuracy"]))
+    last = int(ends_of[-1])
     steps, reached, final = {}, {}, {}
     for name, ones in networks.items():
         curves = [one["accuracy"] for one in ones]
-        steps[name] = [steps_to(curve, target, every) for curve in curves]
+        steps[name] = [steps_to(ends_of, curve, target) for curve in curves]
         reached[name] = [last if one is None else one for one in steps[name]]
         final[name] = [
             float(np.mean(curve[-max(1, len(curve) // 4) :])) for curve in curves
@@ -304,28 +305,6 @@ def rows(measurements):
             if name in networks
         ],
     ]
-
-
-def steps_to(accuracy, target, every):
-    """Steps until a curve first reaches an accuracy.
-
-    Args:
-        accuracy: a value for each `every` steps.
-        target: the accuracy to reach.
-        every: steps of which one value is the mean.
-
-    Returns:
-        The number at the end of the first such steps, or None.
-
-    Example:
-    ```python
-    from bn_keras.experiments.noise import steps_to
-
-    assert steps_to([0.1, 0.4, 0.3, 0.5], 0.4, 50) == 100
-    ```
-    """
-    reached = np.flatnonzero(np.asarray(accuracy) >= target)
-    return every * int(reached[0] + 1) if reached.size else None
 
 
 def _steps(values, last):

@@ -28,6 +28,8 @@ SCALES = {
     "default": "minutes to hours on two cores, smaller than in the papers",
     "full": "as large as in the papers where the data allow it; days",
 }
+# Where results go, unless told otherwise.
+WORKDIR = "bn-keras-reproduce"
 # What a result says of its origin.
 _ORIGIN = ("command", "versions", "machine")
 

@@ -107,3 +107,29 @@ def verdict(gains: Any) -> bool | None:
     if (found < 0).any():
         return False
     return True if (found > 0).all() else None
+
+
+def steps_to(steps, accuracy, target):
+    """The step at which a curve first reaches an accuracy, between its points too.
+
+    Args:
+        steps: of the curve's points, rising, `(points,)`.
+        accuracy: at each of them, `(points,)`.
+        target: the accuracy to reach.
+
+    Returns:
+        A number of steps, or None where it never does.
+
+    Example:
+    ```python
+    from bn_keras.experiments.rows import steps_to
+
+    assert steps_to([50, 100, 150], [0.1, 0.4, 0.2], 0.3) == 50 + 50 * 2 / 3
+    ```
+    """
+    reached = np.flatnonzero(np.asarray(accuracy) >= target)
+    if not reached.size:
+        return None
+    last = int(reached[0])
+    points = slice(max(0, last - 1), last + 1)
+    return float(np.interp(target, accuracy[points], steps[points]))
