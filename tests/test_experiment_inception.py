@@ -9,7 +9,14 @@ import pytest
 from bn_keras import recipes
 from bn_keras.data import Arrays
 from bn_keras.experiments import inception
-from bn_keras.experiments.curves import Curve, accuracy_curve, sample, scaled_down
+from bn_keras.experiments.curves import (
+    Curve,
+    accuracy_curve,
+    halvings,
+    sample,
+    scaled_down,
+)
+from bn_keras.experiments.parts import Measured
 from bn_keras.preprocessing import Preprocessing
 
 
@@ -40,7 +47,8 @@ def measurements():
         "scale": "default",
         "seconds": 1.0,
         "rates": {"paper": 0.0015, "tuned": 0.0075},
-        "sweep": [[0.0015, 0.4], [0.0075, 0.5]],
+        "halved": {"paper": 1, "tuned": 6},
+        "sweep": [[0.0015, 1, 0.4], [0.0075, 6, 0.5]],
         "curves": {"paper": curves | failing, "tuned": curves},
     }
 
@@ -88,17 +96,75 @@ def test_the_comparison_that_the_paper_does_not_make_has_no_verdict(measurements
     ]
     assert len(verdicts) == 11
     assert set(verdicts) == {None}
+    claims = [one.paper for one in inception.rows(measurements) if "tuned" in one.claim]
+    assert set(claims) == {"-"}
+
+
+def test_the_default_compares_what_it_says(monkeypatch):
+    """Inception's best of the sweep, its multiples, its decay; nothing twice."""
+    trained = []
+
+    def measure(parts, *_):
+        trained.extend(parts)
+        return Measured({part.name: told(**part.arguments) for part in parts}, 1.0)
+
+    def told(*, learning_rate, halved, **_):
+        best = (learning_rate, halved) == (0.03, 6)
+        return {"final": 0.5 if best else 0.4, "of": [learning_rate, halved]}
+
+    monkeypatch.setattr(inception, "measure", measure)
+    found = inception.run(scale="default")
+    assert found["rates"] == {"paper": 0.0015, "tuned": 0.03}
+    assert found["halved"] == {"paper": 1, "tuned": 6}
+    assert found["seconds"] == 2.0
+    assert len(found["sweep"]) == 2 * 5
+    assert [0.06, 1, 0.4] in found["sweep"]
+    of = {
+        comparison: {name: curves[2]["of"] for name, curves in variants.items()}
+        for comparison, variants in found["curves"].items()
+    }
+    assert of["paper"] == {
+        "inception": [0.0015, 1],
+        "bn-baseline": [0.0015, 1],
+        "bn-x5": [0.0075, 6],
+        "bn-x30": [0.045, 6],
+        "bn-x5-sigmoid": [0.0075, 6],
+        "inception-x5": [0.0075, 1],
+        "inception-sigmoid": [0.0015, 1],
+    }
+    assert of["tuned"] == {
+        "inception": [0.03, 6],
+        "bn-baseline": [0.03, 6],
+        "bn-x5": [0.15, 6],
+        "bn-x30": [0.9, 6],
+        "bn-x5-sigmoid": [0.15, 6],
+    }
+    assert len({part.name for part in trained}) == len(trained) == 10 + 3 * 12 - 3
 
 
 def test_fewer_steps_than_inception_agree_with_every_seed(measurements):
     found = row(measurements, "BN-x5, the paper's rates: times fewer steps")
-    assert found.paper == "14.8"
+    assert found.paper == "more than 1 (14.8)"
     assert found.measured == "4.0 (4.0 to 4.0)"
     assert found.agrees is True
-    measurements["curves"]["paper"]["bn-x5"][0] = curve(0.1, 0.2, 0.3, 0.4)
-    found = row(measurements, "BN-x5, the paper's rates: times fewer steps")
-    assert found.measured == "2.5 (1.0 to 4.0)"
-    assert found.agrees is False
+    for last, measured, agrees in (
+        (0.4, "2.5 (1.0 to 4.0)", None),
+        (0.35, "1 of 2 seeds do not reach it", False),
+    ):
+        measurements["curves"]["paper"]["bn-x5"][0] = curve(0.1, 0.2, 0.3, last)
+        found = row(measurements, "BN-x5, the paper's rates: times fewer steps")
+        assert (found.measured, found.agrees) == (measured, agrees)
+
+
+def test_an_inception_at_chance_is_no_measure(measurements):
+    curves = measurements["curves"]["paper"]
+    curves["inception"][1] = curve(0.1, 0.1, 0.1, 0.12)
+    for beginning in (
+        "BN-x5, the paper's rates: times fewer steps",
+        "order of the best accuracies, the paper's rates",
+        "order of the speeds to Inception's best, the paper's rates",
+    ):
+        assert row(measurements, beginning).agrees is None
 
 
 def test_steps_to_inceptions_best_are_told_beside_the_runs(measurements):
@@ -133,7 +199,7 @@ def test_the_figure_has_a_panel_for_each_comparison(measurements):
 
 def test_rates_decay_as_the_variants_differ():
     slow, fast = (
-        scaled_down(recipe, 16, 0.1, 4, 0.5, 7)
+        scaled_down(recipe, 16, 0.1, 4, 0.5, halvings(recipe), 7)
         for recipe in (recipes.BN_BASELINE, recipes.BN_X5)
     )
     ends = [one.decay ** (one.epochs / one.decay_epochs) for one in (slow, fast)]
@@ -196,7 +262,7 @@ def test_a_smoke_run_is_measured_once(tmp_path):
 
 def arguments(**changes):
     small = {"data": "digits", "size": 8, "width": 1 / 32, "epochs": 1, "seed": 0}
-    measured = {"variant": "inception", "learning_rate": 0.01, "every": 10}
+    measured = {"variant": "inception", "learning_rate": 0.01, "every": 10, "halved": 1}
     return {**small, **measured, "images": 50, **changes}
 
 

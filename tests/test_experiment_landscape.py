@@ -19,6 +19,7 @@ def network(scale):
         "loss": [2.0, 1.5, 1.0],
         "loss_least": [1.0, 1.0, 1.0],
         "loss_most": [1 + scale, 1 + 2 * scale, 1 + 3 * scale],
+        "loss_variation": [scale, 2 * scale, 3 * scale],
         "distance_least": [0.5 * scale, 9.0, 0.1],
         "distance_most": [2 * scale, 9.0, 2 * scale],
         "smoothness": [scale, 4 * scale, 2 * scale],
@@ -109,7 +110,7 @@ def test_rows_judge_nothing_where_a_seed_diverged(
     measurements, claim, word, seed, value
 ):
     measurements["vgg"]["without"][1 - seed] = network(0.5)
-    for name in ("loss_most", "distance_most", "smoothness"):
+    for name in ("loss_variation", "distance_most", "smoothness"):
         measurements["vgg"][word][seed][name][2] = value
     found = row(measurements, claim)
     assert found.agrees is None
@@ -215,12 +216,14 @@ def test_following_trains_as_plain_descent_does_and_probes_each_steps_batch():
         if step % 2 == 0:
             losses = [np.sum((x @ p @ q - y) ** 2) for p, q in stepped]
             shift = np.linalg.norm(h - gradients(stepped[0][0], b, x, y)[1])
-            expected.append((np.sum((x @ a @ b - y) ** 2), *sorted(losses), shift))
+            loss, varied = np.sum((x @ a @ b - y) ** 2), np.ptp(losses)
+            expected.append((loss, *sorted(losses), varied, shift))
         a, b = stepped[0]
     measured = zip(
         found["loss"],
         found["loss_least"],
         found["loss_most"],
+        found["loss_variation"],
         found["shift_distance"]["2"],
         strict=True,
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from bn_keras import __version__
 from bn_keras.experiments import parts
 from bn_keras.experiments.parts import Part, check_scale, load_data, measure
 
@@ -55,9 +54,10 @@ def test_other_arguments_are_measured_anew(tmp_path):
     assert found.results["one"]["square"] == 4
 
 
-def test_another_version_measures_anew(tmp_path, monkeypatch):
+@pytest.mark.parametrize("package", ["bn_keras", "keras", "tensorflow"])
+def test_another_version_measures_anew(tmp_path, monkeypatch, package):
     measure([Part("one", square, {"number": 1})], tmp_path)
-    monkeypatch.setattr(parts, "__version__", "another")
+    monkeypatch.setattr(f"{package}.__version__", "another")
     told = []
     measure(
         [Part("one", square, {"number": 1})],
@@ -160,7 +160,6 @@ def test_a_data_set_is_read_once_a_process():
 WAITING = """
 import sys, time
 from pathlib import Path
-from bn_keras import __version__
 from bn_keras.experiments import parts
 from bn_keras.experiments.parts import Part, measure
 
@@ -202,7 +201,7 @@ def until(condition, seconds=120):
 def test_files_hold_arguments_seconds_and_what_was_measured(tmp_path):
     measure([Part("one", fail_at_three, {"number": 1})], tmp_path)
     facts = json.loads((tmp_path / "one.json").read_text())
-    assert facts["part"] == {"version": __version__, "arguments": {"number": 1}}
+    assert facts["part"] == {"versions": parts.versions(), "arguments": {"number": 1}}
     assert facts["measured"] == 1
     assert facts["seconds"] >= 0
 

@@ -39,7 +39,7 @@ def test_measurements_figures_and_origin_are_written(tmp_path):
     assert set(files) == {".json", ".svg", ".png"}
     assert json.loads(files[".json"]) == facts
     assert list(facts) == [
-        *("experiment", "title", "scale", "command", "versions", "machine"),
+        *("experiment", "title", "scale", "command", "machine", "versions"),
         *("seconds", "remark", "rows", "measurements"),
     ]
     assert facts["experiment"] == "made-up"
@@ -129,14 +129,14 @@ def test_a_run_goes_on_and_keeps_the_origin_of_what_it_did_not_measure(
     assert told == [("", 0, 2), ("seed0", 1, 2), ("seed1", 2, 2)]
     before = written(tmp_path)
     told.clear()
-    monkeypatch.setattr(platform, "python_version", lambda: "9.9.9")
+    monkeypatch.setattr(platform, "machine", lambda: "another")
     reproduce("made-up", tmp_path, jobs=3, on_part=lambda *facts: told.append(facts))
     assert told == [("", 2, 2)]
     assert written(tmp_path) == before
 
     monkeypatch.setitem(made_up_experiment.PLANS, "default", 3)
     facts = reproduce("made-up", tmp_path)
-    assert facts["versions"]["python"] == "9.9.9"
+    assert facts["machine"]["architecture"] == "another"
 
 
 def test_the_command_tells_of_the_jobs_or_is_the_caller_s(tmp_path):
@@ -193,7 +193,9 @@ def test_what_came_out_is_told_at_the_scale_where_it_did(tmp_path):
         for scale in ("smoke", "default")
     }
     assert told["smoke"] == made_up_experiment.REMARK
-    assert told["default"] == f"{told['smoke']}\n\n{made_up_experiment.OUTCOME}"
+    assert told["default"] == (
+        f"{told['smoke']}\n\nOf the run whose results the README has: It went up."
+    )
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -18,21 +18,26 @@ from bn_keras.files import published
 from bn_keras.preprocessing import Preprocessing
 from bn_keras.training import preprocessing_for, train
 
-# What is left of Inception's learning rate at the end of a run. That of the variants
-# that decay six times faster is its sixth power, 1.6 %: figure 2's best curves have
-# decayed to about that when they end.
-DECAY = 0.5
 # Least share of the picture's area that a training crop has. The recipes' 8 % are for
 # photographs of 224 pixels and hundreds of epochs.
 LEAST_AREA = 0.5
 BATCH = 500
 
 
-def scaled_down(recipe, size, width, epochs, learning_rate, seed):
-    """A recipe of section 4.2 for few epochs on small pictures.
+def halvings(recipe):
+    """How often a learning rate halves in a short run.
 
-    Its learning rate decays over the epochs that there are, by as much for each
-    variant as in a long run: those with all seven changes six times as fast.
+    Once for Inception and BN-Baseline; six times, to 1.6 %, for the variants, which
+    decay six times as fast.
+
+    Args:
+        recipe: one of `bn_keras.recipes` with the network Inception.
+    """
+    return round(recipes.INCEPTION.decay_epochs / recipe.decay_epochs)
+
+
+def scaled_down(recipe, size, width, epochs, learning_rate, halved, seed):
+    """A recipe of section 4.2 for few epochs on small pictures.
 
     Args:
         recipe: one of `bn_keras.recipes` with the network Inception.
@@ -40,20 +45,20 @@ def scaled_down(recipe, size, width, epochs, learning_rate, seed):
         width: multiplies the channels.
         epochs: passes over the training pictures.
         learning_rate: at the first step.
+        halved: how often the learning rate halves over these epochs, smoothly.
         seed: of the weights, the order and the distortions.
 
     Returns:
         A `Recipe`.
     """
-    slowness = recipe.decay_epochs / recipes.INCEPTION.decay_epochs
     return replace(
         recipe,
         learning_rate=learning_rate,
         seed=seed,
         width=width,
         epochs=epochs,
-        decay=DECAY,
-        decay_epochs=epochs * slowness,
+        decay=0.5,
+        decay_epochs=epochs / halved,
         bn_momentum=0.9,
         population_batches=100,
         preprocessing=replace(
@@ -87,6 +92,7 @@ def accuracy_curve(
     width,
     epochs,
     learning_rate,
+    halved,
     every,
     images,
     seed,
@@ -102,19 +108,20 @@ def accuracy_curve(
         width: multiplies the channels.
         epochs: passes over the training pictures.
         learning_rate: at the first step.
+        halved: how often the learning rate halves until the last step.
         every: steps between two points of the curve.
         images: test pictures of each point.
         seed: of the weights, the order and the distortions.
 
     Returns:
         A dict: `"steps"` and `"accuracy"`, the curve, with the moving averages;
-        `"final"`, accuracy on all test pictures at the end, with the population
-        statistics of Algorithm 2; `"diverged"`, the step at which the loss was no
+        `"final"`, accuracy on all test pictures at the end, with population statistics
+        pooled over 100 mini-batches; `"diverged"`, the step at which the loss was no
         number any more, or None. What has diverged is at chance from there on.
     """
     examples = load_data(data, directories.get(data))
     recipe = scaled_down(
-        recipes.RECIPES[variant], size, width, epochs, learning_rate, seed
+        recipes.RECIPES[variant], size, width, epochs, learning_rate, halved, seed
     )
     small = sample(examples.test, images)
     curve = Curve(
@@ -191,9 +198,9 @@ class Curve(keras.callbacks.Callback):
 
     def _measure(self):
         answers = self.model.predict(self.images, batch_size=BATCH, verbose=0)
-        # NaN is no answer.
-        right = np.isfinite(answers).all(-1) & (answers.argmax(-1) == self.labels)
-        self.accuracy[self.step] = float(right.mean())
+        if not np.isfinite(answers).all():
+            return  # a step later the loss is no number, and the training ends
+        self.accuracy[self.step] = float((answers.argmax(-1) == self.labels).mean())
         if self.path is not None:
             with published(self.path) as beside:
                 beside.write_text(json.dumps(self.accuracy))

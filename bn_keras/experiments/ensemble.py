@@ -12,9 +12,15 @@ import numpy as np
 
 from bn_keras import recipes
 from bn_keras.evaluation import predict_probabilities, wilson_interval
-from bn_keras.experiments.curves import BATCH, sample, scaled_down, trained
+from bn_keras.experiments.curves import (
+    BATCH,
+    halvings,
+    sample,
+    scaled_down,
+    trained,
+)
 from bn_keras.experiments.parts import Part, check_scale, load_data, measure
-from bn_keras.experiments.rows import Row, spread
+from bn_keras.experiments.rows import Row, spread, verdict
 from bn_keras.training import preprocessing_for
 
 TITLE = "Crops and an ensemble of six (figure 4)"
@@ -23,8 +29,10 @@ REMARK = """\
 Smaller than the paper's: CIFAR-10 instead of ImageNet, a narrow network with a small
 stem, few epochs. Learning rates decay over these as figure 2's. The six networks are
 those of bn_keras.recipes: BN-x30, each with some of the paper's changes; which has
-which is chosen. With ten classes top-5 errors say nothing and are left out. The 95 % of
-a gain are over test pictures, for these six trainings.\
+which is chosen. With ten classes top-5 errors say nothing and are left out. The
+ensemble is held against the best of its members on the same pictures, not against
+their mean. The 95 % of a gain are over test pictures, for these six trainings: it
+agrees where they are above 0.\
 """
 OUTCOME = ""
 
@@ -74,8 +82,9 @@ def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
     Returns:
         A dict: `"errors"`, dict from `"single crop"`, `"multicrop"` to the top-1 error
         of each member, and from `"ensemble"` to a list of one; `"gains"`, dict from
-        `"multicrop"`, `"ensemble"` to `[gain, low, high]` over the line before, with
-        its 95 % interval; `"images"`, test pictures; `"crops"`.
+        `"multicrop"`, `"ensemble"` to `[gain, low, high]` over the line before, of
+        the ensemble over its best member's, with its 95 % interval; `"images"`, test
+        pictures; `"crops"`.
 
     Raises:
         ValueError: for an unknown scale.
@@ -127,7 +136,15 @@ def answers(directories, folder, *, member, data, size, width, epochs, images, c
     """
     examples = load_data(data, directories.get(data))
     recipe = recipes.RECIPES[member]
-    recipe = scaled_down(recipe, size, width, epochs, recipe.learning_rate, recipe.seed)
+    recipe = scaled_down(
+        recipe,
+        size,
+        width,
+        epochs,
+        recipe.learning_rate,
+        halvings(recipe),
+        recipe.seed,
+    )
     asked = sample(examples.test, images)
     model = trained(recipe, replace(examples, test=asked), folder)
     preprocessing = preprocessing_for(recipe, examples)
@@ -142,8 +159,9 @@ def answers(directories, folder, *, member, data, size, width, epochs, images, c
 def compare(single, multiple, labels):
     """Errors of the three lines of figure 4, and what each gains over the one before.
 
-    The gain's interval is that of the mean of the differences on the same pictures, so
-    that pictures which are hard for both do not widen it.
+    The ensemble is compared with its best member: the mean of unlike ones would be too
+    easy to beat. The gain's interval is that of the mean of the differences on the same
+    pictures, so that pictures which are hard for both do not widen it.
 
     Args:
         single: class probabilities of one crop, `(members, images, classes)`.
@@ -170,9 +188,11 @@ def compare(single, multiple, labels):
         "ensemble": multiple.mean(0, keepdims=True).argmax(-1) != labels,
     }
     z = NormalDist().inv_cdf(0.975)
-    gains, names = {}, list(wrong)
-    for before, after in pairwise(names):
-        gain = wrong[before].mean(0) - wrong[after].mean(0)
+    best = wrong["multicrop"][wrong["multicrop"].mean(1).argmin()]
+    befores = {"multicrop": wrong["single crop"].mean(0), "ensemble": best}
+    gains = {}
+    for after, before in befores.items():
+        gain = before - wrong[after].mean(0)
         half = z * gain.std(ddof=1 if gain.size > 1 else 0) / np.sqrt(gain.size)
         gains[after] = [float(gain.mean() + side * half) for side in (0, -1, 1)]
     return {
@@ -206,15 +226,17 @@ def rows(measurements):
         )
         for name, paper in FIGURE_4.items()
     ]
-    names = list(FIGURE_4)
-    for before, after in pairwise(names):
+    for (before, after), than in zip(
+        pairwise(FIGURE_4), ("single crop", "its best member's multicrop"), strict=True
+    ):
         gain, low, high = (100 * value for value in measurements["gains"][after])
         found.append(
             Row(
-                f"{after}: points of error less than {before}, over test pictures",
-                f"{FIGURE_4[before] - FIGURE_4[after]:.1f}",
+                f"{after}: points of error less than {than}",
+                f"more than 0 ({FIGURE_4[before] - FIGURE_4[after]:.1f})",
                 f"{gain:.1f} (95 % {low:.1f} to {high:.1f})",
-                low > 0,
+                # Over test pictures, not over seeds: there is one ensemble.
+                verdict([low, high]),
             )
         )
     return found

@@ -5,7 +5,6 @@ learning rates.
 """
 
 from dataclasses import replace
-from operator import gt, lt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from bn_keras.experiments.drawing import draw_seeds
 from bn_keras.experiments.mnist_training import LABELS, PERCENTILES, follow, load_binary
 from bn_keras.experiments.parts import Part, check_scale, measure
-from bn_keras.experiments.rows import Row, rounded, with_and_without
+from bn_keras.experiments.rows import Row, rounded, verdict, with_and_without
 from bn_keras.recipes import BN_MLP, MLP, RECIPES
 
 TITLE = "Figure 1: MNIST with and without BN"
@@ -239,13 +238,13 @@ def rows(measurements):
             "best test accuracy, in %",
             "higher with BN",
             with_and_without(best[0], best[1]),
-            all(map(gt, *best)),
+            verdict(np.subtract(*best).round(2)),
         ),
         Row(
             "test accuracy after the last step, in %",
             "higher with BN",
             with_and_without(last[0], last[1]),
-            all(map(gt, *last)),
+            verdict(np.subtract(*last).round(2)),
         ),
         _drifting(with_bn["drift"], without["drift"]),
     ]
@@ -268,16 +267,15 @@ def _passing(steps, with_bn, without):
         "steps to the best test accuracy of the network without BN",
         "fewer with BN",
         measured,
-        not failed and all(map(lt, first, best)),
+        False if failed else verdict(np.subtract(best, first)),
     )
 
 
 def _drifting(with_bn, without):
-    # NaN where a training diverged.
-    decided = np.isfinite([with_bn, without]).all()
     return Row(
         "drift of a typical sigmoid's input, in widths of its distribution",
         "more stable with BN",
         with_and_without(with_bn, without, digits=3),
-        all(map(lt, with_bn, without)) if decided else None,
+        # NaN, which decides nothing, where a training diverged.
+        verdict(np.subtract(without, with_bn).round(3)),
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from bn_keras.experiments.mnist_training import LABELS, follow, load_binary
 from bn_keras.experiments.parts import Part, check_scale, measure
-from bn_keras.experiments.rows import Row, rounded, with_and_without
+from bn_keras.experiments.rows import Row, rounded, verdict, with_and_without
 from bn_keras.recipes import RECIPES
 
 TITLE = "MNIST: where each network learns at all"
@@ -198,13 +198,13 @@ def rows(measurements):
             f"learning rates and initial weights that it learns with, of {size}",
             "more with BN",
             with_and_without(*learning),
-            bool((learning[0] > learning[1]).all()),
+            verdict(np.subtract(*learning)),
         ),
         Row(
             "gap in test accuracy between initial deviations, in %, mean over rates",
             "smaller with BN",
             with_and_without(*gaps),
-            bool((gaps[0] < gaps[1]).all()),
+            verdict(np.round(gaps[1] - gaps[0], 1)),
         ),
         Row(
             "highest learning rate of those tried that it still learns with",
@@ -225,4 +225,4 @@ def _beyond(with_bn, without, highest):
     """Whether BN's rate is higher; where both learn with all, nothing decides it."""
     if ((with_bn == highest) & (without == highest)).any():
         return None
-    return bool((with_bn > without).all())
+    return verdict(with_bn - without)

@@ -3,8 +3,10 @@
 Knows processes and the files of what was measured; nothing of what a part does.
 """
 
+import importlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -18,7 +20,9 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bn_keras import __version__, data
+import keras
+
+from bn_keras import data
 from bn_keras.files import published
 
 
@@ -29,8 +33,8 @@ class Part(NamedTuple):
         name: of its file, such as `"bn-x5-seed0"`.
         function: called as `function(directories=..., folder=..., **arguments)`, it
             returns what JSON can hold. It stands at the top of a module.
-        arguments: what JSON can hold. Another run takes over what this version of the
-            package has measured with equal ones; which files the data sets were read
+        arguments: what JSON can hold. Another run takes over what was measured with
+            equal ones and the same `versions()`; which files the data sets were read
             from does not count.
     """
 
@@ -44,7 +48,8 @@ class Measured(NamedTuple):
 
     Args:
         results: dict from a part's name to what its function returned.
-        seconds: that the parts took together, over all processes and runs.
+        seconds: that the parts took together, over all processes; of a part that was
+            killed on its way, from where it went on.
     """
 
     results: dict[str, Any]
@@ -145,6 +150,17 @@ def check_scale(scale: str, plans: Mapping[str, Any]) -> None:
         )
 
 
+def versions() -> dict[str, str]:
+    """Those of Python and the packages, of Keras' backends the one in use."""
+    return {
+        "python": platform.python_version(),
+        **{
+            package: importlib.import_module(package).__version__
+            for package in ("bn_keras", "keras", keras.backend.backend(), "numpy")
+        },
+    }
+
+
 @cache
 def load_data(name: str, directory: str | None) -> data.Data:
     """The data set of that name, read once a process.
@@ -185,7 +201,7 @@ def _read(part, folder):
 
 def _identity(part):
     """What must be equal for two measurements to be of the same, as JSON has it."""
-    return json.loads(json.dumps({"version": __version__, "arguments": part.arguments}))
+    return json.loads(json.dumps({"versions": versions(), "arguments": part.arguments}))
 
 
 def _measure(part, folder, directories):
@@ -224,8 +240,6 @@ def _start_worker(jobs, downloading):
     # Ctrl-C reaches all processes; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import keras
-
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from bn_keras.experiments.parts import check_scale
+from bn_keras.experiments.parts import check_scale, versions
 from bn_keras.files import published
 
 # In the order of the report.
@@ -26,12 +26,12 @@ SCALES = {
     "smoke": "a minute or two at most, on the bundled digits; it proves that all runs "
     "and measures nothing",
     "default": "minutes to hours on two cores, smaller than in the papers",
-    "full": "as large as in the papers where the data allow it; days",
+    "full": "larger, up to the papers' own sizes; days",
 }
 # Where results go, unless told otherwise.
 WORKDIR = "bn-keras-reproduce"
-# What a result says of its origin.
-_ORIGIN = ("command", "versions", "machine")
+# What a result says of its origin, beside the versions, which are those of each part.
+_ORIGIN = ("command", "machine")
 
 
 def reproduce(
@@ -83,7 +83,6 @@ def reproduce(
     path = folder / f"{name}.json"
     origin = _earlier_origin(path, held) or {
         "command": command or _command(name, scale, jobs),
-        "versions": _versions(),
         "machine": _machine(),
     }
     facts = {
@@ -91,6 +90,7 @@ def reproduce(
         "title": module.TITLE,
         "scale": scale,
         **origin,
+        "versions": versions(),
         "seconds": round(held["seconds"], 1),
         "remark": _remark(module, scale),
         "rows": rows,
@@ -103,8 +103,11 @@ def reproduce(
 
 def _remark(module, scale):
     """What was chosen and, of the scale whose results are known, what came out."""
-    texts = [module.REMARK, module.OUTCOME if scale == "default" else ""]
-    return "\n\n".join(filter(None, texts))
+    if scale != "default" or not module.OUTCOME:
+        return module.REMARK
+    return (
+        f"{module.REMARK}\n\nOf the run whose results the README has: {module.OUTCOME}"
+    )
 
 
 def _draw(plot, measurements, path):
@@ -132,18 +135,6 @@ def _earlier_origin(path, measurements):
 def _command(name, scale, jobs):
     side_by_side = f" --jobs {jobs}" if jobs > 1 else ""
     return f"bn-keras reproduce {name} --scale {scale}{side_by_side}"
-
-
-def _versions():
-    """Those of Python and the packages, of Keras' backends the one in use."""
-    backend = keras.backend.backend()
-    return {
-        "python": platform.python_version(),
-        **{
-            package: importlib.import_module(package).__version__
-            for package in ("bn_keras", "keras", backend, "numpy")
-        },
-    }
 
 
 def _machine():

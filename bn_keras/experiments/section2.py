@@ -350,7 +350,9 @@ def rows(measurements):
     ]
     for rate in map(str, measurements["rates"]):
         seeds = [measurements["network"][kind][rate] for kind in ("scaled", "bn")]
-        growth = [[max(one["weights"]) / one["initial"] for one in of] for of in seeds]
+        growth = [
+            [_largest(one["weights"]) / one["initial"] for one in of] for of in seeds
+        ]
         accuracy = [[one["accuracy"][-1] for one in of] for of in seeds]
         network = f"network at rate {float(rate):g}, E[x], Var[x] outside the step"
         found += [
@@ -367,6 +369,12 @@ def rows(measurements):
             ),
         ]
     return found
+
+
+def _largest(weights):
+    """Infinite where one is no number: a network that blew up has such."""
+    found = np.array(weights, float)
+    return float(found.max()) if np.isfinite(found).all() else np.inf
 
 
 def _normalization(kind):
