@@ -116,6 +116,22 @@ def test_probabilities_are_those_that_evaluate_scores():
     assert evaluate(model, split, 10, batch_size=32).top1 == pytest.approx(top1)
 
 
+def test_a_members_answers_are_of_one_crop_and_of_all(monkeypatch):
+    def predict(model, split, crops, *_):
+        yield np.full((len(split), 10), crops / 1000), split.labels
+
+    monkeypatch.setattr(ensemble, "predict_probabilities", predict)
+    monkeypatch.setattr(ensemble, "trained", lambda *_: None)
+    sizes = {"size": 8, "width": 1 / 16, "epochs": 1, "images": 20, "crops": 10}
+    found = ensemble.answers(
+        {}, None, member=recipes.ENSEMBLE[0].name, data="digits", **sizes
+    )
+    np.testing.assert_array_equal(found["single"], np.full((20, 10), 0.001))
+    np.testing.assert_array_equal(found["multiple"], np.full((20, 10), 0.01))
+    expected = sample(data.digits().test, 20).labels
+    np.testing.assert_array_equal(found["labels"], expected)
+
+
 @pytest.mark.slow
 def test_a_smoke_run_is_measured_once(tmp_path):
     first = ensemble.run(tmp_path, "smoke")

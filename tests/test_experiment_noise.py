@@ -137,6 +137,15 @@ def test_movement_without_a_number_or_a_difference_decides_nothing(seed):
     assert agreements(facts)[0] is False
 
 
+@pytest.mark.parametrize(("end", "agrees"), [(0.69, False), (0.71, True)])
+def test_as_bn_is_three_quarters_of_the_way(end, agrees):
+    assert agreements(measurements(linf=end))[9] is agrees
+
+
+def test_a_network_at_chance_does_not_tell_what_trains():
+    assert agreements(measurements(none=0.11, noise=0.1))[6] is None
+
+
 def test_nothing_is_as_bn_where_bn_is_as_the_network_without():
     found = agreements(measurements(none=0.8))
     assert [found[row] for row in (3, 4, 7, 8, 9)] == [None] * 5

@@ -170,6 +170,26 @@ def test_network_that_does_not_blow_up_disagrees(measurements):
     assert section2.rows(measurements)[3].agrees is False
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, None])
+def test_weights_that_are_no_number_blew_up(measurements, value):
+    expected = section2.rows(measurements)[3].agrees
+    measurements["network"]["scaled"]["2.0"][0]["weights"][-1] = value
+    found = section2.rows(measurements)[3]
+    assert found.agrees is expected is True
+    assert found.measured.startswith("inf")
+
+
+def test_networks_differ_in_what_flows_through_the_statistics():
+    first, again, outside = (
+        section2.measure_network(kind, 0, 2.0, 1) for kind in ("bn", "bn", "scaled")
+    )
+    assert first == again
+    assert first["initial"] == outside["initial"]
+    # Of a layer whose scale its loss does not know, the kernel grows; the more where
+    # the gradient has a part along the kernel.
+    assert outside["weights"][-1] > 1.2 * first["weights"][-1]
+
+
 def test_smoke_run_ends_and_measures_nothing_a_second_time(tmp_path):
     told = []
     first = section2.run(tmp_path, "smoke")
