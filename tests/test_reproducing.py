@@ -194,7 +194,7 @@ def test_what_came_out_is_told_at_the_scale_where_it_did(tmp_path):
     }
     assert told["smoke"] == made_up_experiment.REMARK
     assert told["default"] == (
-        f"{told['smoke']}\n\nOf the run whose results the README has: It went up."
+        f"{told['smoke']}\n\nWhat came out of the run in the README:\n\nIt went up."
     )
 
 

@@ -105,9 +105,8 @@ def _remark(module, scale):
     """What was chosen and, of the scale whose results are known, what came out."""
     if scale != "default" or not module.OUTCOME:
         return module.REMARK
-    return (
-        f"{module.REMARK}\n\nOf the run whose results the README has: {module.OUTCOME}"
-    )
+    parts = module.REMARK, "What came out of the run in the README:", module.OUTCOME
+    return "\n\n".join(parts)
 
 
 def _draw(plot, measurements, path):
