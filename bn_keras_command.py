@@ -6,6 +6,7 @@ shown again if the start fails; Ctrl-C ends it without a word. `python -m bn_ker
 the same command without this.
 """
 
+import io
 import os
 import signal
 import sys
@@ -46,6 +47,10 @@ def main():
         cli.start_backend()
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A character that a terminal does not know must not end hours of work.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # An exit, unlike death by the signal, lets every `finally` clear its files away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return cli.main()

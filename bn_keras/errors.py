@@ -5,7 +5,7 @@ they are shown.
 """
 
 import textwrap
-from errno import ENOSPC
+from errno import EDQUOT, EFBIG, ENOSPC
 
 
 class DivergenceError(ValueError):
@@ -20,7 +20,8 @@ def message(error):
     if isinstance(error, ValueError):
         return str(error)
     if isinstance(error, OSError):
-        if error.errno == ENOSPC or f"errno = {ENOSPC}" in str(error):  # HDF5's way
+        full = (ENOSPC, EDQUOT, EFBIG)
+        if error.errno in full or f"errno = {ENOSPC}" in str(error):  # HDF5's way
             return "No space left on the device; free some, then do the same again"
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}" if error.strerror else str(error)

@@ -106,6 +106,28 @@ def test_an_experiment_that_fails_does_not_lose_the_others(capsys, experiments):
     assert "Not run: mnist, noise." in report
 
 
+def test_files_are_there_though_nothing_can_be_shown(capsys, experiments, monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli.reproducing, "_show", broken)
+    _, out, error = run(capsys, "reproduce", "all", "--scale", "smoke")
+    assert "failed" not in error
+    assert out == ""
+    report = Path("bn-keras-reproduce/smoke/report.html").read_text()
+    assert all(f'id="{name}"' in report for name in NAMES)
+
+
+def test_a_report_that_fails_hides_no_failure(capsys, experiments):
+    damaged = Path("bn-keras-reproduce/smoke/noise/noise.json")
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    damaged.with_suffix(".svg").touch()
+    experiments("noise", refused(ValueError("much is wrong")))
+    _, _, error = run(capsys, "reproduce", "all", "--scale", "smoke")
+    assert "bn-keras: error: noise: much is wrong" in error.splitlines()
+
+
 def test_one_that_fails_is_one_line_with_the_house_s_status(
     capsys, experiments, monkeypatch
 ):
@@ -208,7 +230,7 @@ def test_a_wrong_command_is_one_line_before_the_work(
 
 def test_help_tells_of_the_experiments_and_the_scales(capsys):
     _, out, _ = run(capsys, "reproduce", "--help")
-    for text in (*EXPERIMENTS, "all", "as large as in the papers", "--cifar10-dir"):
+    for text in (*EXPERIMENTS, "all", "up to the papers' own sizes", "--cifar10-dir"):
         assert text in out
 
 

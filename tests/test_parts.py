@@ -138,11 +138,56 @@ def test_several_processes_measure_the_same(tmp_path):
     assert len(list(tmp_path.glob("*.json"))) == 4
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"part": {}}', "\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"part": {}}', "\xff"),
+        '{"part": {}, "seconds": NaN, "measured": 1}',
+        '{"part": {}, "seconds": "x", "measured": 1}',
+        '{"part": {}, "seconds": 1.0, "measured": null}',
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "square-0.json").write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match=r"square-0\.json.*delete it"):
         measure([Part("square-0", square, {})], tmp_path)
+
+
+def test_a_folder_in_place_of_a_file_is_named_before_the_work(tmp_path):
+    (tmp_path / "three.json").mkdir()
+    work = [Part("three", fail_at_three, {"number": 3})]
+    with pytest.raises(ValueError, match=r"three\.json.*delete it"):
+        measure(work, tmp_path)
+
+
+@pytest.mark.parametrize("left", ["", "{", "file", "link"])
+def test_a_damaged_folder_of_a_part_is_begun_anew(tmp_path, left):
+    own = tmp_path / "square-0"
+    if left == "file":
+        own.touch()
+    elif left == "link":
+        own.symlink_to(tmp_path / "gone")
+    else:
+        own.mkdir()
+        (own / "part.json").write_text(left)
+    found = measure(squares(1), tmp_path)
+    assert found.results["square-0"]["square"] == 0
+    assert not own.exists()
+
+
+def test_a_folder_in_which_another_process_measures_is_refused(tmp_path):
+    def second(*_):
+        with pytest.raises(ValueError, match="another process measures; wait for it"):
+            measure(squares(1), tmp_path)
+
+    measure(squares(1), tmp_path, on_part=second)
+    measure(squares(1), tmp_path)
+
+
+def test_the_last_part_is_a_workers_too(tmp_path):
+    measure(squares(1), tmp_path)
+    found = measure(squares(2), tmp_path, jobs=2)
+    assert found.results["square-1"]["process"] != os.getpid()
 
 
 def test_a_part_is_named_as_a_file_may_be(tmp_path):

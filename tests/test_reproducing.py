@@ -153,6 +153,9 @@ def test_a_damaged_result_of_an_earlier_run_is_replaced(tmp_path):
         (folder / "made-up.json").write_text(text)
         facts = reproduce("made-up", tmp_path, "smoke")
         assert json.loads(written(tmp_path, "smoke")[".json"]) == facts
+    for damage in ({"machine": None}, {"machine": {}}, {"command": 7}):
+        (folder / "made-up.json").write_text(json.dumps(facts | damage))
+        assert reproduce("made-up", tmp_path, "smoke") == facts
 
 
 @pytest.mark.parametrize("step", ["run", "plot", "rows"])

@@ -15,6 +15,7 @@ from bn_keras.cli.command import command, make_folder, progress_bar
 from bn_keras.experiments.reproducing import EXPERIMENTS, SCALES, WORKDIR
 
 _ALL = "all"
+_COLUMNS = ("claim", "paper", "measured", "agrees")
 # The name of each data set in its own errors, and here the option of its folder.
 _OPTIONS = {"MNIST": "--mnist-dir", "CIFAR-10": "--cifar10-dir"}
 
@@ -78,10 +79,10 @@ def reproduce(options):
     directories = _directories(options)
     make_folder(folder)
     names = EXPERIMENTS if options.name == _ALL else (options.name,)
-    failures = {}
+    measured, failures = {}, {}
     for name in names:
         try:
-            _reproduce(name, options, directories)
+            measured[name] = _reproduce(name, options, directories)
         except KeyboardInterrupt:
             _say(f"{name} interrupted; the same command goes on from here")
             raise
@@ -90,9 +91,17 @@ def reproduce(options):
                 raise
             failures[name] = textwrap.shorten(errors.message(error), 1000)
             _say(f"{name} failed; going on with the others")
-    print(f"wrote {write_report(folder, EXPERIMENTS)}")
-    for name, words in failures.items():
-        _say(f"error: {name}: {words}")
+    # Whatever becomes of the terminal, the files are there before anything is shown.
+    try:
+        report = write_report(folder, EXPERIMENTS)
+    finally:
+        for name, words in failures.items():
+            _say(f"error: {name}: {words}")
+    for name, facts in measured.items():
+        _show(facts["rows"], f"{name}: {facts['title']}")
+        for suffix in ("json", "svg", "png"):
+            print(f"wrote {folder / name / name}.{suffix}")
+    print(f"wrote {report}")
     return 1 if failures else 0
 
 
@@ -108,6 +117,7 @@ def _directories(options):
 
 
 def _reproduce(name, options, directories):
+    """Measure one experiment with its bar, and return its facts."""
     from bn_keras.experiments.reproducing import reproduce
 
     folder = options.workdir / options.scale / name
@@ -122,16 +132,13 @@ def _reproduce(name, options, directories):
                 print(text, file=sys.stderr)
 
         try:
-            facts = reproduce(
+            return reproduce(
                 name, options.workdir, options.scale, directories, options.jobs, show
             )
         except ValueError as error:
             if (text := _with_option(str(error))) == str(error):
                 raise
             raise ValueError(text) from error
-    _show(facts["rows"], f"{name}: {facts['title']}")
-    for suffix in ("json", "svg", "png"):
-        print(f"wrote {folder / name}.{suffix}")
 
 
 @contextmanager
@@ -142,7 +149,7 @@ def _quiet_workers(folder):
     """
     make_folder(folder)
     ours, kept = sys.stderr, os.dup(2)
-    with (folder / "workers.log").open("w") as log, os.fdopen(kept, "w", 1) as shown:
+    with (folder / "workers.log").open("a") as log, os.fdopen(kept, "w", 1) as shown:
         os.dup2(log.fileno(), 2)
         sys.stderr = shown
         try:
@@ -155,19 +162,20 @@ def _quiet_workers(folder):
 def _with_option(text):
     """The words of a data set's error, with the option that this command has."""
     for name, option in _OPTIONS.items():
-        if name in text:
+        if f"Cannot download {name}:" in text:
             return text.replace("--data-dir", option)
     return text
 
 
 def _show(rows, title):
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from bn_keras.experiments.report import AGREES
 
-    table = Table("claim", "paper", "measured", "agrees", title=Text(title))
+    columns = (Column(name, overflow="fold") for name in _COLUMNS)
+    table = Table(*columns, title=Text(title))
     for row in rows:
         texts = (row["claim"], row["paper"], row["measured"], AGREES[row["agrees"]])
         table.add_row(*map(Text, texts))

@@ -242,13 +242,13 @@ def rows(measurements):
             "best test accuracy, in %",
             "higher with BN",
             with_and_without(best[0], best[1]),
-            verdict(np.subtract(*best).round(2)),
+            verdict(np.subtract(best[0], best[1]).round(2)),
         ),
         Row(
             "test accuracy after the last step, in %",
             "higher with BN",
             with_and_without(last[0], last[1]),
-            verdict(np.subtract(*last).round(2)),
+            verdict(np.subtract(last[0], last[1]).round(2)),
         ),
         _drifting(with_bn["drift"], without["drift"]),
     ]

@@ -198,7 +198,7 @@ def rows(measurements):
             f"learning rates and initial weights that it learns with, of {size}",
             "more with BN",
             with_and_without(*learning),
-            verdict(np.subtract(*learning)),
+            verdict(learning[0] - learning[1]),
         ),
         Row(
             "gap in test accuracy between initial deviations, in %, mean over rates",

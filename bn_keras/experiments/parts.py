@@ -5,6 +5,7 @@ Knows processes and the files of what was measured; nothing of what a part does.
 
 import importlib
 import json
+import math
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -80,14 +82,39 @@ def measure(
         `Measured`, in the order of `parts`.
 
     Raises:
-        ValueError: if `jobs` is not positive, a file of the folder is damaged, or a
-            process ended by itself.
+        ValueError: if `jobs` is not positive, a file of the folder is damaged, another
+            process measures in it, or a process ended by itself.
     """
     if jobs < 1:
         raise ValueError(f"`jobs` must be 1 or more. Received: jobs={jobs}")
-    if folder is not None:
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+    if folder is None:
+        return _measure_all(parts, None, directories, jobs, on_part)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _measure_all(parts, folder, directories, jobs, on_part)
+
+
+@contextmanager
+def _alone(folder):
+    """Keep other processes out of the folder."""
+    import fcntl
+
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"Expected to measure alone in {folder}. Received: a folder in which "
+                "another process measures; wait for it, or name another --workdir"
+            ) from None
+        yield
+    finally:
+        os.close(held)
+
+
+def _measure_all(parts, folder, directories, jobs, on_part):
     found = {part.name: _read(part, folder) for part in parts}
     left = [part for part in parts if found[part.name] is None]
     tell = on_part or (lambda name, done, total: None)
@@ -100,7 +127,9 @@ def measure(
         done += 1
         tell(name, done, len(parts))
 
-    if jobs == 1 or len(left) < 2:
+    # A worker's share of the processors decides the order of its sums: the last part of
+    # a run that goes on has the same share as the others.
+    if jobs == 1 or not left:
         for part in left:
             note(part.name, _measure(part, folder, directories))
     else:
@@ -123,15 +152,36 @@ def measure(
                     "fewer (--jobs)"
                 ) from error
             except BaseException:
-                # Else the pool would wait for the parts that run.
-                pool.shutdown(wait=False, cancel_futures=True)
-                for worker in set(active_children()) - others:
-                    worker.terminate()
+                with _undisturbed():
+                    # Else the pool would wait for the parts that run.
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    workers = set(active_children()) - others
+                    for worker in workers:
+                        worker.terminate()
+                    for worker in workers:
+                        worker.join()
                 raise
     return Measured(
         {name: facts["measured"] for name, facts in found.items()},
         sum(facts["seconds"] for facts in found.values()),
     )
+
+
+@contextmanager
+def _undisturbed():
+    """Let no second Ctrl-C or SIGTERM into the cleaning up after the first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {
+        number: signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def check_scale(scale: str, plans: Mapping[str, Any]) -> None:
@@ -186,12 +236,14 @@ def _file(part, folder):
 
 def _read(part, folder):
     """What an earlier run has measured of the same, or None."""
-    if folder is None or not (path := _file(part, folder)).is_file():
+    if folder is None or not (path := _file(part, folder)).exists():
         return None
     try:
         facts = json.loads(path.read_text())
         known = {key: facts[key] for key in ("part", "seconds", "measured")}
-    except (ValueError, KeyError, TypeError) as error:
+        if not 0 <= float(known["seconds"]) < math.inf or known["measured"] is None:
+            raise ValueError("not the facts of a part")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected what an earlier run has measured in {path}. Received: a file "
             f"that cannot be read ({error}); delete it, or name another --workdir"
@@ -225,7 +277,13 @@ def _measure(part, folder, directories):
 def _own_folder(path, identity):
     """The part's folder, with what an earlier run of the same has left in it."""
     of = path / "part.json"
-    if not of.is_file() or json.loads(of.read_text()) != identity:
+    try:
+        same = json.loads(of.read_text()) == identity
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        if path.is_symlink() or path.is_file():
+            path.unlink()
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         with published(of) as beside:

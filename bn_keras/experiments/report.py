@@ -127,20 +127,29 @@ def _read(folder, name):
         return None
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        shown = {
-            key: facts[key]
-            for key in ("title", "scale", "command", "versions", "machine", "remark")
-        }
+        machine = facts["machine"]
         return {
-            **shown,
-            "duration": str(timedelta(seconds=round(facts["seconds"]))),
+            "title": str(facts["title"]),
+            "remark": str(facts["remark"]),
+            "figure": base64.b64encode(picture.read_bytes()).decode(),
             "rows": [
-                (row["claim"], row["paper"], row["measured"], AGREES[row["agrees"]])
+                (
+                    *(str(row[key]) for key in ("claim", "paper", "measured")),
+                    AGREES[row["agrees"]],
+                )
                 for row in facts["rows"]
             ],
-            "figure": base64.b64encode(picture.read_bytes()).decode(),
+            "command": str(facts["command"]),
+            "duration": str(timedelta(seconds=round(facts["seconds"]))),
+            "machine": f"{machine['cores']} cores, {machine['architecture']}, "
+            f"{', '.join(machine['devices'])}",
+            "versions": ", ".join(
+                f"{of} {number}" for of, number in facts["versions"].items()
+            ),
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, OverflowError),
+    ) as error:
         raise ValueError(
             f"Expected what `bn-keras reproduce {name}` has left in {path}. Received: "
             f"a file that cannot be read ({error!r}); give that command again"
@@ -180,17 +189,11 @@ def _section(name, facts):
         for paragraph in facts["remark"].split("\n\n")
         if paragraph.strip()
     )
-    machine = facts["machine"]
     details = {
         "Command": f"<code>{escape(facts['command'])}</code>",
         "Duration": f"{facts['duration']} (hours, minutes, seconds of all processes)",
-        "Machine": escape(
-            f"{machine['cores']} cores, {machine['architecture']}, "
-            f"{', '.join(machine['devices'])}"
-        ),
-        "Versions": escape(
-            ", ".join(f"{of} {number}" for of, number in facts["versions"].items())
-        ),
+        "Machine": escape(facts["machine"]),
+        "Versions": escape(facts["versions"]),
     }
     listed = "".join(
         f"<dt>{key}</dt><dd>{text}</dd>\n" for key, text in details.items()

@@ -126,7 +126,11 @@ def _earlier_origin(path, measurements):
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         same = earlier["measurements"] == measurements
-        return {key: earlier[key] for key in _ORIGIN} if same else None
+        kept = {key: earlier[key] for key in _ORIGIN}
+        whole = isinstance(kept["command"], str) and set(kept["machine"]) == {
+            *_machine()
+        }
+        return kept if same and whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -102,7 +102,7 @@ def verdict(gains: Any) -> bool | None:
     ```
     """
     found = np.asarray(gains, float)
-    if np.isnan(found).any():
+    if not found.size or np.isnan(found).any():
         return None
     if (found < 0).any():
         return False
