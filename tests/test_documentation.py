@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.compile(r"^ *```python\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LONGEST = "the_inception_family"
 
 
 def blocks(text):
@@ -117,10 +118,18 @@ def test_readmes_tree_names_what_stands():
         assert room in tree
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        # Two minutes by itself: a longer proof.
+        pytest.param(path, marks=[pytest.mark.slow] * (path.stem == LONGEST))
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.name,
+)
 def test_every_notebook_runs_and_draws(path, tmp_path, monkeypatch):
     monkeypatch.setenv("BN_KERAS_SCALE", "smoke")
-    monkeypatch.delenv("BN_KERAS_WORKDIR", raising=False)
+    monkeypatch.setenv("BN_KERAS_WORKDIR", str(tmp_path / "reproduced"))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": tmp_path}}

@@ -30,11 +30,15 @@ Smaller than the paper's: CIFAR-10 instead of ImageNet, a narrow network with a 
 stem, few epochs. Learning rates decay over these as figure 2's. The six networks are
 those of bn_keras.recipes: BN-x30, each with some of the paper's changes; which has
 which is chosen. With ten classes top-5 errors say nothing and are left out. The
-ensemble is held against the best of its members on the same pictures, not against
-their mean. The 95 % of a gain are over test pictures, for these six trainings: it
-agrees where they are above 0.\
+ensemble is held against the mean of its members and, harder, against the best of them
+on the same pictures, which chance has favoured. The 95 % of a gain are over test
+pictures, for these six trainings: it agrees where they are above 0.\
 """
-OUTCOME = ""
+OUTCOME = """\
+Many crops and the ensemble lower the mean error, about as much as in the paper. The
+ensemble is not better than its best member: after so few steps the members lie six
+points apart, and the weaker ones have the same say.\
+"""
 
 # Top-1 error in %, figure 4.
 FIGURE_4 = {"single crop": 25.2, "multicrop": 21.99, "ensemble": 20.1}
@@ -82,9 +86,9 @@ def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
     Returns:
         A dict: `"errors"`, dict from `"single crop"`, `"multicrop"` to the top-1 error
         of each member, and from `"ensemble"` to a list of one; `"gains"`, dict from
-        `"multicrop"`, `"ensemble"` to `[gain, low, high]` over the line before, of
-        the ensemble over its best member's, with its 95 % interval; `"images"`, test
-        pictures; `"crops"`.
+        `"multicrop"`, `"ensemble"` to `[gain, low, high]` over the line before, with
+        its 95 % interval, and from `"best"` to that of the ensemble over the best
+        member's multicrop; `"images"`, test pictures; `"crops"`.
 
     Raises:
         ValueError: for an unknown scale.
@@ -159,9 +163,8 @@ def answers(directories, folder, *, member, data, size, width, epochs, images, c
 def compare(single, multiple, labels):
     """Errors of the three lines of figure 4, and what each gains over the one before.
 
-    The ensemble is compared with its best member: the mean of unlike ones would be too
-    easy to beat. The gain's interval is that of the mean of the differences on the same
-    pictures, so that pictures which are hard for both do not widen it.
+    The gain's interval is that of the mean of the differences on the same pictures, so
+    that pictures which are hard for both do not widen it.
 
     Args:
         single: class probabilities of one crop, `(members, images, classes)`.
@@ -188,13 +191,16 @@ def compare(single, multiple, labels):
         "ensemble": multiple.mean(0, keepdims=True).argmax(-1) != labels,
     }
     z = NormalDist().inv_cdf(0.975)
+    means = {name: found.mean(0) for name, found in wrong.items()}
     best = wrong["multicrop"][wrong["multicrop"].mean(1).argmin()]
-    befores = {"multicrop": wrong["single crop"].mean(0), "ensemble": best}
+    differences = {
+        **{after: means[one] - means[after] for one, after in pairwise(means)},
+        "best": best - means["ensemble"],
+    }
     gains = {}
-    for after, before in befores.items():
-        gain = before - wrong[after].mean(0)
+    for name, gain in differences.items():
         half = z * gain.std(ddof=1 if gain.size > 1 else 0) / np.sqrt(gain.size)
-        gains[after] = [float(gain.mean() + side * half) for side in (0, -1, 1)]
+        gains[name] = [float(gain.mean() + side * half) for side in (0, -1, 1)]
     return {
         "errors": {name: found.mean(1).tolist() for name, found in wrong.items()},
         "gains": gains,
@@ -226,14 +232,18 @@ def rows(measurements):
         )
         for name, paper in FIGURE_4.items()
     ]
-    for (before, after), than in zip(
-        pairwise(FIGURE_4), ("single crop", "its best member's multicrop"), strict=True
+    single, multiple, together = FIGURE_4.values()
+    for name, than, paper in (
+        ("multicrop", "single crop", single - multiple),
+        ("ensemble", "its members' multicrop", multiple - together),
+        ("best", "its best member's multicrop", multiple - together),
     ):
-        gain, low, high = (100 * value for value in measurements["gains"][after])
+        gain, low, high = (100 * value for value in measurements["gains"][name])
         found.append(
             Row(
-                f"{after}: points of error less than {than}",
-                f"more than 0 ({FIGURE_4[before] - FIGURE_4[after]:.1f})",
+                f"{'ensemble' if name == 'best' else name}: points of error less than "
+                f"{than}",
+                f"more than 0 ({paper:.1f})",
                 f"{gain:.1f} (95 % {low:.1f} to {high:.1f})",
                 # Over test pictures, not over seeds: there is one ensemble.
                 verdict([low, high]),
