@@ -96,15 +96,13 @@ compared with the one with BN of the same seed. The shading of the loss and of t
 gradient predictiveness runs from the smallest to the largest over the probing steps,
 and the line is its upper end; elsewhere it is the range of the seeds."""
 
-OUTCOME = """For VGG the gradient is more predictive and the loss smoother with BN in
-every seed, but not from the start: at the first step all three measures are smaller
-without BN, and for about the first hundred steps the loss with BN varies more. Over so
-few steps the median of its variation is therefore on BN's side in one seed of three
-only. Likely the narrow layers are a reason: BN makes the loss independent of a
-kernel's length, so that its gradient is the larger the shorter the kernel, and kernels
-of few channels are short. The covariate shift has about the same length in both
-networks; with BN its cosine is nearer to 1, which is not what the paper shows: at this
-rate the steps without BN overshoot and turn the gradients of the later layers.
+OUTCOME = """For VGG the loss is smoother with BN on all three measures, in every seed,
+but not from the start: at the first step all three are smaller without BN. Likely the
+narrow layers are a reason: BN makes the loss independent of a kernel's length, so that
+its gradient is the larger the shorter the kernel, and kernels of few channels are
+short. The covariate shift is smaller with BN and its cosine nearer to 1, which is not
+what the paper shows: at this rate the steps without BN overshoot and turn the gradients
+of the later layers.
 
 The deep linear network is smoother with BN at the first step, by far in the gradient,
 and afterwards it is not: without BN the loss falls at once onto a plateau, where it is
