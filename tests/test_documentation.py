@@ -17,6 +17,7 @@ import bn_keras
 import serving
 from bn_keras import cli
 from bn_keras.experiments.report import AGREES
+from bn_keras.experiments.reproducing import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -98,6 +99,23 @@ def test_readmes_results_are_those_that_were_committed():
             (*list(row.values())[:3], AGREES[row["agrees"]]) for row in facts["rows"]
         ]
         assert tuple(cell.strip() for cell in line.split("|")) in rows
+    assert {name for _, name in lines} == set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_is_said_of_a_result_was_committed_with_it(name):
+    """The words about a run, and what its rows say now of what it measured."""
+    room = f"bn_keras.experiments.{name.replace('-', '_')}"
+    module = importlib.import_module(room)
+    path = ROOT / "benchmarks" / "results" / "reproduce" / f"{name}.json"
+    facts = json.loads(path.read_text())
+    assert facts["remark"].startswith(module.REMARK)
+    assert facts["remark"].endswith(module.OUTCOME)
+    assert [row._asdict() for row in module.rows(facts["measurements"])] == (
+        facts["rows"]
+    )
+    for suffix in (".svg", ".png"):
+        assert path.with_suffix(suffix).stat().st_size > 10_000
 
 
 def test_readmes_tree_names_what_stands():

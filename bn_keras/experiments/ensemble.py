@@ -35,9 +35,10 @@ on the same pictures, which chance has favoured. The 95 % of a gain are over tes
 pictures, for these six trainings: it agrees where they are above 0.\
 """
 OUTCOME = """\
-Many crops and the ensemble lower the mean error, about as much as in the paper. The
-ensemble is not better than its best member: after so few steps the members lie six
-points apart, and the weaker ones have the same say.\
+Many crops and the ensemble lower the mean error, by about as many points as in the
+paper, of an error twice as large. The ensemble is not better than its best member:
+after so few steps the members lie six points apart, and the weaker ones have the same
+say.\
 """
 
 # Top-1 error in %, figure 4.
