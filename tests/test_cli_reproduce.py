@@ -67,16 +67,20 @@ def test_one_experiment_prints_its_rows_and_what_it_wrote(capsys, experiments):
     facts = json.loads(Path(paths[0]).read_text())
     assert facts["command"] == "bn-keras reproduce mnist-sweep --scale default"
     assert "Not run: mnist, noise." in Path(paths[-1]).read_text()
-    assert error.splitlines() == ["mnist-sweep 1/2 seed0", "mnist-sweep 2/2 seed1"]
+    assert error.splitlines() == [
+        "mnist-sweep 0/2 there at the beginning",
+        "mnist-sweep 1/2 seed0",
+        "mnist-sweep 2/2 seed1",
+    ]
 
 
 def test_the_same_command_goes_on_and_measures_nothing_again(capsys, experiments):
     run(capsys, "reproduce", "mnist")
     Path("bn-keras-reproduce/default/mnist/parts/seed1.json").unlink()
     _, _, error = run(capsys, "reproduce", "mnist")
-    assert error.splitlines() == ["mnist 1/2 already there", "mnist 2/2 seed1"]
+    assert error.splitlines() == ["mnist 1/2 there at the beginning", "mnist 2/2 seed1"]
     _, _, error = run(capsys, "reproduce", "mnist")
-    assert error.splitlines() == ["mnist 2/2 already there"]
+    assert error.splitlines() == ["mnist 2/2 there at the beginning"]
 
 
 def test_all_makes_every_experiment_in_order_and_one_report(capsys, experiments):
@@ -84,7 +88,9 @@ def test_all_makes_every_experiment_in_order_and_one_report(capsys, experiments)
         capsys, "reproduce", "all", "--scale", "smoke", "--workdir", "w"
     )
     assert status == 0
-    assert [line.split()[0] for line in error.splitlines()] == list(NAMES)
+    assert [line.split()[:2] for line in error.splitlines()] == [
+        [name, count] for name in NAMES for count in ("0/1", "1/1")
+    ]
     assert out.count("wrote ") == 3 * len(NAMES) + 1
     report = Path("w/smoke/report.html").read_text()
     assert re.findall('<section id="(.*)">', report) == list(NAMES)
@@ -97,7 +103,7 @@ def test_an_experiment_that_fails_does_not_lose_the_others(capsys, experiments):
     status, _, error = run(capsys, "reproduce", "all", "--scale", "smoke")
     assert status == 1
     lines = error.splitlines()
-    assert "bn-keras: mnist failed; going on with the others" in lines
+    assert "bn-keras: mnist failed (much is wrong); going on with the others" in lines
     assert lines[-2:] == [
         "bn-keras: error: mnist: much is wrong",
         "bn-keras: error: noise: it diverged",
@@ -158,12 +164,13 @@ def test_ctrl_c_says_that_the_run_can_go_on_and_it_does(capsys, experiments):
     status, out, error = run(capsys, "reproduce", "mnist")
     assert (status, out) == (130, "")
     assert error.splitlines() == [
+        "mnist 0/2 there at the beginning",
         "mnist 1/2 seed0",
         "bn-keras: mnist interrupted; the same command goes on from here",
     ]
     status, _, error = run(capsys, "reproduce", "mnist")
     assert status == 0
-    assert error.splitlines() == ["mnist 1/2 already there", "mnist 2/2 seed1"]
+    assert error.splitlines() == ["mnist 1/2 there at the beginning", "mnist 2/2 seed1"]
 
 
 def test_a_terminal_shows_a_bar_with_the_parts(capsys, experiments, monkeypatch):

@@ -153,9 +153,9 @@ def test_the_figure_has_the_papers_panels_for_both_set_ups(measurements):
     figure = landscape.plot(measurements)
     grid = np.array(figure.axes).reshape(5, 2)
     assert [axes.get_ylabel() for axes in grid[:, 0]] == [
-        "loss",
-        "gradient predictiveness",
-        "effective beta-smoothness",
+        "loss (range: variation)",
+        "gradient predictiveness\n(smaller: smoother)",
+        "effective beta-smoothness\n(smaller: smoother)",
         "covariate shift, L2",
         "covariate shift, cosine",
     ]

@@ -35,17 +35,18 @@ def test_a_table_is_markdown():
 def test_an_experiment_is_measured_once_and_shown(tmp_path, monkeypatch, displayed):
     monkeypatch.setitem(sys.modules, "bn_keras.experiments.made_up", made_up_experiment)
     monkeypatch.setattr(reproducing, "EXPERIMENTS", ("made-up",))
+    monkeypatch.setitem(made_up_experiment.PLANS, "default", 1)
     monkeypatch.setenv("BN_KERAS_WORKDIR", str(tmp_path))
-    notebook.show("made-up", "smoke")
+    notebook.show("made-up")
     texts = [shown.data for shown in displayed if isinstance(shown, Markdown)]
     assert texts[:2] == ["`made-up`", "`made-up`: 0 of 1 parts measured"]
-    assert texts[3].startswith("`bn-keras reproduce made-up --scale smoke`: ")
+    assert texts[3].startswith("`bn-keras reproduce made-up --scale default`: ")
     assert "| The last value of the parabola [0, 1] | 1 | 1.0 | yes |" in texts[4]
-    assert texts[5] == made_up_experiment.REMARK
+    assert texts[5].startswith(made_up_experiment.REMARK)
     (image,) = (shown for shown in displayed if isinstance(shown, Image))
-    assert image.data == (tmp_path / "smoke/made-up/made-up.png").read_bytes()
+    assert image.data == (tmp_path / "default/made-up/made-up.png").read_bytes()
     displayed.clear()
-    notebook.show("made-up", "smoke")
+    notebook.show("made-up")
     assert displayed[1].data == "`made-up`: 1 of 1 parts measured"
 
 

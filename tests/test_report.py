@@ -26,13 +26,14 @@ def window(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Two experiments of three that were run at scale `smoke`."""
+    """Two experiments of three that were run at scale `default`."""
     monkeypatch.setattr(reproducing, "EXPERIMENTS", NAMES)
+    monkeypatch.setitem(made_up_experiment.PLANS, "default", 1)
     for name in NAMES[:2]:
         module = f"bn_keras.experiments.{name.replace('-', '_')}"
         monkeypatch.setitem(sys.modules, module, made_up_experiment)
-        reproducing.reproduce(name, tmp_path, "smoke")
-    return tmp_path / "smoke"
+        reproducing.reproduce(name, tmp_path, "default")
+    return tmp_path / "default"
 
 
 class Page(HTMLParser):
@@ -72,9 +73,9 @@ def test_the_report_has_all_rows_and_a_section_for_each_experiment(folder):
     assert agrees.count("yes") == agrees.count("no") == agrees.count("-") == 4
     shown = " ".join("".join(page.text).split())
     for text in (
-        *("agree with 2 of 4 claims", "Scale smoke: a minute", "Not run: absent."),
+        *("agree with 2 of 4 claims", "Scale default: minutes", "Not run: absent."),
         *("The last value of the parabola [0, 1] 1 1.0 yes", "&amp;"),
-        *("bn-keras reproduce second --scale smoke", "Duration0:00:00"),
+        *("bn-keras reproduce second --scale default", "Duration0:00:00"),
         "is no markup, and these lines are one paragraph.",
     ):
         assert text in shown or text.replace(" ", "") in shown.replace(" ", ""), text
@@ -97,7 +98,7 @@ def test_nothing_of_the_results_becomes_markup(folder):
     # Its title, remark, command, 2 of its versions, 3 of its machine, its row of 3 in
     # both tables, and the other experiment's remark.
     assert "".join(page.text).count(EVIL) == 1 + 1 + 1 + 2 + 3 + 2 * 3 + 1
-    assert page.of("img")[1]["alt"].startswith(f"Figure: {EVIL}")
+    assert page.of("img")[1]["alt"].startswith(EVIL)
 
 
 def test_the_report_loads_nothing_and_is_the_same_each_time(folder):

@@ -146,6 +146,12 @@ def test_the_command_tells_of_the_jobs_or_is_the_caller_s(tmp_path):
     assert facts["command"] == "make figures"
 
 
+def test_smoke_gives_no_verdict(tmp_path):
+    for scale, verdicts in (("smoke", {None}), ("default", {None, False})):
+        facts = reproduce("made-up", tmp_path, scale)
+        assert {row["agrees"] for row in facts["rows"]} == verdicts
+
+
 def test_a_damaged_result_of_an_earlier_run_is_replaced(tmp_path):
     folder = tmp_path / "smoke" / "made-up"
     folder.mkdir(parents=True)
@@ -197,7 +203,8 @@ def test_what_came_out_is_told_at_the_scale_where_it_did(tmp_path):
     }
     assert told["smoke"] == made_up_experiment.REMARK
     assert told["default"] == (
-        f"{told['smoke']}\n\nWhat came out of the run in the README:\n\nIt went up."
+        f"{told['smoke']}\n\nWhat came out of the run whose results the package's "
+        "README has:\n\nIt went up."
     )
 
 

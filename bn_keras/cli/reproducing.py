@@ -90,7 +90,7 @@ def reproduce(options):
             if len(names) == 1 or os.environ.get("BN_KERAS_TRACEBACK") == "1":
                 raise
             failures[name] = textwrap.shorten(errors.message(error), 1000)
-            _say(f"{name} failed; going on with the others")
+            _say(f"{name} failed ({failures[name]}); going on with the others")
     # Whatever becomes of the terminal, the files are there before anything is shown.
     try:
         report = write_report(folder, EXPERIMENTS)
@@ -126,9 +126,9 @@ def _reproduce(name, options, directories):
         task = progress.add_task(name, total=None)
 
         def show(part, done, total):
-            text = f"{name} {done}/{total} {part or 'already there'}"
+            text = f"{name} {done}/{total} {part or 'there at the beginning'}"
             progress.update(task, description=text, completed=done, total=total)
-            if progress.disable and (part or done):
+            if progress.disable:
                 print(text, file=sys.stderr)
 
         try:
@@ -162,7 +162,7 @@ def _quiet_workers(folder):
 def _with_option(text):
     """The words of a data set's error, with the option that this command has."""
     for name, option in _OPTIONS.items():
-        if f"Cannot download {name}:" in text:
+        if text.startswith((f"Cannot download {name}:", f"{name} must be")):
             return text.replace("--data-dir", option)
     return text
 

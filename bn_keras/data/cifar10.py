@@ -53,7 +53,15 @@ def cifar10(directory=None, bad_files="error"):
             train = [_read_batch(folder / name) for name in TRAIN_BATCHES]
             images, labels = map(np.concatenate, zip(*train, strict=True))
             return _data([(images, labels), _read_batch(folder / "test_batch")])
-    listed = folder_data("cifar10", *list_splits(directory), bad_files, shape=SHAPE)
+    try:
+        splits = list_splits(directory)
+    except ValueError as error:
+        raise ValueError(
+            "CIFAR-10 must be the batches of cifar-10-batches-py, or a folder of "
+            "pictures for each class in train/ and test/; name another folder "
+            f"(--data-dir). Received: {directory}. {error}"
+        ) from error
+    listed = folder_data("cifar10", *splits, bad_files, shape=SHAPE)
     if len(listed.class_names) != len(CLASS_NAMES):
         raise ValueError(
             f"CIFAR-10 has {len(CLASS_NAMES)} classes. Received: "

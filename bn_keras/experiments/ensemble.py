@@ -273,7 +273,7 @@ def plot(measurements):
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for place, values in enumerate(errors.values()):
-        mean = 100 * np.mean(values)
+        mean = np.mean(100 * np.array(values))
         bar = axes.bar(place, mean, width=0.6, alpha=0.6)
         axes.bar_label(bar, fmt="%.1f", label_type="center")
         if len(values) > 1:
@@ -292,6 +292,10 @@ def plot(measurements):
                 capsize=4,
             )
     axes.set_xticks(range(len(errors)), list(errors))
-    axes.set(ylabel="top-1 error in %", title=f"{len(errors['single crop'])} networks")
+    members, images = len(errors["single crop"]), measurements["images"]
+    axes.set(
+        ylabel="top-1 error in %",
+        title=f"{members} networks, {images:,} test pictures",
+    )
     axes.margins(y=0.2)
     return figure

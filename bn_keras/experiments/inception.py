@@ -371,12 +371,17 @@ def plot(measurements):
             _draw(axes, variant, curves)
         reference = measurements["curves"][comparison]["inception"]
         mean = np.mean([best(curve)[0] for curve in reference])
-        axes.axhline(mean, linestyle=":", color="black", linewidth=1)
+        best_of = "Inception's best"
+        axes.axhline(mean, linestyle=":", color="black", linewidth=1, label=best_of)
         rate, halved = (measurements[key][comparison] for key in ("rates", "halved"))
-        axes.set(xlabel="steps", title=f"{where}: Inception {_schedule(rate, halved)}")
+        axes.set(
+            xlabel="steps",
+            title=f"{where}\nInception at {_schedule(rate, halved)} of it",
+        )
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower right", fontsize="small")
     panels[0].set(ylabel="test accuracy", ylim=(0, None))
+    lines = panels[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=4, fontsize="small")
     return figure
 
 

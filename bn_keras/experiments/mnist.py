@@ -268,7 +268,7 @@ def _passing(steps, with_bn, without):
     else:
         measured = with_and_without(first, best, digits=0)
     return Row(
-        "steps to the best test accuracy of the network without BN",
+        "steps to pass the best test accuracy without BN, or to reach it without",
         "fewer with BN",
         measured,
         False if failed else verdict(np.subtract(best, first)),

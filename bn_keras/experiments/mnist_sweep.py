@@ -195,19 +195,19 @@ def rows(measurements):
     size = cells[0][..., 0].size
     return [
         Row(
-            f"learning rates and initial weights that it learns with, of {size}",
+            f"cells of rate and initial deviation that a network learns in, of {size}",
             "more with BN",
             with_and_without(*learning),
             verdict(learning[0] - learning[1]),
         ),
         Row(
-            "gap in test accuracy between initial deviations, in %, mean over rates",
+            "points of test accuracy between initial deviations, mean over rates",
             "smaller with BN",
             with_and_without(*gaps),
             verdict(np.round(gaps[1] - gaps[0], 1)),
         ),
         Row(
-            "highest learning rate of those tried that it still learns with",
+            "highest learning rate of those tried that a network still learns with",
             "higher with BN",
             with_and_without(*rates, digits=2),
             _beyond(*rates, highest=max(measurements["learning_rates"])),

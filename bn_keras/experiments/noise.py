@@ -276,7 +276,8 @@ def rows(measurements):
     per_cent = {name: spread(ones, 100) for name, ones in final.items()}
     tests = {
         name: spread([one["test"][-1] for one in networks[name]], 100)
-        for name in compared
+        for name in (*compared, *NORMS[2:])
+        if name in networks
     }
     ends = "training accuracy of the last quarter, in %"
     halfway = (CHANCE + np.array(final["none"])) / 2
@@ -361,5 +362,5 @@ def _plot_units(axes, networks):
         yticks=[4 * place for place in range(len(names))],
         yticklabels=[LABELS[name] for name in names],
     )
-    axes.tick_params(axis="y", rotation=90)
+    axes.set_yticks(axes.get_yticks(), axes.get_yticklabels(), rotation=90, va="center")
     axes.grid(alpha=0.3)

@@ -191,7 +191,8 @@ def _section(name, facts):
     )
     details = {
         "Command": f"<code>{escape(facts['command'])}</code>",
-        "Duration": f"{facts['duration']} (hours, minutes, seconds of all processes)",
+        "Duration": f"{facts['duration']} (hours, minutes, seconds; the sum over "
+        "processes)",
         "Machine": escape(facts["machine"]),
         "Versions": escape(facts["versions"]),
     }
@@ -203,7 +204,7 @@ def _section(name, facts):
 <section id="{escape(name)}">
 <h2>{title}</h2>
 <img src="data:image/svg+xml;base64,{facts["figure"]}"
- alt="Figure: {title}. The table below has its results in numbers.">
+ alt="{title}. The table below has its results in numbers.">
 {_table("", map(_cells, facts["rows"]))}{remarks}<dl>
 {listed}</dl>
 </section>

@@ -73,7 +73,7 @@ def reproduce(
     folder = Path(workdir) / scale / name
     measurements = module.run(folder / "parts", scale, directories, jobs, on_part)
     rows = [
-        row._asdict() | {"agrees": None if row.agrees is None else bool(row.agrees)}
+        row._asdict() | {"agrees": _agrees(row, scale)}
         for row in module.rows(measurements)
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,11 +101,20 @@ def reproduce(
     return facts
 
 
+def _agrees(row, scale):
+    """What a row says; at the scale that measures nothing, nothing."""
+    return None if row.agrees is None or scale == "smoke" else bool(row.agrees)
+
+
 def _remark(module, scale):
     """What was chosen and, of the scale whose results are known, what came out."""
     if scale != "default" or not module.OUTCOME:
         return module.REMARK
-    parts = module.REMARK, "What came out of the run in the README:", module.OUTCOME
+    parts = (
+        module.REMARK,
+        "What came out of the run whose results the package's README has:",
+        module.OUTCOME,
+    )
     return "\n\n".join(parts)
 
 

@@ -124,7 +124,7 @@ def steps_to(steps, accuracy, target):
     ```python
     from bn_keras.experiments.rows import steps_to
 
-    assert steps_to([50, 100, 150], [0.1, 0.4, 0.2], 0.3) == 50 + 50 * 2 / 3
+    assert steps_to([50, 100, 150], [0.0, 0.5, 0.25], 0.25) == 75
     ```
     """
     reached = np.flatnonzero(np.asarray(accuracy) >= target)
