@@ -70,7 +70,8 @@ class Told(
             self.most_open = max(self.most_open, self.open)
         try:
             ended = threading.Event()
-            context.add_callback(ended.set)
+            if not context.add_callback(ended.set):
+                ended.set()  # the call ended before this
             slow = next(iter(request.inputs.values())).float_val[:1] >= [self.slow_from]
             while self.most_open < self.together and not ended.wait(0.005):
                 pass
