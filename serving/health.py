@@ -23,7 +23,8 @@ class Health(health.HealthServicer):
         """Send the state now and whenever it changes."""
         with self._guard:
             self._streams.add(send_response_callback)
-        context.add_callback(lambda: self._forget(send_response_callback))
+        if not context.add_callback(lambda: self._forget(send_response_callback)):
+            self._forget(send_response_callback)  # the call has ended already
         return super().Watch(request, context, send_response_callback)
 
     def enter_graceful_shutdown(self):
