@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from browser import browser, missing
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 
@@ -14,6 +15,15 @@ def mnist_directory():
     if not MNIST.is_dir():
         pytest.skip("the MNIST files are not beside this checkout")
     return MNIST
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory):
+    """A headless Chromium."""
+    if missing():
+        pytest.skip(f"not on this machine: {', '.join(missing())}")
+    with browser(tmp_path_factory.mktemp("profile")) as one:
+        yield one
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from nbclient import NotebookClient
 import bn_keras
 import serving
 from bn_keras import cli
-from bn_keras.experiments.report import AGREES
 from bn_keras.experiments.reproducing import EXPERIMENTS
+from bn_keras.experiments.rows import AGREES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -100,6 +100,13 @@ def test_readmes_results_are_those_that_were_committed():
         ]
         assert tuple(cell.strip() for cell in line.split("|")) in rows
     assert {name for _, name in lines} == set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_readmes_minutes_are_those_that_were_committed(name):
+    path = ROOT / "benchmarks" / "results" / "reproduce" / f"{name}.json"
+    (minutes,) = re.findall(rf"^\| `{name}` \|.*\| (\d+) \|$", README, re.MULTILINE)
+    assert int(minutes) == round(json.loads(path.read_text())["seconds"] / 60)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

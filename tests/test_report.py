@@ -7,21 +7,13 @@ from html.parser import HTMLParser
 
 import made_up_experiment
 import pytest
-from browser import CONTRASTS, browser, missing
+from browser import CONTRASTS
 
 from bn_keras.experiments import reproducing
 from bn_keras.experiments.report import write_report
 
 NAMES = ("made-up", "second", "absent")
 EVIL = "<script>alert(1)</script>"
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory):
-    if missing():
-        pytest.skip(f"not on this machine: {', '.join(missing())}")
-    with browser(tmp_path_factory.mktemp("profile")) as one:
-        yield one
 
 
 @pytest.fixture

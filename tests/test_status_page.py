@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from browser import CONTRASTS, browser, missing
+from browser import CONTRASTS, missing
 from inference_double import InferenceDouble, Served, signature
 from PIL import Image
 
@@ -21,14 +21,6 @@ ENTER, TAB = "\ue007", "\ue004"
 needs_chromium = pytest.mark.skipif(
     bool(missing()), reason=f"not on this machine: {', '.join(missing())}"
 )
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory):
-    if missing():
-        pytest.skip(f"not on this machine: {', '.join(missing())}")
-    with browser(tmp_path_factory.mktemp("profile")) as one:
-        yield one
 
 
 @pytest.fixture

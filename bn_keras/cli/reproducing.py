@@ -15,7 +15,6 @@ from bn_keras.cli.command import command, make_folder, progress_bar
 from bn_keras.experiments.reproducing import EXPERIMENTS, SCALES, WORKDIR
 
 _ALL = "all"
-_COLUMNS = ("claim", "paper", "measured", "agrees")
 # The name of each data set in its own errors, and here the option of its folder.
 _OPTIONS = {"MNIST": "--mnist-dir", "CIFAR-10": "--cifar10-dir"}
 
@@ -172,13 +171,12 @@ def _show(rows, title):
     from rich.table import Column, Table
     from rich.text import Text
 
-    from bn_keras.experiments.report import AGREES
+    from bn_keras.experiments.rows import Row, cells
 
-    columns = (Column(name, overflow="fold") for name in _COLUMNS)
+    columns = (Column(name, overflow="fold") for name in Row._fields)
     table = Table(*columns, title=Text(title))
     for row in rows:
-        texts = (row["claim"], row["paper"], row["measured"], AGREES[row["agrees"]])
-        table.add_row(*map(Text, texts))
+        table.add_row(*map(Text, cells(row)))
     Console().print(table)
 
 

@@ -371,8 +371,7 @@ def plot(measurements):
             _draw(axes, variant, curves)
         reference = measurements["curves"][comparison]["inception"]
         mean = np.mean([best(curve)[0] for curve in reference])
-        best_of = "Inception's best"
-        axes.axhline(mean, linestyle=":", color="black", linewidth=1, label=best_of)
+        axes.axhline(mean, ls=":", color="black", lw=1, label="Inception's best")
         rate, halved = (measurements[key][comparison] for key in ("rates", "halved"))
         axes.set(
             xlabel="steps",

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bn_keras.experiments.report import AGREES
 from bn_keras.experiments.reproducing import WORKDIR, reproduce
+from bn_keras.experiments.rows import Row, cells
 
 
 def table(columns: Iterable, rows: Iterable[Iterable]):
@@ -74,12 +74,8 @@ def show(
 
     facts = reproduce(name, workdir, scale, directories, jobs, on_part=tell)
     note.update(Markdown(f"`{facts['command']}`: {facts['seconds']:,.0f} seconds"))
-    rows = [
-        [row["claim"], row["paper"], row["measured"], AGREES[row["agrees"]]]
-        for row in facts["rows"]
-    ]
     display(
         Image(filename=workdir / scale / name / f"{name}.png", width=900),
-        table(["claim", "paper", "measured", "agrees"], rows),
+        table(Row._fields, map(cells, facts["rows"])),
         Markdown(facts["remark"]),
     )

@@ -12,10 +12,8 @@ from html import escape
 from pathlib import Path
 
 from bn_keras.experiments.reproducing import SCALES
+from bn_keras.experiments.rows import Row, cells
 from bn_keras.files import published
-
-AGREES = {True: "yes", False: "no", None: "-"}
-_COLUMNS = ("Claim", "Paper", "Measured", "Agrees")
 
 # The policy lets the browser load nothing, and run nothing that a text might hold.
 _HEAD = """\
@@ -132,13 +130,7 @@ def _read(folder, name):
             "title": str(facts["title"]),
             "remark": str(facts["remark"]),
             "figure": base64.b64encode(picture.read_bytes()).decode(),
-            "rows": [
-                (
-                    *(str(row[key]) for key in ("claim", "paper", "measured")),
-                    AGREES[row["agrees"]],
-                )
-                for row in facts["rows"]
-            ],
+            "rows": [cells(row) for row in facts["rows"]],
             "command": str(facts["command"]),
             "duration": str(timedelta(seconds=round(facts["seconds"]))),
             "machine": f"{machine['cores']} cores, {machine['architecture']}, "
@@ -147,9 +139,7 @@ def _read(folder, name):
                 f"{of} {number}" for of, number in facts["versions"].items()
             ),
         }
-    except (
-        *(ValueError, KeyError, TypeError, AttributeError, OverflowError),
-    ) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"Expected what `bn-keras reproduce {name}` has left in {path}. Received: "
             f"a file that cannot be read ({error!r}); give that command again"
@@ -213,7 +203,9 @@ def _section(name, facts):
 
 def _table(head, body):
     """A table in a box of its own, which scrolls where the page is narrow."""
-    heads = head + "".join(f'<th scope="col">{text}</th>' for text in _COLUMNS)
+    heads = head + "".join(
+        f'<th scope="col">{name.capitalize()}</th>' for name in Row._fields
+    )
     rows = "".join(f"<tr>{cells}</tr>\n" for cells in body)
     return f"""\
 <div class="scroll"><table>

@@ -3,7 +3,7 @@
 Knows numbers and words; no experiment.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,24 @@ class Row(NamedTuple):
     paper: str
     measured: str
     agrees: bool | None = None
+
+
+AGREES = {True: "yes", False: "no", None: "-"}
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts of a row of a result file, in the order of `Row`.
+
+    Args:
+        row: dict from the names of `Row` to their values.
+
+    Returns:
+        Such as `("best test accuracy, in %", "higher with BN", "97.9", "yes")`.
+
+    Raises:
+        KeyError: if one is missing, or `agrees` is none of True, False and None.
+    """
+    return *(str(row[name]) for name in Row._fields[:-1]), AGREES[row["agrees"]]
 
 
 def spread(values: Sequence[float], scale: float = 1, digits: int = 1) -> str:

@@ -67,14 +67,13 @@ OUTCOME = """\
 In the layer the bias grows as the paper's own argument has it, to the digit, and it \
 changes the loss by rounding alone. With Var[x] outside as well, least squares pulls \
 the weights together; the smaller the deviation, the larger the next step, which \
-throws them back: the loss leaps for ever. It cannot pass all bounds, for what is \
-normalized cannot; so the layer decides nothing of "blows up".
+throws them back: the loss leaps for ever. It stays bounded, as normalized outputs \
+are; so the layer decides nothing of "blows up".
 
 The network is no such clear case. At rate 2 it blows up as the paper has it: its \
 weights grow many times over and it stays at chance, where BN learns. At rate 0.5 it \
-learns, only less well than with BN, and the row says no: the gradient through the \
-statistics is what allows the high rate. With E[x] alone outside, the figure's third \
-curve, it stays near chance at rate 2.\
+learns, only less well than with BN: what the paper tells of needs a high rate here. \
+With E[x] alone outside, the figure's third curve, it stays near chance at rate 2.\
 """
 
 
