@@ -218,6 +218,25 @@ def test_ctrl_c_ends_the_start_without_a_word_though_an_import_swallows_it():
     assert (process.returncode, error) == (130, "")
 
 
+def test_a_character_that_the_terminal_does_not_know_ends_nothing():
+    code = (
+        "import sys, types, bn_keras_command\n"
+        "def main():\n"
+        "    print('L\u221e norm')\n"
+        "    return 0\n"
+        "cli = types.SimpleNamespace(start_backend=lambda: None, main=main)\n"
+        "sys.modules['bn_keras'] = types.SimpleNamespace(cli=cli)\n"
+        "sys.exit(bn_keras_command.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"L? norm\n", b"")
+
+
 def test_a_terminated_command_clears_its_files_away(tmp_path):
     code = (
         "import time, sys, bn_keras_command;"

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -87,11 +87,10 @@ def measure(
     """
     if jobs < 1:
         raise ValueError(f"`jobs` must be 1 or more. Received: jobs={jobs}")
-    if folder is None:
-        return _measure_all(parts, None, directories, jobs, on_part)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    if folder is not None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if folder is None else _alone(folder):
         return _measure_all(parts, folder, directories, jobs, on_part)
 
 
