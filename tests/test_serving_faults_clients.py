@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -241,9 +242,12 @@ def test_clients_that_do_not_read_hold_up_nobody(served, floats):
         returned(served, descriptors)
         ask(served)
         memory.append(settled(served))
-    print([one >> 20 for one in memory])  # noqa: T201
-    # The first times, allocators take what they keep.
-    assert memory[-1] - memory[len(memory) // 2] < 64 * 2**20
+    # The first two times, allocators take what they keep; later they take or return
+    # up to 140 MiB in one round, at a level that 40 rounds do not raise. One answer
+    # kept in each round would be three from median to median.
+    if floats == FLOATS:
+        grown = statistics.median(memory[5:]) - statistics.median(memory[2:5])
+        assert grown < 2 * 4 * FLOATS, [one >> 20 for one in memory]
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
