@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 import bn_keras
 import serving
 from bn_keras import cli
+from bn_keras.experiments import inception
 from bn_keras.experiments.reproducing import EXPERIMENTS
 from bn_keras.experiments.rows import AGREES
 
@@ -123,6 +124,29 @@ def test_what_is_said_of_a_result_was_committed_with_it(name):
     )
     for suffix in (".svg", ".png"):
         assert path.with_suffix(suffix).stat().st_size > 10_000
+
+
+def test_the_longer_inception_run_is_told_as_it_was_committed():
+    results = ROOT / "benchmarks" / "results"
+    longer = json.loads((results / "inception_epochs.json").read_text())
+    short = json.loads((results / "reproduce" / "inception.json").read_text())
+    curves = longer["curves"]
+    default = short["measurements"]["curves"]["paper"]["inception"][0]["steps"][-1]
+    last = curves["inception"][0]["steps"][-1]
+    assert last == 5 * default
+    best = {name: inception.best(curve) for name, (curve,) in curves.items()}
+    ratio = {name: inception.speedups(curves, name)[0] for name in curves}
+    told = " ".join(inception.OUTCOME.split())
+    assert (
+        f"five times as many steps, the decay stretched likewise, and one seed, BN-x5 "
+        f"needs {ratio['bn-x5']:.1f} and BN-x30 {ratio['bn-x30']:.1f} times fewer steps"
+    ) in told
+    assert best["inception"][1] > 0.95 * last  # it still rises
+    order = sorted(best, key=best.__getitem__, reverse=True)
+    assert order[:3] == ["bn-x30", "bn-x5-sigmoid", "bn-x5"]
+    assert ratio["bn-x5-sigmoid"] > ratio["bn-x30"] > ratio["bn-x5"]
+    (minutes,) = re.findall(r"inception_epochs .*?\((\d+) minutes", README, re.DOTALL)
+    assert int(minutes) == round(longer["seconds"] / 60)
 
 
 def test_readmes_tree_names_what_stands():
