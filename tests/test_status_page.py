@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from browser import CONTRASTS, missing
+from browser import CONTRASTS
 from inference_double import InferenceDouble, Served, signature
 from PIL import Image
 
@@ -17,10 +17,6 @@ EVIL = "<script>alert(1)</script>"
 SCORES = (tf.float32, [None, 4])
 IMAGE = (tf.float32, [None, 4, 6, 3])
 ENTER, TAB = "\ue007", "\ue004"
-
-needs_chromium = pytest.mark.skipif(
-    bool(missing()), reason=f"not on this machine: {', '.join(missing())}"
-)
 
 
 @pytest.fixture
@@ -56,7 +52,6 @@ def rows_of(window):
     )
 
 
-@needs_chromium
 def test_the_page_shows_models_versions_states_errors_and_requests(window):
     inference = InferenceDouble(names=("digits", EVIL), error="No <b>file</b> & more")
     metrics = inference.metrics
@@ -81,7 +76,6 @@ def test_the_page_shows_models_versions_states_errors_and_requests(window):
         assert window.complaints() == []
 
 
-@needs_chromium
 def test_the_page_refreshes_itself_and_says_when_the_server_is_gone(window):
     inference = InferenceDouble(names=("digits",))
     with Served(inference) as served:
@@ -100,7 +94,6 @@ def test_the_page_refreshes_itself_and_says_when_the_server_is_gone(window):
     window.complaints()
 
 
-@needs_chromium
 def test_a_picture_is_sent_as_it_is_where_the_model_decodes(window, picture):
     inference = with_signatures(
         serving_default=signature({"x": IMAGE}, {"y": SCORES}),
@@ -133,7 +126,6 @@ def test_a_picture_is_sent_as_it_is_where_the_model_decodes(window, picture):
         assert window.complaints() == []
 
 
-@needs_chromium
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_is_drawn_at_the_model_s_size_otherwise(window, picture, channels):
     image = (tf.float32, [None, 4, 6, channels])
@@ -168,7 +160,6 @@ def test_a_picture_is_drawn_at_the_model_s_size_otherwise(window, picture, chann
         assert window.complaints() == []
 
 
-@needs_chromium
 def test_any_other_model_takes_json(window):
     with Served(InferenceDouble()) as served:
         window.open(served.address)
@@ -192,7 +183,6 @@ def test_any_other_model_takes_json(window):
         window.complaints()  # Chromium tells of the 400
 
 
-@needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_page_fits_and_is_readable(window, width, scheme):

@@ -45,7 +45,7 @@ sweep finds 10 times as much best for Inception, 5 times nearly so, and from the
 is the faster. Likewise Inception at 5 times its rate trains, and better; at 40 times it
 is at chance. With the rate tuned for it, with the slow decay, Inception gains 7 points;
 BN-Baseline, BN-x5 and BN-x30 still need fewer steps with every seed, but BN-x30 ends
-lower than at the paper's rate.
+lower in the mean than at the paper's rate.
 
 With sigmoids, BN-x5 is not the last, as in the paper, but second, and the first to pass
 Inception's best, in the longer run too; at 5 times the tuned rate it is the best of

@@ -87,10 +87,12 @@ def measure(
     """
     if jobs < 1:
         raise ValueError(f"`jobs` must be 1 or more. Received: jobs={jobs}")
+    alone = nullcontext()
     if folder is not None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if folder is None else _alone(folder):
+        alone = _alone(folder)
+    with alone:
         return _measure_all(parts, folder, directories, jobs, on_part)
 
 

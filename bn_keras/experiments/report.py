@@ -206,7 +206,7 @@ def _table(head, body):
     heads = head + "".join(
         f'<th scope="col">{name.capitalize()}</th>' for name in Row._fields
     )
-    rows = "".join(f"<tr>{cells}</tr>\n" for cells in body)
+    rows = "".join(f"<tr>{line}</tr>\n" for line in body)
     return f"""\
 <div class="scroll"><table>
 <thead><tr>{heads}</tr></thead>
@@ -218,5 +218,5 @@ def _table(head, body):
 
 def _cells(row):
     *texts, agrees = row
-    cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
-    return f'{cells}<td class="{agrees}">{agrees}</td>'
+    first = "".join(f"<td>{escape(text)}</td>" for text in texts)
+    return f'{first}<td class="{agrees}">{agrees}</td>'
