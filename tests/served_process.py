@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -25,11 +26,19 @@ class ServedProcess:
         batching: Keywords of `BatchingParameters`, or None.
         descriptors: Files and connections that it may have open, or None.
         file_bytes: Size that a file of its may reach, or None.
+        environment: Variables of its, beside those of this process.
         settings: Keywords of `PredictionServer`, as JSON has them.
     """
 
     def __init__(
-        self, log, *, batching=None, descriptors=None, file_bytes=None, **settings
+        self,
+        log,
+        *,
+        batching=None,
+        descriptors=None,
+        file_bytes=None,
+        environment=(),
+        **settings,
     ):
         self.log = Path(log)
         options = {
@@ -45,6 +54,7 @@ class ServedProcess:
                 stdout=subprocess.PIPE,
                 stderr=log_file,
                 cwd=_HERE.parents[1],
+                env={**os.environ, **dict(environment)},
             )
         self.pid = self._process.pid
         told = self._process.stdout.readline()
