@@ -1,5 +1,6 @@
 """What several test modules need."""
 
+import signal
 import threading
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def window(tmp_path_factory):
         pytest.skip(f"not on this machine: {', '.join(missing())}")
     with browser(tmp_path_factory.mktemp("profile")) as one:
         yield one
+
+
+@pytest.fixture
+def interruptible():
+    """Let child processes be interrupted, whatever this one was started with.
+
+    A job in the background may have handed down that interrupts are ignored.
+    """
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
 
 
 @pytest.fixture

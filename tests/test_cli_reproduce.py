@@ -279,6 +279,7 @@ def lives(group):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_ends_the_process_and_its_workers(tmp_path, jobs):
     parts = tmp_path / "w" / "smoke" / "mnist" / "parts"

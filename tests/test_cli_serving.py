@@ -83,11 +83,10 @@ def models(tmp_path_factory):
     return directory
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_serve_answers_until_a_signal_and_ends_with_0(models, tmp_path, capsys, end):
     np.save(tmp_path / "rows.npy", ROWS)
-    # A job in the background may have handed down that it is ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [COMMAND, "serve", models, "--model-name", "multiply", "--port", "0"],
         stdout=subprocess.PIPE,
@@ -193,6 +192,7 @@ def test_what_tensorflow_wrote_is_shown_if_the_start_fails(capfd):
     assert capfd.readouterr().err == "hidden"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_start_without_a_word_though_an_import_swallows_it():
     code = (
         "import os, sys, time, types, bn_keras_command\n"
@@ -205,7 +205,6 @@ def test_ctrl_c_ends_the_start_without_a_word_though_an_import_swallows_it():
         "sys.modules['bn_keras'] = types.SimpleNamespace(cli=cli)\n"
         "sys.exit(bn_keras_command.main())"
     )
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,

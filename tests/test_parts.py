@@ -260,6 +260,7 @@ def test_files_hold_arguments_seconds_and_what_was_measured(tmp_path, clock):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_of_the_parent_alone_ends_the_workers(tmp_path):
     script = tmp_path / "waiting.py"
     script.write_text(WAITING)
