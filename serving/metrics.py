@@ -67,8 +67,10 @@ class Metrics:
             registry=self._registry,
         )
         self._guard = threading.Lock()
-        self._recent: dict[tuple[str, str, str], _Latest] = collections.defaultdict(
-            _Latest
+        # Not Python floats: one made beside a big answer lies in that answer's memory,
+        # which goes back by the MiB, and would keep a MiB of it.
+        self._recent: dict[tuple[str, str, str], array.array] = collections.defaultdict(
+            lambda: array.array("d")
         )
 
     def record_request(
@@ -95,7 +97,9 @@ class Metrics:
             labels = (model_name, api, entrypoint)
             self._request_latency.labels(*labels).observe(microseconds)
             with self._guard:
-                self._recent[labels].add(microseconds)
+                times = self._recent[labels]
+                times.append(microseconds)
+                del times[:-RECENT_REQUESTS]
 
     def record_runtime(self, model_name: str, api: str, microseconds: float) -> None:
         """Add the time that TensorFlow took for one request."""
@@ -134,7 +138,7 @@ class Metrics:
                 counts = found[labels["model_name"]]["requests"]
                 counts[labels["status"]] = int(sample.value)
         with self._guard:
-            recent = {labels: one.values() for labels, one in self._recent.items()}
+            recent = {labels: times[:] for labels, times in self._recent.items()}
         for (model_name, api, entrypoint), times in sorted(recent.items()):
             middle, high, highest = np.percentile(times, (50, 95, 99)).tolist()
             found[model_name]["latencies"].append(
@@ -156,28 +160,6 @@ class Metrics:
             return ""
         self._served.add(model_name)
         return model_name
-
-
-class _Latest:
-    """The latest `RECENT_REQUESTS` numbers, in no order.
-
-    Python gives memory back by the MiB. A float that was made while a big answer was
-    written lies in the answer's memory, and to keep it would keep a MiB.
-    """
-
-    def __init__(self):
-        self._values = array.array("d")
-        self._next = 0
-
-    def add(self, value: float) -> None:
-        if len(self._values) < RECENT_REQUESTS:
-            self._values.append(value)
-        else:
-            self._values[self._next] = value
-        self._next = (self._next + 1) % RECENT_REQUESTS
-
-    def values(self) -> array.array:
-        return self._values[:]
 
 
 def _labels(sample) -> str:

@@ -26,7 +26,7 @@ class ServedProcess:
         batching: Keywords of `BatchingParameters`, or None.
         descriptors: Files and connections that it may have open, or None.
         file_bytes: Size that a file of its may reach, or None.
-        environment: Variables of its, beside those of this process.
+        environment: Variables of its beside those of this process, or None.
         settings: Keywords of `PredictionServer`, as JSON has them.
     """
 
@@ -37,7 +37,7 @@ class ServedProcess:
         batching=None,
         descriptors=None,
         file_bytes=None,
-        environment=(),
+        environment=None,
         **settings,
     ):
         self.log = Path(log)
@@ -54,7 +54,7 @@ class ServedProcess:
                 stdout=subprocess.PIPE,
                 stderr=log_file,
                 cwd=_HERE.parents[1],
-                env={**os.environ, **dict(environment)},
+                env={**os.environ, **(environment or {})},
             )
         self.pid = self._process.pid
         told = self._process.stdout.readline()

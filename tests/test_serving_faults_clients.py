@@ -70,7 +70,7 @@ def served(directory):
 
 @contextlib.contextmanager
 def serving(directory, log, **options):
-    """Start a server that has answered, and at the end never fell over an error."""
+    """Start a server that answers; at the end it must still run, with no traceback."""
     with ServedProcess(
         directory.parent / log, directory=directory, **options
     ) as process:
