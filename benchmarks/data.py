@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.timing import medians, provenance
 from bn_keras import data
-from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import BNInception
 from bn_keras.preprocessing import Distortion, Preprocessing
 

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from benchmarks.timing import provenance
-from bn_keras.batch_normalization import BATCH_NORMALIZATIONS
 from bn_keras.folding import fold_batch_normalization
+from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS
 from bn_keras.models import BNInception
 
 # The smallest of each family, with the smallest side that the network takes.

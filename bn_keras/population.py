@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from bn_keras.axes import broadcastable, full_mask, kept_axes
-from bn_keras.batch_normalization import BATCH_NORMALIZATIONS
-from bn_keras.kernels import normalize
-from bn_keras.statistics import (
+from bn_keras.layer.axes import broadcastable, full_mask, kept_axes
+from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS
+from bn_keras.layer.kernels import normalize
+from bn_keras.layer.moments import (
     Moments,
     average_in,
     batch_moments,

@@ -7,8 +7,8 @@ import inspect
 
 import keras
 
-from bn_keras.batch_normalization import BATCH_NORMALIZATIONS, BatchNormalization
 from bn_keras.folding.graph import copy_variables
+from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS, BatchNormalization
 
 
 def replace_batch_normalization(model, to=BatchNormalization):

@@ -13,16 +13,16 @@ ROOT = Path(__file__).parents[1]
 # A module's floor; a package (models, folding, exporter, ...) is one room.
 FLOORS = {
     "bn_keras.files": 0,
-    "bn_keras.axes": 0,
-    "bn_keras.statistics": 0,
-    "bn_keras.kernels": 0,
-    "bn_keras.synchronization": 0,
-    "bn_keras.renormalization": 0,
+    "bn_keras.layer.axes": 0,
+    "bn_keras.layer.moments": 0,
+    "bn_keras.layer.kernels": 0,
+    "bn_keras.layer.replicas": 0,
+    "bn_keras.layer.renormalization": 0,
     "bn_keras.arguments": 0,
     "bn_keras.errors": 0,
     "bn_keras.preprocessing": 0,
     "bn_keras.crops": 0,
-    "bn_keras.batch_normalization": 1,
+    "bn_keras.layer.batch_normalization": 1,
     "bn_keras.recipes": 1,
     "bn_keras.pictures": 1,
     "bn_keras.distortions": 2,
@@ -62,14 +62,14 @@ FLOORS = {
 }
 # Rooms of one floor in the order in which they may see one another.
 WITHIN_A_FLOOR = {
-    ("bn_keras.kernels", "bn_keras.statistics"),
-    ("bn_keras.synchronization", "bn_keras.statistics"),
+    ("bn_keras.layer.kernels", "bn_keras.layer.moments"),
+    ("bn_keras.layer.replicas", "bn_keras.layer.moments"),
     ("bn_keras.replacement", "bn_keras.folding"),
 }
 MAY_START_SERVING = {"bn_keras.cli", "bn_keras.demo"}
 MAY_IMPORT_TENSORFLOW = {
-    "bn_keras.kernels",
-    "bn_keras.synchronization",
+    "bn_keras.layer.kernels",
+    "bn_keras.layer.replicas",
     "bn_keras.pictures",
     "bn_keras.distortions",
     "bn_keras.data",

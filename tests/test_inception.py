@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import (
     MLP,
     BNInception,

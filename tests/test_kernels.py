@@ -16,7 +16,7 @@ from normalization_oracle import (
     tensorflow_only,
 )
 
-from bn_keras.kernels import _large, normalize, normalize_batch
+from bn_keras.layer.kernels import _large, normalize, normalize_batch
 
 EPSILON = 1e-3
 SHAPES = [

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from keras import ops
 
-from bn_keras.statistics import (
+from bn_keras.layer.moments import (
     Moments,
     average_in,
     batch_moments,

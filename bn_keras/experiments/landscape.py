@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from bn_keras.batch_normalization import BatchNormalization
 from bn_keras.data import Shuffling
 from bn_keras.experiments.drawing import draw_seeds
 from bn_keras.experiments.parts import Part, check_scale, load_data, measure
@@ -20,6 +19,7 @@ from bn_keras.experiments.probing import (
     probe,
 )
 from bn_keras.experiments.rows import Row, rounded, spread, verdict
+from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import VGG
 from bn_keras.preprocessing import Preprocessing
 

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from bn_keras.axes import broadcastable, checked_axis, kept_axes
-from bn_keras.batch_normalization import BatchNormalization
-from bn_keras.statistics import average_in
+from bn_keras.layer.axes import broadcastable, checked_axis, kept_axes
+from bn_keras.layer.batch_normalization import BatchNormalization
+from bn_keras.layer.moments import average_in
 
 # The noise of the paper: mean of a channel from -MEAN to MEAN, scale from 1 to SCALE,
 # both of a step; SPREAD around them for each value.
@@ -30,7 +30,7 @@ def add_noise(inputs, kept, seed_generator):
 
     Args:
         inputs: tensor `(batch, ...)`.
-        kept: the axes of the channels, as `bn_keras.axes.kept_axes` has them.
+        kept: the axes of the channels, as `bn_keras.layer.axes.kept_axes` has them.
         seed_generator: a `keras.random.SeedGenerator`.
 
     Returns:

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from bn_keras.batch_normalization import BatchNormalization
 from bn_keras.data import Shuffling
 from bn_keras.experiments.curves import sample
 from bn_keras.experiments.noisy_normalization import (
@@ -22,6 +21,7 @@ from bn_keras.experiments.noisy_normalization import (
 )
 from bn_keras.experiments.parts import load_data
 from bn_keras.experiments.rows import rounded
+from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import VGG
 from bn_keras.population import estimate_population_statistics
 from bn_keras.preprocessing import Preprocessing

@@ -12,10 +12,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from bn_keras.batch_normalization import BatchNormalization
 from bn_keras.experiments.drawing import draw_seeds
 from bn_keras.experiments.parts import Part, check_scale, load_data, measure
 from bn_keras.experiments.rows import Row, rounded, spread
+from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import MLP
 
 TITLE = "Section 2: normalization outside the gradient step"

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models.conventions import channel_axis, classify, image_sides
 from bn_keras.models.hidden_layer import (
     Normalization,

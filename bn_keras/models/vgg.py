@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models.conventions import (
     build_model,
     channel_axis,

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from bn_keras import models
-from bn_keras.batch_normalization import BatchNormalization
+from bn_keras.layer.batch_normalization import BatchNormalization
 
 # The facts of a recipe that builders take by the same name.
 _NETWORK = ("activation", "dropout", "local_response_normalization", "width")

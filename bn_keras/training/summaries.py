@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bn_keras.batch_normalization import BATCH_NORMALIZATIONS
+from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS
 
 PERCENTILES = (15, 50, 85)
 _WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")

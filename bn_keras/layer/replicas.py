@@ -6,7 +6,7 @@ Knows `tf.distribute`; on JAX there is nothing to do, since an array that
 
 import keras
 
-from bn_keras.statistics import Moments
+from bn_keras.layer.moments import Moments
 
 
 def several_replicas():

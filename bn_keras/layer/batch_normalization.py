@@ -9,16 +9,16 @@ from typing import Any
 import keras
 from keras import ops
 
-from bn_keras.axes import broadcastable, checked_axis, full_mask, kept_axes
-from bn_keras.kernels import normalize, normalize_batch
-from bn_keras.renormalization import checked_clipping, corrections
-from bn_keras.statistics import (
+from bn_keras.layer.axes import broadcastable, checked_axis, full_mask, kept_axes
+from bn_keras.layer.kernels import normalize, normalize_batch
+from bn_keras.layer.moments import (
     batch_moments,
     masked_mean,
     unbiased_variance,
     weight_of_new,
 )
-from bn_keras.synchronization import across_replicas, several_replicas
+from bn_keras.layer.renormalization import checked_clipping, corrections
+from bn_keras.layer.replicas import across_replicas, several_replicas
 
 AVERAGINGS = ("moving", "cumulative", "debiased")
 

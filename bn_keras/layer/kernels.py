@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from bn_keras.statistics import Moments, batch_moments, reduction_size
+from bn_keras.layer.moments import Moments, batch_moments, reduction_size
 
 # TensorFlow's fused kernel sums plainly, and loses digits of a sum this many times the
 # standard deviation of what it adds.

@@ -130,7 +130,7 @@ def merge_moments(a, b):
     Example:
     ```python
     import numpy as np
-    from bn_keras.statistics import Moments, merge_moments
+    from bn_keras.layer.moments import Moments, merge_moments
 
     ones = Moments(2, np.array([1.0]), np.array([0.0]))
     fours = Moments(1, np.array([4.0]), np.array([0.0]))

@@ -1,0 +1,1 @@
+"""The batch normalization layer and its arithmetic."""
