@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.timing import medians, provenance
 from bn_keras import data
+from bn_keras.images.preprocessing import Distortion, Preprocessing
 from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import BNInception
-from bn_keras.preprocessing import Distortion, Preprocessing
 
 BATCH = 32
 # Height and width of the pictures made on the spot; of ImageNet 500x375 is usual.

@@ -18,8 +18,8 @@ from PIL import Image
 from benchmarks.timing import medians, provenance
 from bn_keras.data import Files
 from bn_keras.evaluation import evaluate
+from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.models import BNInception
-from bn_keras.preprocessing import Preprocessing
 
 CROPS = 144
 # Side of the model, its stem and width, the pictures' height and width, number of

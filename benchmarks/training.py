@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.timing import medians, provenance
 from bn_keras import data
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.recipes import RECIPES
 from bn_keras.training import build
 

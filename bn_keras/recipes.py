@@ -5,7 +5,7 @@ Knows numbers and names; not how to build a model or to train one.
 
 from dataclasses import dataclass, replace
 
-from bn_keras.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Distortion, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)

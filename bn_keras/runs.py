@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bn_keras.files import published
-from bn_keras.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Distortion, Preprocessing
 from bn_keras.recipes import Recipe
 
 _KEYS = ("recipe", "data", "examples", "class_names", "preprocessing")

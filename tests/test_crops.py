@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bn_keras.crops import locate_crops
 from bn_keras.evaluation.streams import cut
-from bn_keras.pictures import cover
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.crops import locate_crops
+from bn_keras.images.pixels import cover
+from bn_keras.images.preprocessing import Preprocessing
 
 # By hand, for a picture of 375 x 500 pixels and a model of 224: the shorter side, the
 # longer one (500 * shorter / 375, rounded), offsets of the three squares along it.

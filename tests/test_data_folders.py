@@ -10,7 +10,7 @@ import pytest
 from picture_files import encoded, slopes, write_folder
 
 from bn_keras import data
-from bn_keras.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Distortion, Preprocessing
 
 CLASSES = ("cat", "dog")
 PREPROCESSING = Preprocessing((8, 8))
@@ -221,7 +221,7 @@ def test_a_bad_file_is_named_through_keras_on_jax(folder):
     code = """
 import keras
 from bn_keras import data
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.preprocessing import Preprocessing
 split = data.image_folder(".").train
 model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2)])
 model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))

@@ -9,7 +9,7 @@ import tensorflow as tf
 from picture_files import encoded, slopes, write_folder
 
 from bn_keras import data
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.preprocessing import Preprocessing
 
 CLASSES = ("a", "b", "c")
 

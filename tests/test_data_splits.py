@@ -12,7 +12,7 @@ from picture_files import encoded, slopes, write_folder
 
 from bn_keras import data
 from bn_keras.data import orders, shards
-from bn_keras.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Distortion, Preprocessing
 
 KINDS = ("arrays", "files", "records")
 # Files have the orders of arrays.
@@ -189,7 +189,7 @@ def test_another_process_makes_the_same_batches(splits, tmp_path):
 import numpy as np
 from bn_keras import data
 from bn_keras.data import orders, shards
-from bn_keras.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Distortion, Preprocessing
 orders.SHARD, shards.CYCLE, shards.BUFFER = 10, 3, 16
 for kind, split in {
     "arrays": data.Arrays(*np.load("arrays.npz").values()),

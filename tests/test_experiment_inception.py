@@ -17,7 +17,7 @@ from bn_keras.experiments.curves import (
     scaled_down,
 )
 from bn_keras.experiments.parts import Measured
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.preprocessing import Preprocessing
 
 
 def curve(*accuracy, diverged=None):

@@ -8,7 +8,7 @@ from exporter_checks import Loaded, image_model, images
 
 from bn_keras import BatchNormalization, export_saved_model
 from bn_keras.exporter import read_manifest
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 from bn_keras import BatchNormalization, export_saved_model
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.preprocessing import Preprocessing
 
 assert keras.backend.backend() == "jax"
 keras.utils.set_random_seed(0)

@@ -12,7 +12,7 @@ from tensorflow_serving.apis import input_pb2
 
 from bn_keras import export_saved_model
 from bn_keras.exporter import read_manifest
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.preprocessing import Preprocessing
 
 LABELS = ["cat", "größe", "crane", "crane", "dog", "e", "f"]
 

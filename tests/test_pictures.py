@@ -6,8 +6,8 @@ import tensorflow as tf
 from picture_files import encoded, opened, slopes
 from PIL import Image
 
-from bn_keras import distortions, pictures
-from bn_keras.preprocessing import Distortion, Preprocessing
+from bn_keras.images import augmentation, pixels
+from bn_keras.images.preprocessing import Distortion, Preprocessing
 
 PIXELS = slopes()
 PICTURE = Image.fromarray(PIXELS)
@@ -48,7 +48,7 @@ FILES = {
 def decode():
     return {
         channels: tf.function(
-            lambda content, channels=channels: pictures.decode(content, channels),
+            lambda content, channels=channels: pixels.decode(content, channels),
             input_signature=[tf.TensorSpec((), tf.string)],
         )
         for channels in (1, 3)
@@ -114,7 +114,7 @@ def draw_inputs(content, distortion, preprocessing, count=DRAWS):
         list(
             tf.data.Dataset.range(count)
             .map(
-                lambda number: distortions.distorted_input(
+                lambda number: augmentation.distorted_input(
                     content, fitted, distortion, tf.stack([number * 0 + 5, number])
                 )
             )
@@ -235,7 +235,7 @@ def test_colours_are_the_mixtures_of_the_formula_in_every_order(channels, larges
         order = tf.random.experimental.stateless_shuffle(tf.range(3), order_seed)
         seen.add(tuple(order.numpy().tolist()))
         np.testing.assert_allclose(
-            distortions.distort_colours(tf.constant(pixels), 0.8, largest, seed),
+            augmentation.distort_colours(tf.constant(pixels), 0.8, largest, seed),
             mixtures(pixels, factors, order.numpy(), largest),
             atol=3e-6 * largest,
         )
@@ -260,7 +260,7 @@ def test_a_picture_far_too_long_is_not_blown_up():
     content = encoded(np.zeros((1, 600, 3), np.uint8), "PNG")
     preprocessing = Preprocessing((32, 32)).fitted((None, None, None, 3))
     with pytest.raises(tf.errors.InvalidArgumentError):
-        pictures.model_input(tf.constant(content), preprocessing)
+        pixels.model_input(tf.constant(content), preprocessing)
 
 
 @pytest.mark.parametrize("crop_fraction", [1.0, 0.875])
@@ -268,7 +268,7 @@ def test_the_middle_is_what_pil_cuts_out(crop_fraction):
     pixels = slopes(50, 90)
     preprocessing = Preprocessing((28, 28), 1.0, crop_fraction=crop_fraction)
     fitted = preprocessing.fitted((None, None, None, 3))
-    actual = pictures.model_input(tf.constant(pixels), fitted).numpy()
+    actual = pixels.model_input(tf.constant(pixels), fitted).numpy()
     side = fitted.resized[0]
     width = round(90 * side / 50)
     resized = Image.fromarray(pixels).resize((width, side), Image.Resampling.BILINEAR)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.preprocessing import Preprocessing
 
 
 def test_the_model_gives_the_size_and_the_channels():

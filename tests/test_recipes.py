@@ -7,8 +7,8 @@ import keras
 import pytest
 
 from bn_keras import data
+from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.models import LocalResponseNormalization
-from bn_keras.preprocessing import Preprocessing
 from bn_keras.recipes import BN_X5, BN_X30, ENSEMBLE, INCEPTION, RECIPES
 from bn_keras.training import build
 

@@ -11,7 +11,7 @@ import sys
 
 from bn_keras import arguments, errors
 from bn_keras.cli.command import command, progress_bar
-from bn_keras.pictures import JPEG, PNG
+from bn_keras.images.pixels import JPEG, PNG
 
 _ARRAYS = (".npy", ".npz")
 

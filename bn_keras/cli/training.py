@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from bn_keras import arguments, recipes, runs
 from bn_keras.cli.command import add_data, command, load_data, make_folder, progress_bar
-from bn_keras.crops import CROPS
+from bn_keras.images.crops import CROPS
 from bn_keras.models.inception import SHORTEST_SIDE
 from bn_keras.training.distribution import DISTRIBUTIONS
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bn_keras import pictures
 from bn_keras.data.arrays import Arrays
 from bn_keras.data.bad_files import find_unreadable, reading
 from bn_keras.data.orders import permutation
 from bn_keras.data.splits import Data, Split
+from bn_keras.images import pixels
 
 EXTENSIONS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif")
 TEST_FOLDERS = ("val", "validation", "test")
@@ -70,7 +70,7 @@ class Files(Split):
         paths, labels = self._tensors
         content = tf.io.read_file(paths[reference])
         if None not in self.shape:
-            content = pictures.decode(content, self.shape[-1])
+            content = pixels.decode(content, self.shape[-1])
             content = tf.ensure_shape(content, self.shape)
         return content, labels[reference]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bn_keras import pictures
 from bn_keras.data.bad_files import find_unreadable
 from bn_keras.data.folders import check_bad_files, check_folder
 from bn_keras.data.splits import Data, Split
+from bn_keras.images import pixels
 
 DESCRIPTION = "dataset.json"
 # Names as in TensorFlow's image data sets.
@@ -124,7 +124,7 @@ class Records(Split):
         )
         content = example[image]
         if None not in self.shape:
-            content = pictures.decode(content, self.shape[-1])
+            content = pixels.decode(content, self.shape[-1])
             content = tf.ensure_shape(content, self.shape)
         return content, example[label]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from bn_keras import pictures
 from bn_keras.data.bad_files import find_unreadable, unreadable_error
 from bn_keras.data.orders import Shuffling
-from bn_keras.distortions import distorted_input
-from bn_keras.preprocessing import Distortion, Preprocessing
+from bn_keras.images import pixels
+from bn_keras.images.augmentation import distorted_input
+from bn_keras.images.preprocessing import Distortion, Preprocessing
 
 
 class Split(ABC):
@@ -97,7 +97,7 @@ class Split(ABC):
 
         def picture(reference):
             content, label = self.read(reference)
-            return pictures.unit(content, self.shape[-1]), label
+            return pixels.unit(content, self.shape[-1]), label
 
         return self.order(None, tf.constant(0, tf.int64)).map(
             picture, tf.data.AUTOTUNE, deterministic=True
@@ -211,7 +211,7 @@ class Split(ABC):
 def _input(example, preprocessing, distortion=None, seed=None):
     content, label = example
     if distortion is None:
-        return pictures.model_input(content, preprocessing), label
+        return pixels.model_input(content, preprocessing), label
     return distorted_input(content, preprocessing, distortion, seed), label
 
 

@@ -6,10 +6,10 @@ Knows Keras models and splits; not how crops are cut.
 import numpy as np
 
 from bn_keras import data
-from bn_keras.crops import CROPS
 from bn_keras.evaluation.scores import Tally
 from bn_keras.evaluation.streams import batches_of_crops
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.crops import CROPS
+from bn_keras.images.preprocessing import Preprocessing
 
 # How far from 1 probabilities may sum: in bfloat16 each of them is rounded by 0.4 %.
 TOLERANCE = 0.01
@@ -27,7 +27,7 @@ def evaluate(
         models: a Keras model from images to class probabilities `(batch, classes)`, or
             a list of such models, an ensemble.
         split: a `bn_keras.data.Split`.
-        crops: of each picture, 1, 10 or 144; `bn_keras.crops` says which.
+        crops: of each picture, 1, 10 or 144; `bn_keras.images.crops` says which.
         preprocessing: a `Preprocessing`; None for pixels in [0, 1], and for pictures
             of the model's size as they are. `crop_fraction` is of the single crop.
         batch_size: crops, not pictures, that a model takes at a time.

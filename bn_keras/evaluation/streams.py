@@ -3,8 +3,8 @@
 Knows pixels and where crops lie; no model.
 """
 
-from bn_keras import pictures
-from bn_keras.crops import locate_crops
+from bn_keras.images import pixels
+from bn_keras.images.crops import locate_crops
 
 # Batches that are ready while the model is at work.
 AHEAD = 2
@@ -54,7 +54,7 @@ def cut(picture, preprocessing, crops):
     size, channels = preprocessing.size, picture.shape[-1]
     height, width = tf.unstack(tf.shape(picture)[:2])
     held = tf.debugging.assert_less_equal(
-        tf.maximum(height, width), pictures.MOST_RESIZED * tf.minimum(height, width)
+        tf.maximum(height, width), pixels.MOST_RESIZED * tf.minimum(height, width)
     )
     with tf.control_dependencies([held]):
         picture = tf.identity(picture)
@@ -63,9 +63,9 @@ def cut(picture, preprocessing, crops):
         if crop.mirrored:
             continue
         if crop.shorter not in resized:
-            view = pictures.resize(picture, crop.resized, preprocessing.resize)
+            view = pixels.resize(picture, crop.resized, preprocessing.resize)
             resized[crop.shorter] = view
-            scaled[crop.shorter] = pictures.scale(view, preprocessing, 1.0)
+            scaled[crop.shorter] = pixels.scale(view, preprocessing, 1.0)
         top, left, *box = crop.box
         whole = tuple(box) != size
         part = tf.slice(
@@ -74,8 +74,8 @@ def cut(picture, preprocessing, crops):
             (*box, channels),
         )
         if whole:
-            part = pictures.resize(part, size, preprocessing.resize)
-            part = pictures.scale(part, preprocessing, 1.0)
+            part = pixels.resize(part, size, preprocessing.resize)
+            part = pixels.scale(part, preprocessing, 1.0)
         plain.append(part)
     images = tf.stack(plain)
     return tf.concat([images, tf.reverse(images, [2])], 0)

@@ -15,7 +15,7 @@ from bn_keras.errors import DivergenceError
 from bn_keras.evaluation import evaluate
 from bn_keras.experiments.parts import load_data
 from bn_keras.files import published
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.training import preprocessing_for, train
 
 # Least share of the picture's area that a training crop has. The recipes' 8 % are for

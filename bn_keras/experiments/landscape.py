@@ -19,9 +19,9 @@ from bn_keras.experiments.probing import (
     probe,
 )
 from bn_keras.experiments.rows import Row, rounded, spread, verdict
+from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import VGG
-from bn_keras.preprocessing import Preprocessing
 
 TITLE = "Why it works: the loss around networks with and without BN"
 _BATCH_SIZE = 128

@@ -21,10 +21,10 @@ from bn_keras.experiments.noisy_normalization import (
 )
 from bn_keras.experiments.parts import load_data
 from bn_keras.experiments.rows import rounded
+from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import VGG
 from bn_keras.population import estimate_population_statistics
-from bn_keras.preprocessing import Preprocessing
 
 # What the VGG is built with.
 NORMALIZATIONS: dict[str, Any] = {

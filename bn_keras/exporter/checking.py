@@ -14,7 +14,7 @@ from bn_keras.exporter.samples import (
     picture_samples,
     pixel_samples,
 )
-from bn_keras.pictures import scale
+from bn_keras.images.pixels import scale
 
 # Largest difference that rounding explains, in units of an output's largest value.
 _TOLERANCES = {"bfloat16": 5e-2, "float16": 1e-2, "float32": 1e-4, "float64": 1e-8}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bn_keras.exporter.naming import input_names, output_names
-from bn_keras.preprocessing import Preprocessing, takes_images
+from bn_keras.images.preprocessing import Preprocessing, takes_images
 
 
 class Spec(NamedTuple):

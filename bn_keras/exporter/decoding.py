@@ -3,7 +3,7 @@
 Knows JPEG, PNG and `Preprocessing`; no model.
 """
 
-from bn_keras.pictures import JPEG, PNG, begins, cover, decode
+from bn_keras.images.pixels import JPEG, PNG, begins, cover, decode
 
 # The feature of a tf.Example that holds a picture, as in TensorFlow's image data sets.
 IMAGE_FEATURE = "image/encoded"

@@ -18,7 +18,7 @@ import numpy as np
 from bn_keras.exporter import checking
 from bn_keras.exporter.contract import contract_of
 from bn_keras.folding import fold_batch_normalization
-from bn_keras.preprocessing import Preprocessing
+from bn_keras.images.preprocessing import Preprocessing
 
 
 def export_elsewhere(model, contract, samples, settings):

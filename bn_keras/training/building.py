@@ -27,7 +27,7 @@ def preprocessing_for(recipe, data):
         data: a `bn_keras.data.Data`.
 
     Returns:
-        A `bn_keras.preprocessing.Preprocessing`. Where it names no size and the data
+        A `bn_keras.images.preprocessing.Preprocessing`. Where it names no size and the data
         set's pictures have all one, they are taken whole.
     """
     height, width, channels = data.shape

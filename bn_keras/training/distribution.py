@@ -38,7 +38,7 @@ class OneDevice:
 
         Args:
             split: a `bn_keras.data.Split`.
-            preprocessing: a `bn_keras.preprocessing.Preprocessing`.
+            preprocessing: a `bn_keras.images.preprocessing.Preprocessing`.
         """
         return split.batches(TEST_BATCH, preprocessing=preprocessing)
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from bn_keras.pictures import JPEG, begins, pixels, resize, scale, white
+from bn_keras.images.pixels import JPEG, begins, pixels, resize, scale, white
 
 # Weights of red, green and blue in grey, ITU-R BT.601.
 GREY = (0.299, 0.587, 0.114)

@@ -33,7 +33,7 @@ class Preprocessing:
 
     Example:
     ```python
-    from bn_keras.preprocessing import Preprocessing
+    from bn_keras.images.preprocessing import Preprocessing
 
     inception = Preprocessing(scale=1 / 127.5, offset=-1.0, crop_fraction=0.875)
     assert inception.fitted((None, 224, 224, 3)).resized == (256, 256)
@@ -159,7 +159,7 @@ class Distortion:
 
     Example:
     ```python
-    from bn_keras.preprocessing import Distortion
+    from bn_keras.images.preprocessing import Distortion
 
     assert Distortion(area=(0.5, 1.0), photometric=0.5).mirror
     ```

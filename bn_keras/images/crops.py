@@ -52,7 +52,7 @@ def locate_crops(height, width, side, crops):
 
     Example:
     ```python
-    from bn_keras.crops import locate_crops
+    from bn_keras.images.crops import locate_crops
 
     crops = locate_crops(375, 500, side=224, crops=144)
     assert len(crops) == 144

@@ -1,0 +1,1 @@
+"""Pixels: preprocessing, augmentation and crops."""
