@@ -7,7 +7,7 @@ import inspect
 
 import keras
 
-from bn_keras.folding.graph import copy_variables
+from bn_keras.keras_graph import copy_variables
 from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS, BatchNormalization
 
 

@@ -7,7 +7,7 @@ about.
 import inspect
 import re
 
-from bn_keras.folding.graph import read_graph
+from bn_keras.keras_graph import read_graph
 
 _RANDOM = re.compile(
     "Random|Multinomial|TruncatedNormal|Shuffle|CandidateSampler|Skipgram"

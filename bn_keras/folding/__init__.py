@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import keras
 
-from bn_keras.folding.graph import read_graph
 from bn_keras.folding.rebuilding import build_model
 from bn_keras.folding.report import Entry, Report
 from bn_keras.folding.rules import fold
 from bn_keras.folding.scale_shift import ScaleShift
+from bn_keras.keras_graph import read_graph
 
 __all__ = [
     "Entry",

@@ -6,7 +6,6 @@ Knows the graph and which operations an affine map passes; weights are `linear`'
 from dataclasses import dataclass, field
 
 from bn_keras.folding import algebra, commuting
-from bn_keras.folding.graph import layer_keys, sublayers
 from bn_keras.folding.linear import (
     LINEAR,
     NotFoldableError,
@@ -15,6 +14,7 @@ from bn_keras.folding.linear import (
     fold_before,
 )
 from bn_keras.folding.report import Entry, Report
+from bn_keras.keras_graph import layer_keys, sublayers
 from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS
 
 
