@@ -1,7 +1,7 @@
 """Batch normalization for Keras 3, from the layer to the served model."""
 
 from bn_keras import models
-from bn_keras.exporter import export_saved_model
+from bn_keras.export import export_saved_model
 from bn_keras.folding import fold_batch_normalization
 from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.population import estimate_population_statistics

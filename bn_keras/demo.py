@@ -16,7 +16,7 @@ from rich.table import Table
 from bn_keras import data
 from bn_keras.evaluation import evaluate
 from bn_keras.experiments import digits as experiment
-from bn_keras.exporter import export_saved_model
+from bn_keras.export import export_saved_model
 from bn_keras.folding import fold_batch_normalization
 from bn_keras.recipes import BN_MLP, MLP
 

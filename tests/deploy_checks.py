@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from bn_keras.exporter import write_server_files
+from bn_keras.export import write_server_files
 from serving import configuration
 
 DEPLOY = Path(__file__).parents[1] / "serving" / "deploy"

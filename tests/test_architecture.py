@@ -51,7 +51,7 @@ FLOORS = {
     "serving.warming": 5,
     "bn_keras.training": 4,
     "bn_keras.evaluation": 4,
-    "bn_keras.exporter": 4,
+    "bn_keras.export": 4,
     "bn_keras.experiments": 5,
     "serving.rest": 6,
     "serving.services": 6,
@@ -77,7 +77,7 @@ MAY_IMPORT_TENSORFLOW = {
     "bn_keras.evaluation",
     "bn_keras.errors",
     "bn_keras.experiments",
-    "bn_keras.exporter",
+    "bn_keras.export",
     "bn_keras.cli",
 }
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from exporter_checks import Loaded, image_model, images
 
 from bn_keras import BatchNormalization, export_saved_model
-from bn_keras.exporter import read_manifest
+from bn_keras.export import read_manifest
 from bn_keras.images.preprocessing import Preprocessing
 
 

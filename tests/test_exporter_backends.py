@@ -12,9 +12,9 @@ import pytest
 from exporter_checks import Loaded
 
 from bn_keras import fold_batch_normalization
-from bn_keras.exporter import other_backends, read_manifest
-from bn_keras.exporter.contract import contract_of
-from bn_keras.exporter.samples import draw_samples
+from bn_keras.export import other_backends, read_manifest
+from bn_keras.export.contract import contract_of
+from bn_keras.export.samples import draw_samples
 
 PROGRAM = """
 import sys

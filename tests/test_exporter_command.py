@@ -5,7 +5,7 @@ import pytest
 from exporter_checks import image_model
 
 from bn_keras import cli
-from bn_keras.exporter import read_manifest
+from bn_keras.export import read_manifest
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 from tensorflow_serving.apis import input_pb2
 
 from bn_keras import export_saved_model
-from bn_keras.exporter import read_manifest
+from bn_keras.export import read_manifest
 from bn_keras.images.preprocessing import Preprocessing
 
 LABELS = ["cat", "größe", "crane", "crane", "dog", "e", "f"]

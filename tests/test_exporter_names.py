@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bn_keras import export_saved_model
-from bn_keras.exporter.naming import legal_names
+from bn_keras.export.naming import legal_names
 
 
 @pytest.mark.parametrize(

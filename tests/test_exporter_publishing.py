@@ -19,8 +19,8 @@ import tensorflow as tf
 from exporter_checks import Loaded
 
 from bn_keras import export_saved_model
-from bn_keras.exporter import highest_version, publishing, versions
-from bn_keras.exporter.publishing import publish
+from bn_keras.export import highest_version, publishing, versions
+from bn_keras.export.publishing import publish
 
 SMALL = """
 import keras
@@ -139,7 +139,7 @@ def test_a_failed_export_leaves_nothing_a_server_would_load(
         (folder / "saved_model.pb").write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bn_keras.exporter.signatures.write", fail)
+    monkeypatch.setattr("bn_keras.export.signatures.write", fail)
     with pytest.raises(OSError, match="No space left"):
         export_saved_model(model, tmp_path / "m")
     assert list((tmp_path / "m").iterdir()) == []
@@ -206,7 +206,7 @@ def test_a_file_size_limit_while_tensorflow_writes_is_an_os_error(
 
 KILLED = """
 import os, signal
-from bn_keras.exporter import checking
+from bn_keras.export import checking
 checking.compare = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -6,8 +6,8 @@ import pytest
 from exporter_checks import image_model, images
 
 from bn_keras import BatchNormalization, export_saved_model
-from bn_keras.exporter import checking, read_manifest, versions
-from bn_keras.exporter.checking import difference
+from bn_keras.export import checking, read_manifest, versions
+from bn_keras.export.checking import difference
 from bn_keras.images.preprocessing import Preprocessing
 
 

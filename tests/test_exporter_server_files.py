@@ -10,7 +10,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from bn_keras import export_saved_model
-from bn_keras.exporter import read_manifest, write_server_files
+from bn_keras.export import read_manifest, write_server_files
 from serving.configuration.text_messages import new_message
 
 

@@ -55,7 +55,7 @@ def add(commands):
 
 def export(options):
     """Export a model as it was trained to be used."""
-    from bn_keras.exporter import export_saved_model
+    from bn_keras.export import export_saved_model
     from bn_keras.images.preprocessing import Preprocessing
     from bn_keras.inputs import load_model
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import keras
 
-from bn_keras.exporter import publishing
-from bn_keras.exporter.contract import contract_of
-from bn_keras.exporter.exporting import export_here
-from bn_keras.exporter.publishing import highest_version, versions
-from bn_keras.exporter.samples import draw_samples, fit_samples
-from bn_keras.exporter.scanning import refuse_training_mode
-from bn_keras.exporter.server_files import read_manifest, write_server_files
+from bn_keras.export import publishing
+from bn_keras.export.contract import contract_of
+from bn_keras.export.exporting import export_here
+from bn_keras.export.publishing import highest_version, versions
+from bn_keras.export.samples import draw_samples, fit_samples
+from bn_keras.export.scanning import refuse_training_mode
+from bn_keras.export.server_files import read_manifest, write_server_files
 from bn_keras.folding import fold_batch_normalization
 
 __all__ = [
@@ -53,7 +53,7 @@ def export_saved_model(
     width, 1 or 3)`; the last two if their size is known; the last one if the only
     output is `(batch, classes)`. Inputs and outputs have the names of the model's input
     tensors and output layers, or their keys in a dictionary, made legal by
-    `bn_keras.exporter.naming.legal_names`; an automatic name such as `dense_7` loses
+    `bn_keras.export.naming.legal_names`; an automatic name such as `dense_7` loses
     its number, and an input without a name is `input_layer`.
 
     Inputs of a wrong rank or shape, empty batches and files that are no pictures are
@@ -123,7 +123,7 @@ def export_saved_model(
             model, folding, contract, directory, version, samples, tolerance
         )
 
-    from bn_keras.exporter.other_backends import export_elsewhere
+    from bn_keras.export.other_backends import export_elsewhere
 
     settings = {
         "directory": str(directory),

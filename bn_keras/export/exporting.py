@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib.metadata import version as installed
 from pathlib import Path
 
-from bn_keras.exporter import checking, publishing, server_files, signatures
+from bn_keras.export import checking, publishing, server_files, signatures
 
 
 def export_here(

@@ -62,7 +62,7 @@ def legal_names(names):
 
     Example:
     ```python
-    from bn_keras.exporter.naming import legal_names
+    from bn_keras.export.naming import legal_names
 
     assert legal_names(["image-1", "image_1", "2nd", "image_1"]) == [
         "image_1_1", "image_1", "x2nd", "image_1_2"

@@ -7,8 +7,8 @@ the graph came about.
 import numpy as np
 from keras import tree
 
-from bn_keras.exporter.decoding import decode_batch
-from bn_keras.exporter.samples import (
+from bn_keras.export.decoding import decode_batch
+from bn_keras.export.samples import (
     draw_samples,
     examples_of,
     picture_samples,

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from bn_keras.exporter.samples import (
+from bn_keras.export.samples import (
     draw_samples,
     examples_of,
     picture_samples,
@@ -70,7 +70,7 @@ def write_server_files(
     Example:
     ```python
     import pathlib, tempfile
-    from bn_keras.exporter import write_server_files
+    from bn_keras.export import write_server_files
 
     with tempfile.TemporaryDirectory() as folder:
         write_server_files(folder, name="digits", base_path="/models/digits")

@@ -6,7 +6,7 @@ Knows shapes and types of a contract; no model.
 import numpy as np
 from keras import tree
 
-from bn_keras.exporter.decoding import IMAGE_FEATURE
+from bn_keras.export.decoding import IMAGE_FEATURE
 
 
 def draw_samples(contract, count=4, seed=0):

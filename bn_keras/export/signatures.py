@@ -10,9 +10,9 @@ from typing import Any
 
 from keras import tree
 
-from bn_keras.exporter.contract import Spec
-from bn_keras.exporter.decoding import IMAGE_FEATURE, decode_batch
-from bn_keras.exporter.scanning import refuse_random_and_stateful
+from bn_keras.export.contract import Spec
+from bn_keras.export.decoding import IMAGE_FEATURE, decode_batch
+from bn_keras.export.scanning import refuse_random_and_stateful
 from bn_keras.images.pixels import scale
 
 PREDICT = "tensorflow/serving/predict"

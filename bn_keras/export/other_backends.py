@@ -15,8 +15,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from bn_keras.exporter import checking
-from bn_keras.exporter.contract import contract_of
+from bn_keras.export import checking
+from bn_keras.export.contract import contract_of
 from bn_keras.folding import fold_batch_normalization
 from bn_keras.images.preprocessing import Preprocessing
 
@@ -82,7 +82,7 @@ def _modules(model):
 
 
 def _main(folder):
-    from bn_keras.exporter.exporting import export_here
+    from bn_keras.export.exporting import export_here
 
     settings = json.loads((folder / "settings.json").read_text())
     try:

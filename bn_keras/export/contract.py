@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bn_keras.exporter.naming import input_names, output_names
+from bn_keras.export.naming import input_names, output_names
 from bn_keras.images.preprocessing import Preprocessing, takes_images
 
 
