@@ -16,7 +16,7 @@ from benchmarks.timing import provenance
 from bn_keras.experiments.curves import halvings
 from bn_keras.experiments.inception import FIGURE_3, PLANS, best, part, speedups
 from bn_keras.experiments.parts import measure
-from bn_keras.recipes import RECIPES
+from bn_keras.training.recipes import RECIPES
 
 SEED = 0
 

@@ -20,8 +20,8 @@ from benchmarks.timing import provenance
 from bn_keras import data
 from bn_keras.errors import DivergenceError
 from bn_keras.evaluation import evaluate
-from bn_keras.recipes import RECIPES
 from bn_keras.training import preprocessing_for, train
+from bn_keras.training.recipes import RECIPES
 
 NAMES = (
     *("inception", "bn-baseline", "bn-x5", "bn-x30", "bn-x5-sigmoid"),

@@ -17,8 +17,8 @@ import numpy as np
 from benchmarks.timing import medians, provenance
 from bn_keras import data
 from bn_keras.images.preprocessing import Preprocessing
-from bn_keras.recipes import RECIPES
 from bn_keras.training import build
+from bn_keras.training.recipes import RECIPES
 
 # Steps of 32 images: to 72.2 %, for BN-x30 to its maximum (figure 3 and section 4.2.2).
 STEPS = {

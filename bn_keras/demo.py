@@ -18,7 +18,7 @@ from bn_keras.evaluation import evaluate
 from bn_keras.experiments import digits as experiment
 from bn_keras.export import export_saved_model
 from bn_keras.folding import fold_batch_normalization
-from bn_keras.recipes import BN_MLP, MLP
+from bn_keras.training.recipes import BN_MLP, MLP
 
 LARGEST_DIFFERENCE = 1e-5
 LEAST_ACCURACY = 0.93

@@ -12,8 +12,8 @@ from pathlib import Path
 import keras
 
 from bn_keras import data, models
-from bn_keras.recipes import ENSEMBLE
 from bn_keras.training import train
+from bn_keras.training.recipes import ENSEMBLE
 
 RECIPE = replace(ENSEMBLE[1], model="Small", width=0.5, batch_size=128, epochs=2)
 STEPS = 1437 // RECIPE.batch_size

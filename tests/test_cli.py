@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from bn_keras import BatchNormalization, __version__, cli, data
-from bn_keras.recipes import RECIPES
+from bn_keras.training.recipes import RECIPES
 from serving import PredictionServer
 
 COMMAND = str(Path(sys.executable).with_name("bn-keras"))

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from bn_keras import data, runs
+from bn_keras import data
 from bn_keras.evaluation import evaluate
 from bn_keras.inputs import load_model
+from bn_keras.training import run_record
 from serving import PredictionClient, PredictionServer
 
 SIDE, PER_CLASS = 48, 60
@@ -68,7 +69,7 @@ def test_from_a_folder_of_photographs_to_the_same_answers_over_grpc(
     curve = (tmp_path / "run" / "bn-x5.csv").read_text().splitlines()
     assert len(curve) == 1 + 6
 
-    model, run = load_model(path), runs.beside(path)
+    model, run = load_model(path), run_record.beside(path)
     photos = data.image_folder(photographs)
     assert run.class_names == ("china", "flower")
     found = evaluate(model, photos.test, 144, run.preprocessing)

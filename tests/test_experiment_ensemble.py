@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from bn_keras import data, recipes
+from bn_keras import data
 from bn_keras.evaluation import evaluate, predict_probabilities
 from bn_keras.experiments import ensemble
 from bn_keras.experiments.curves import sample
 from bn_keras.models import ConvNet
+from bn_keras.training import recipes
 
 
 def answers(rng, members, images, labels, strength):

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-from bn_keras import recipes
 from bn_keras.data import Arrays
 from bn_keras.experiments import inception
 from bn_keras.experiments.curves import (
@@ -18,6 +17,7 @@ from bn_keras.experiments.curves import (
 )
 from bn_keras.experiments.parts import Measured
 from bn_keras.images.preprocessing import Preprocessing
+from bn_keras.training import recipes
 
 
 def curve(*accuracy, diverged=None):

@@ -10,8 +10,8 @@ from bn_keras.data import Shuffling
 from bn_keras.experiments import mnist
 from bn_keras.experiments.mnist_training import follow, load_binary, mini_batches
 from bn_keras.models.mlp import INITIAL_STDDEV
-from bn_keras.recipes import BN_MLP, MLP
 from bn_keras.training import build
+from bn_keras.training.recipes import BN_MLP, MLP
 
 EPSILON = 1e-3  # of the layer
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bn_keras.experiments import mnist_sweep
-from bn_keras.recipes import BN_MLP, MLP
+from bn_keras.training.recipes import BN_MLP, MLP
 
 
 def made_up(with_bn=((0.9, 0.96), (0.92, 0.97)), without=((0.1, 0.1), (0.95, 0.4))):

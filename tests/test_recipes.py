@@ -9,8 +9,8 @@ import pytest
 from bn_keras import data
 from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.models import LocalResponseNormalization
-from bn_keras.recipes import BN_X5, BN_X30, ENSEMBLE, INCEPTION, RECIPES
 from bn_keras.training import build
+from bn_keras.training.recipes import BN_X5, BN_X30, ENSEMBLE, INCEPTION, RECIPES
 
 # Section 4.2: rate / 0.0015, dropout, LRN, L2 / Inception's, speed of decay / its,
 # within-shard shuffling, BN, nonlinearity.

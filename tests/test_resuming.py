@@ -14,9 +14,9 @@ import pytest
 import small_training
 from small_training import RECIPE, STEPS, build_small
 
-from bn_keras import data, models, runs
-from bn_keras.recipes import BN_MLP
-from bn_keras.training import train
+from bn_keras import data, models
+from bn_keras.training import run_record, train
+from bn_keras.training.recipes import BN_MLP
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -121,7 +121,7 @@ def test_an_unfinished_run_leaves_the_model_before_it_and_its_facts(tmp_path, di
         train(other, digits, tmp_path, [StopAt(30)], verbose=0)
     assert [(tmp_path / name).read_bytes() for name in names] == before
     train(other, digits, tmp_path, verbose=0)
-    assert runs.beside(tmp_path / "bn-mlp.keras").recipe == other
+    assert run_record.beside(tmp_path / "bn-mlp.keras").recipe == other
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, digits):

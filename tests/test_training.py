@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from bn_keras import BatchNormalization, data, runs
+from bn_keras import BatchNormalization, data
 from bn_keras.errors import DivergenceError
-from bn_keras.recipes import BN_MLP, BN_X5, CONVNET, RECIPES
-from bn_keras.training import build, preprocessing_for, train
+from bn_keras.training import build, preprocessing_for, run_record, train
 from bn_keras.training.progress import ProgressBar
+from bn_keras.training.recipes import BN_MLP, BN_X5, CONVNET, RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +183,10 @@ def test_progress_tells_epoch_throughput_time_left_loss_and_top_1(digits):
 def test_the_facts_of_a_run_come_back_as_they_were(tmp_path, digits):
     recipe = replace(BN_X5, width=0.5)
     preprocessing = preprocessing_for(recipe, digits)
-    run = runs.Run(recipe, "digits", 1437, ("a", "b"), preprocessing)
+    run = run_record.Run(recipe, "digits", 1437, ("a", "b"), preprocessing)
     run.write(tmp_path / "model.json")
-    assert runs.beside(tmp_path / "model.keras") == run
-    assert runs.beside(tmp_path / "other.keras") is None
+    assert run_record.beside(tmp_path / "model.keras") == run
+    assert run_record.beside(tmp_path / "other.keras") is None
     other = run._replace(recipe=replace(recipe, epochs=1, seed=3), examples=1438)
     assert run.differences(other) == ["seed: 0, 3", "examples: 1437, 1438"]
 
@@ -195,4 +195,4 @@ def test_the_facts_of_a_run_come_back_as_they_were(tmp_path, digits):
 def test_a_file_of_other_facts_is_an_error(tmp_path, content):
     (tmp_path / "model.json").write_text(content)
     with pytest.raises(ValueError, match=r"must hold the facts of a training run"):
-        runs.beside(tmp_path / "model.keras")
+        run_record.beside(tmp_path / "model.keras")

@@ -19,8 +19,8 @@ if os.environ.get("LOGICAL_DEVICES"):
     )
 
 from bn_keras import data
-from bn_keras.recipes import BN_CONVNET
 from bn_keras.training import distribution, train
+from bn_keras.training.recipes import BN_CONVNET
 
 place = distribution.start(sys.argv[3] if len(sys.argv) > 3 else None)
 recipe = replace(

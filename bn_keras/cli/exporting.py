@@ -6,8 +6,9 @@ Knows its options; nothing of graphs.
 from dataclasses import replace
 from pathlib import Path
 
-from bn_keras import arguments, data, runs
+from bn_keras import arguments, data
 from bn_keras.cli.command import command
+from bn_keras.training import run_record
 
 _PIXELS = ("scale", "offset", "crop_fraction")
 
@@ -59,7 +60,7 @@ def export(options):
     from bn_keras.images.preprocessing import Preprocessing
     from bn_keras.inputs import load_model
 
-    run = runs.beside(options.model)
+    run = run_record.beside(options.model)
     labels = options.labels
     if labels in data.DATA and not Path(labels).exists():
         labels = data.load(labels).class_names

@@ -6,10 +6,11 @@ Knows their options and what they print; no arithmetic.
 import textwrap
 from dataclasses import replace
 
-from bn_keras import arguments, recipes, runs
+from bn_keras import arguments
 from bn_keras.cli.command import add_data, command, load_data, make_folder, progress_bar
 from bn_keras.images.crops import CROPS
 from bn_keras.models.inception import SHORTEST_SIDE
+from bn_keras.training import recipes, run_record
 from bn_keras.training.distribution import DISTRIBUTIONS
 
 # Options of `train` that replace the recipe's fact of the same name.
@@ -216,7 +217,7 @@ def evaluate(options):
 
 def _shared_preprocessing(paths, class_names):
     """That of the runs beside the models, None where there is none."""
-    runs_beside = [runs.beside(path) for path in paths]
+    runs_beside = [run_record.beside(path) for path in paths]
     for path, run in zip(paths, runs_beside, strict=True):
         if run is not None and run.class_names != class_names:
             raise ValueError(

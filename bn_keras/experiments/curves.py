@@ -9,14 +9,13 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from bn_keras import recipes
 from bn_keras.data import Arrays
 from bn_keras.errors import DivergenceError
 from bn_keras.evaluation import evaluate
 from bn_keras.experiments.parts import load_data
 from bn_keras.files import published
 from bn_keras.images.preprocessing import Preprocessing
-from bn_keras.training import preprocessing_for, train
+from bn_keras.training import preprocessing_for, recipes, train
 
 # Least share of the picture's area that a training crop has. The recipes' 8 % are for
 # photographs of 224 pixels and hundreds of epochs.
@@ -31,7 +30,7 @@ def halvings(recipe):
     decay six times as fast.
 
     Args:
-        recipe: one of `bn_keras.recipes` with the network Inception.
+        recipe: one of `bn_keras.training.recipes` with the network Inception.
     """
     return round(recipes.INCEPTION.decay_epochs / recipe.decay_epochs)
 
@@ -40,7 +39,7 @@ def scaled_down(recipe, size, width, epochs, learning_rate, halved, seed):
     """A recipe of section 4.2 for few epochs on small pictures.
 
     Args:
-        recipe: one of `bn_keras.recipes` with the network Inception.
+        recipe: one of `bn_keras.training.recipes` with the network Inception.
         size: height and width of the network's input.
         width: multiplies the channels.
         epochs: passes over the training pictures.
@@ -102,7 +101,7 @@ def accuracy_curve(
     Args:
         directories: dict from a data set's name to the folder of its files.
         folder: where a training that was killed goes on; None to begin anew.
-        variant: a key of `bn_keras.recipes.RECIPES`.
+        variant: a key of `bn_keras.training.recipes.RECIPES`.
         data: name of the data set.
         size: height and width of the network's input.
         width: multiplies the channels.

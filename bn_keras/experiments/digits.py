@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import keras
 
 from bn_keras import data as datasets
-from bn_keras.recipes import BN_MLP, MLP
 from bn_keras.training import train
+from bn_keras.training.recipes import BN_MLP, MLP
 
 
 class Measurements(NamedTuple):

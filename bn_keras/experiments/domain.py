@@ -17,8 +17,8 @@ from bn_keras.experiments.drawing import draw_seeds
 from bn_keras.experiments.parts import Part, check_scale, load_data, measure
 from bn_keras.experiments.rows import Row, spread
 from bn_keras.population import estimate_population_statistics
-from bn_keras.recipes import BN_CONVNET, BN_MLP
 from bn_keras.training import train
+from bn_keras.training.recipes import BN_CONVNET, BN_MLP
 
 TITLE = "A new domain: only the population statistics are estimated anew"
 

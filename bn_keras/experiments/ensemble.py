@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bn_keras import recipes
 from bn_keras.evaluation import predict_probabilities, wilson_interval
 from bn_keras.experiments.curves import (
     BATCH,
@@ -21,14 +20,14 @@ from bn_keras.experiments.curves import (
 )
 from bn_keras.experiments.parts import Part, check_scale, load_data, measure
 from bn_keras.experiments.rows import Row, spread, verdict
-from bn_keras.training import preprocessing_for
+from bn_keras.training import preprocessing_for, recipes
 
 TITLE = "Crops and an ensemble of six (figure 4)"
 
 REMARK = """\
 Smaller than the paper's: CIFAR-10 instead of ImageNet, a narrow network with a small
 stem, few epochs. Learning rates decay over these as figure 2's. The six networks are
-those of bn_keras.recipes: BN-x30, each with some of the paper's changes; which has
+those of bn_keras.training.recipes: BN-x30, each with some of the paper's changes; which has
 which is chosen. With ten classes top-5 errors say nothing and are left out. The
 ensemble is held against the mean of its members and, harder, against the best of them
 on the same pictures, which chance has favoured. The 95 % of a gain are over test
@@ -127,7 +126,7 @@ def answers(directories, folder, *, member, data, size, width, epochs, images, c
     Args:
         directories: dict from a data set's name to the folder of its files.
         folder: where a training that was killed goes on; None to begin anew.
-        member: name of a recipe of `bn_keras.recipes.ENSEMBLE`.
+        member: name of a recipe of `bn_keras.training.recipes.ENSEMBLE`.
         data: name of the data set.
         size: height and width of the network's input.
         width: multiplies the channels.

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bn_keras import recipes
 from bn_keras.experiments.curves import accuracy_curve, halvings
 from bn_keras.experiments.drawing import draw_seeds
 from bn_keras.experiments.parts import Part, check_scale, measure
 from bn_keras.experiments.rows import Row, spread, steps_to, verdict
+from bn_keras.training import recipes
 
 TITLE = "Inception with and without BN: steps and maxima (figures 2 and 3)"
 

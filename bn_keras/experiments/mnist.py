@@ -13,7 +13,7 @@ from bn_keras.experiments.drawing import draw_seeds
 from bn_keras.experiments.mnist_training import LABELS, PERCENTILES, follow, load_binary
 from bn_keras.experiments.parts import Part, check_scale, measure
 from bn_keras.experiments.rows import Row, rounded, verdict, with_and_without
-from bn_keras.recipes import BN_MLP, MLP, RECIPES
+from bn_keras.training.recipes import BN_MLP, MLP, RECIPES
 
 TITLE = "Figure 1: MNIST with and without BN"
 REMARK = """\

@@ -11,7 +11,7 @@ import numpy as np
 from bn_keras.experiments.mnist_training import LABELS, follow, load_binary
 from bn_keras.experiments.parts import Part, check_scale, measure
 from bn_keras.experiments.rows import Row, rounded, verdict, with_and_without
-from bn_keras.recipes import RECIPES
+from bn_keras.training.recipes import RECIPES
 
 TITLE = "MNIST: where each network learns at all"
 REMARK = """\

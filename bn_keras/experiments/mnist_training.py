@@ -13,8 +13,8 @@ import numpy as np
 from bn_keras.data import Arrays, Data, Shuffling
 from bn_keras.experiments.parts import load_data
 from bn_keras.models.mlp import INITIAL_STDDEV
-from bn_keras.recipes import BN_MLP, MLP
 from bn_keras.training import build
+from bn_keras.training.recipes import BN_MLP, MLP
 
 # The two networks that are compared, by recipe.
 LABELS = {BN_MLP.name: "With BN", MLP.name: "Without BN"}
@@ -56,7 +56,7 @@ def follow(recipe, data, deviation, steps, every):
     """Train by plain gradient descent and look at the network every so many steps.
 
     Args:
-        recipe: `bn_keras.recipes.MLP` or `BN_MLP`, or a variant of one; its moving
+        recipe: `bn_keras.training.recipes.MLP` or `BN_MLP`, or a variant of one; its moving
             averages stand for the population statistics at each look.
         data: a `bn_keras.data.Data` in memory.
         deviation: standard deviation of all initial weights, which are Gaussian.
@@ -72,7 +72,7 @@ def follow(recipe, data, deviation, steps, every):
     Example:
     ```python
     from bn_keras.experiments.mnist_training import follow, load_binary
-    from bn_keras.recipes import BN_MLP
+    from bn_keras.training.recipes import BN_MLP
 
     course = follow(BN_MLP, load_binary("digits", None), 0.01, steps=40, every=20)
     assert course.accuracy.shape == (2,)

@@ -9,11 +9,10 @@ from functools import partial
 
 import keras
 
-from bn_keras import runs
 from bn_keras.data import Shuffling, reading
 from bn_keras.errors import DivergenceError
 from bn_keras.population import estimate_population_statistics
-from bn_keras.training import checkpoints, distribution
+from bn_keras.training import checkpoints, distribution, run_record
 from bn_keras.training.building import build, preprocessing_for, steps_per_epoch
 from bn_keras.training.divergence import DivergenceStop
 from bn_keras.training.outputs import Outputs
@@ -43,7 +42,7 @@ def train(
     on a CPU ends with bitwise the same weights as one that was not.
 
     Args:
-        recipe: a `bn_keras.recipes.Recipe`.
+        recipe: a `bn_keras.training.recipes.Recipe`.
         data: a `bn_keras.data.Data`.
         workdir: an existing folder, or None to write nothing. It receives
             `RECIPE.keras`; `RECIPE.csv`, the learning curve, a line an epoch;
@@ -76,7 +75,7 @@ def train(
     from dataclasses import replace
 
     from bn_keras import data
-    from bn_keras.recipes import BN_MLP
+    from bn_keras.training.recipes import BN_MLP
     from bn_keras.training import train
 
     model, history = train(replace(BN_MLP, epochs=2), data.digits(), verbose=0)
@@ -108,7 +107,7 @@ def train(
             f"The batch size must be divisible by the {place.replicas} devices. "
             f"Received: {recipe.batch_size}; choose another (--batch-size)"
         )
-    run = runs.Run(
+    run = run_record.Run(
         recipe,
         data.name,
         len(data.train),

@@ -23,7 +23,7 @@ def preprocessing_for(recipe, data):
     """The recipe's preprocessing with the size and channels of the network's input.
 
     Args:
-        recipe: a `bn_keras.recipes.Recipe`.
+        recipe: a `bn_keras.training.recipes.Recipe`.
         data: a `bn_keras.data.Data`.
 
     Returns:
@@ -48,7 +48,7 @@ def build(recipe, data):
     """The recipe's model for that data, compiled, its weights drawn from the seed.
 
     Args:
-        recipe: a `bn_keras.recipes.Recipe`.
+        recipe: a `bn_keras.training.recipes.Recipe`.
         data: a `bn_keras.data.Data`.
 
     Returns:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import keras
 
-from bn_keras import runs
 from bn_keras.files import published
-from bn_keras.training import checkpoints
+from bn_keras.training import checkpoints, run_record
 
 
 class Outputs:
@@ -40,7 +39,7 @@ class Outputs:
 
         Args:
             model: the compiled model.
-            run: the `bn_keras.runs.Run`.
+            run: the `bn_keras.training.run_record.Run`.
             steps_per_epoch: steps of an epoch.
 
         Returns:
@@ -71,7 +70,7 @@ class Outputs:
 
     def _read(self, facts):
         try:
-            return runs.read(facts)
+            return run_record.read(facts)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"Expected the facts of the unfinished run in {facts}. Received: "
@@ -142,7 +141,7 @@ class Outputs:
 
         Args:
             model: the model.
-            run: the `bn_keras.runs.Run`.
+            run: the `bn_keras.training.run_record.Run`.
         """
         # Killed between these lines, the last checkpoint makes them once more.
         with published(self.model) as beside:

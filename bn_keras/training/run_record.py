@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bn_keras.files import published
 from bn_keras.images.preprocessing import Distortion, Preprocessing
-from bn_keras.recipes import Recipe
+from bn_keras.training.recipes import Recipe
 
 _KEYS = ("recipe", "data", "examples", "class_names", "preprocessing")
 

@@ -85,7 +85,7 @@ class Recipe:
 
         Example:
         ```python
-        from bn_keras.recipes import BN_X5
+        from bn_keras.training.recipes import BN_X5
 
         assert BN_X5.scaled(256).learning_rate == 8 * BN_X5.learning_rate
         ```
