@@ -19,7 +19,7 @@ from benchmarks import serving_sections as sections
 from benchmarks.serving_contenders import Contender, Direct, Rest, Served
 from benchmarks.serving_requests import NETWORK, PIXELS, TINY, write_models
 from benchmarks.timing import provenance
-from bn_keras.files import published
+from bn_keras.atomic_files import published
 
 PROGRAMS = "benchmarks.serving_processes"
 SECTIONS = ("network", "batching", "tiny", "load", "peers")

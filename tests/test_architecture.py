@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module's floor; a package (models, folding, exporter, ...) is one room.
 FLOORS = {
-    "bn_keras.files": 0,
+    "bn_keras.atomic_files": 0,
     "bn_keras.layer.axes": 0,
     "bn_keras.layer.moments": 0,
     "bn_keras.layer.kernels": 0,

@@ -240,7 +240,7 @@ def test_a_terminated_command_clears_its_files_away(tmp_path):
     code = (
         "import time, sys, bn_keras_command;"
         "from bn_keras import cli;"
-        "from bn_keras.files import published\n"
+        "from bn_keras.atomic_files import published\n"
         "def main():\n"
         "    with published('model') as beside:\n"
         "        beside.write_text('half')\n"

@@ -37,7 +37,7 @@ def add(commands):
 def demo(options):
     """Run the demo, write its figures."""
     from bn_keras import demo
-    from bn_keras.files import published
+    from bn_keras.atomic_files import published
 
     if options.json is not None:
         folder = options.json.absolute().parent

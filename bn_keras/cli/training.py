@@ -255,8 +255,8 @@ def _show_classes(found, class_names):
 
 
 def _draw(found, class_names, path):
+    from bn_keras.atomic_files import published
     from bn_keras.evaluation import plot_confusion
-    from bn_keras.files import published
 
     with published(path) as beside:
         plot_confusion(found, class_names).savefig(beside)

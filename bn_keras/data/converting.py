@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bn_keras.atomic_files import published
 from bn_keras.data.arrays import Arrays
 from bn_keras.data.bad_files import read_whole, unreadable_error
 from bn_keras.data.folders import Files, check_bad_files
 from bn_keras.data.shards import DESCRIPTION, FILENAME, IMAGE, LABEL, records
 from bn_keras.data.splits import Data
-from bn_keras.files import published
 
 # Examples in a shard, and shards, where nothing else is asked for; of ImageNet 1,024
 # shards of 1,251 pictures.

@@ -9,11 +9,11 @@ from dataclasses import replace
 import keras
 import numpy as np
 
+from bn_keras.atomic_files import published
 from bn_keras.data import Arrays
 from bn_keras.errors import DivergenceError
 from bn_keras.evaluation import evaluate
 from bn_keras.experiments.parts import load_data
-from bn_keras.files import published
 from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.training import preprocessing_for, recipes, train
 

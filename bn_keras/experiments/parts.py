@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import keras
 
 from bn_keras import data
-from bn_keras.files import published
+from bn_keras.atomic_files import published
 
 
 class Part(NamedTuple):

@@ -11,9 +11,9 @@ from datetime import timedelta
 from html import escape
 from pathlib import Path
 
+from bn_keras.atomic_files import published
 from bn_keras.experiments.reproducing import SCALES
 from bn_keras.experiments.rows import Row, cells
-from bn_keras.files import published
 
 # The policy lets the browser load nothing, and run nothing that a text might hold.
 _HEAD = """\

@@ -14,8 +14,8 @@ from typing import Any
 
 import keras
 
+from bn_keras.atomic_files import published
 from bn_keras.experiments.parts import check_scale, versions
-from bn_keras.files import published
 
 # In the order of the report.
 EXPERIMENTS = (

@@ -9,13 +9,13 @@ import json
 import os
 from pathlib import Path
 
+from bn_keras.atomic_files import published
 from bn_keras.export.samples import (
     draw_samples,
     examples_of,
     picture_samples,
     pixel_samples,
 )
-from bn_keras.files import published
 
 WARM_UP = "tf_serving_warmup_requests"
 MANIFEST = "manifest.json"

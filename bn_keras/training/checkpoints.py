@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from bn_keras.files import published
+from bn_keras.atomic_files import published
 
 KEPT = 2
 _WEIGHTS, _SEEDS, _CHECKSUM = "state.weights.h5", "seeds.npz", "sha256"

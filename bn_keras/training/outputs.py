@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from bn_keras.files import published
+from bn_keras.atomic_files import published
 from bn_keras.training import checkpoints, run_record
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from bn_keras.files import published
+from bn_keras.atomic_files import published
 from bn_keras.images.preprocessing import Distortion, Preprocessing
 from bn_keras.training.recipes import Recipe
 

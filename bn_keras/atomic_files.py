@@ -26,7 +26,7 @@ def published(path):
     Example:
     ```python
     import pathlib, tempfile
-    from bn_keras.files import published
+    from bn_keras.atomic_files import published
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "note.txt"
