@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from bn_keras import cli, data
-from bn_keras.inputs import read_inputs
+from bn_keras.cli.user_files import read_inputs
 
 COMMAND = str(Path(sys.executable).with_name("bn-keras"))
 

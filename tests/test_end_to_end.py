@@ -12,8 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from bn_keras import data
+from bn_keras.cli.user_files import load_model
 from bn_keras.evaluation import evaluate
-from bn_keras.inputs import load_model
 from bn_keras.training import run_record
 from serving import PredictionClient, PredictionServer
 

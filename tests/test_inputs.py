@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bn_keras.inputs import load_model, read_inputs
+from bn_keras.cli.user_files import load_model, read_inputs
 
 FLOATS = {"x": (np.dtype("float32"), (None, 4))}
 GRAY = {"image": (np.dtype("float32"), (None, 4, 4, 1))}

@@ -6,7 +6,8 @@ Knows `argparse`; no command.
 import argparse
 import sys
 
-from bn_keras import arguments, data
+from bn_keras import data
+from bn_keras.cli import argument_types
 
 # Bad files that are named, of many.
 NAMED = 10
@@ -47,7 +48,7 @@ def add_data(parser):
     )
     parser.add_argument(
         "--data-dir",
-        type=arguments.path,
+        type=argument_types.path,
         metavar="DIR",
         help="folder of the data set's files; without it, mnist and cifar10 are "
         "downloaded",

@@ -3,7 +3,8 @@
 Knows its options and its progress bar; no file format.
 """
 
-from bn_keras import arguments, data
+from bn_keras import data
+from bn_keras.cli import argument_types
 from bn_keras.cli.command import (
     add_data,
     command,
@@ -30,20 +31,20 @@ def add(commands):
     add_data(sub)
     sub.add_argument(
         "--out",
-        type=arguments.path,
+        type=argument_types.path,
         required=True,
         metavar="DIR",
         help="to be made; it appears when all is written",
     )
     sub.add_argument(
         "--shards",
-        type=arguments.positive,
+        type=argument_types.positive,
         metavar="N",
         help="of the training examples; default: one for each 1,024",
     )
     sub.add_argument(
         "--seed",
-        type=arguments.seed,
+        type=argument_types.seed,
         default=0,
         help="of the order of examples; default: %(default)s",
     )

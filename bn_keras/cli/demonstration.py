@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bn_keras import arguments
+from bn_keras.cli import argument_types
 from bn_keras.cli.command import command, make_folder
 
 
@@ -25,12 +25,15 @@ def add(commands):
     )
     sub.add_argument(
         "--workdir",
-        type=arguments.path,
+        type=argument_types.path,
         default=Path("bn-keras-demo"),
         help="made if missing",
     )
     sub.add_argument(
-        "--json", type=arguments.path, metavar="FILE", help="write the figures there"
+        "--json",
+        type=argument_types.path,
+        metavar="FILE",
+        help="write the figures there",
     )
 
 

@@ -6,7 +6,8 @@ Knows its options; nothing of graphs.
 from dataclasses import replace
 from pathlib import Path
 
-from bn_keras import arguments, data
+from bn_keras import data
+from bn_keras.cli import argument_types
 from bn_keras.cli.command import command
 from bn_keras.training import run_record
 
@@ -25,13 +26,13 @@ def add(commands):
         "Fold the batch normalization and write DIR/<version>, a SavedModel.",
         "bn-keras export run/bn-mlp.keras models/digits",
     )
-    sub.add_argument("model", metavar="MODEL.keras", type=arguments.path)
+    sub.add_argument("model", metavar="MODEL.keras", type=argument_types.path)
     sub.add_argument(
-        "directory", metavar="DIR", type=arguments.path, help="made if missing"
+        "directory", metavar="DIR", type=argument_types.path, help="made if missing"
     )
     sub.add_argument(
         "--version",
-        type=arguments.positive,
+        type=argument_types.positive,
         help="default: one above the highest in DIR",
     )
     sub.add_argument(
@@ -56,9 +57,9 @@ def add(commands):
 
 def export(options):
     """Export a model as it was trained to be used."""
+    from bn_keras.cli.user_files import load_model
     from bn_keras.export import export_saved_model
     from bn_keras.images.preprocessing import Preprocessing
-    from bn_keras.inputs import load_model
 
     run = run_record.beside(options.model)
     labels = options.labels

@@ -9,7 +9,8 @@ import json
 import operator
 import sys
 
-from bn_keras import arguments, errors
+from bn_keras import errors
+from bn_keras.cli import argument_types
 from bn_keras.cli.command import command, progress_bar
 from bn_keras.images.pixels import JPEG, PNG
 
@@ -41,7 +42,7 @@ def add(commands):
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
         "--version",
-        type=arguments.positive,
+        type=argument_types.positive,
         metavar="N",
         help="default: the latest that the server has",
     )
@@ -54,7 +55,7 @@ def add(commands):
     )
     sub.add_argument(
         "--timeout",
-        type=arguments.seconds,
+        type=argument_types.seconds,
         default=10.0,
         metavar="SECONDS",
         help="of each file; default: %(default)s",
@@ -65,16 +66,19 @@ def add(commands):
     )
     tls.add_argument(
         "--ca",
-        type=arguments.path,
+        type=argument_types.path,
         metavar="FILE",
         help="trust those of this PEM file instead",
     )
     tls.add_argument(
-        "--client-key", type=arguments.path, metavar="FILE", help="PEM, not encrypted"
+        "--client-key",
+        type=argument_types.path,
+        metavar="FILE",
+        help="PEM, not encrypted",
     )
     tls.add_argument(
         "--client-cert",
-        type=arguments.path,
+        type=argument_types.path,
         metavar="FILE",
         help="PEM, for a server that asks who calls",
     )
@@ -87,7 +91,7 @@ def add(commands):
         "files",
         nargs="+",
         metavar="FILE",
-        type=arguments.path,
+        type=argument_types.path,
         help=".npy: a batch as the model takes it (float64 is sent as float32); .npz: "
         "one array for each input, its key the input's name; an image: one example, "
         "which the server turns into inputs as the export says, or black 0 and white 1 "
@@ -143,7 +147,7 @@ def predict(options):
 def _address(text):
     if text.startswith("unix:") and text != "unix:":
         return text
-    return arguments.address(text)
+    return argument_types.address(text)
 
 
 def _tls(options):
@@ -166,7 +170,7 @@ def _request(file, signatures, wanted):
 
     The server knows how pictures become the model's inputs, where it has been told.
     """
-    from bn_keras.inputs import read_inputs
+    from bn_keras.cli.user_files import read_inputs
 
     if wanted is not None:
         expected = signatures[wanted]["inputs"]

@@ -10,7 +10,8 @@ import textwrap
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from bn_keras import arguments, errors
+from bn_keras import errors
+from bn_keras.cli import argument_types
 from bn_keras.cli.command import command, make_folder, progress_bar
 from bn_keras.experiments.reproducing import EXPERIMENTS, SCALES, WORKDIR
 
@@ -41,7 +42,7 @@ def add(commands):
     )
     sub.add_argument(
         "--workdir",
-        type=arguments.path,
+        type=argument_types.path,
         default=Path(WORKDIR),
         metavar="DIR",
         help="made if missing; default: %(default)s",
@@ -54,7 +55,7 @@ def add(commands):
     )
     sub.add_argument(
         "--jobs",
-        type=arguments.positive,
+        type=argument_types.positive,
         default=1,
         metavar="N",
         help="processes that measure side by side; default: %(default)s",
@@ -62,7 +63,7 @@ def add(commands):
     for name, option in _OPTIONS.items():
         sub.add_argument(
             option,
-            type=arguments.path,
+            type=argument_types.path,
             metavar="DIR",
             help=f"folder of the files of {name}; without it they are downloaded",
         )

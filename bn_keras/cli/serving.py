@@ -9,7 +9,7 @@ import gc
 import logging
 import os
 
-from bn_keras import arguments
+from bn_keras.cli import argument_types
 from bn_keras.cli.command import command
 
 # A cap of `serving.limits.Limits`: what it is called here, and what it counts.
@@ -39,13 +39,13 @@ def add(commands):
         "directory",
         metavar="DIR",
         nargs="?",
-        type=arguments.path,
+        type=argument_types.path,
         help="holds DIR/<version>; or give --model_base_path or --model_config_file",
     )
     sub.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     sub.add_argument(
         "--port",
-        type=arguments.port,
+        type=argument_types.port,
         default=8500,
         help="of gRPC; 0 for a free one with DIR, for none without; default: "
         "%(default)s",
@@ -53,14 +53,14 @@ def add(commands):
     _flag(
         sub,
         "rest_api_port",
-        type=arguments.port,
+        type=argument_types.port,
         default=0,
         help="of REST, metrics and the status page; 0 for none, the default",
     )
     _flag(
         sub,
         "rest_api_timeout_in_ms",
-        type=arguments.positive,
+        type=argument_types.positive,
         default=30000,
         metavar="MS",
         help="default: %(default)s",
@@ -68,7 +68,7 @@ def add(commands):
     _flag(
         sub,
         "grpc_socket_path",
-        type=arguments.path_or_none,
+        type=argument_types.path_or_none,
         metavar="PATH",
         help="listen on a UNIX socket too",
     )
@@ -78,11 +78,11 @@ def add(commands):
         metavar="NAME",
         help='default: last part of DIR; "default" with --model_base_path',
     )
-    _flag(sub, "model_base_path", type=arguments.path, metavar="DIR")
+    _flag(sub, "model_base_path", type=argument_types.path, metavar="DIR")
     _flag(
         sub,
         "model_config_file",
-        type=arguments.path_or_none,
+        type=argument_types.path_or_none,
         metavar="FILE",
         help="a ModelServerConfig: several models, version policies, labels; the two "
         "above are then ignored",
@@ -94,7 +94,7 @@ def add(commands):
         _flag(
             sub,
             name,
-            type=arguments.waiting,
+            type=argument_types.waiting,
             default=default,
             metavar="SECONDS",
             help="0 looks once; default: %(default)s",
@@ -107,7 +107,7 @@ def add(commands):
     _flag(
         sub,
         "monitoring_config_file",
-        type=arguments.path_or_none,
+        type=argument_types.path_or_none,
         metavar="FILE",
         help="a MonitoringConfig: path of the metrics, or none",
     )
@@ -115,21 +115,21 @@ def add(commands):
     _flag(
         sub,
         "batching_parameters_file",
-        type=arguments.path_or_none,
+        type=argument_types.path_or_none,
         metavar="FILE",
         help="BatchingParameters, with --enable_batching",
     )
     _flag(
         sub,
         "ssl_config_file",
-        type=arguments.path_or_none,
+        type=argument_types.path_or_none,
         metavar="FILE",
         help="an SSLConfig: TLS, or mutual TLS, for gRPC",
     )
     _flag(
         sub,
         "grpc_channel_arguments",
-        type=arguments.pairs,
+        type=argument_types.pairs,
         default={},
         metavar="KEY=VALUE,...",
         help="further options of gRPC's server",
@@ -143,14 +143,14 @@ def add(commands):
         _flag(
             sub,
             f"max_{name}",
-            type=arguments.counted,
+            type=argument_types.counted,
             metavar="N",
             help=f"cap on the {meaning}",
         )
 
 
 _SWITCH = {
-    "type": arguments.switch,
+    "type": argument_types.switch,
     "nargs": "?",
     "const": True,
     "default": False,

@@ -6,7 +6,7 @@ Knows their options and what they print; no arithmetic.
 import textwrap
 from dataclasses import replace
 
-from bn_keras import arguments
+from bn_keras.cli import argument_types
 from bn_keras.cli.command import add_data, command, load_data, make_folder, progress_bar
 from bn_keras.images.crops import CROPS
 from bn_keras.models.inception import SHORTEST_SIDE
@@ -42,11 +42,11 @@ def add(commands):
     )
     add_data(sub)
     sub.add_argument(
-        "--workdir", type=arguments.path, required=True, help="made if missing"
+        "--workdir", type=argument_types.path, required=True, help="made if missing"
     )
     sub.add_argument(
         "--checkpoint-steps",
-        type=arguments.positive,
+        type=argument_types.positive,
         metavar="N",
         help="a checkpoint each N steps too, not only at the end of an epoch",
     )
@@ -63,24 +63,27 @@ def add(commands):
         "data_parallel: all devices of JAX, of several machines too",
     )
     facts = sub.add_argument_group("instead of the recipe's")
-    facts.add_argument("--epochs", type=arguments.positive, metavar="N")
-    facts.add_argument("--seed", type=arguments.seed, metavar="N")
-    facts.add_argument("--batch-size", type=arguments.positive, metavar="N")
+    facts.add_argument("--epochs", type=argument_types.positive, metavar="N")
+    facts.add_argument("--seed", type=argument_types.seed, metavar="N")
+    facts.add_argument("--batch-size", type=argument_types.positive, metavar="N")
     facts.add_argument(
         "--linear-scaling",
         action="store_true",
         help="with --batch-size: the learning rate grows with it",
     )
-    facts.add_argument("--learning-rate", type=arguments.above_zero, metavar="X")
+    facts.add_argument("--learning-rate", type=argument_types.above_zero, metavar="X")
     facts.add_argument(
         "--image-size",
-        type=arguments.pixels,
+        type=argument_types.pixels,
         metavar="PIXELS",
         help="side of the model's input; default: that of the data set's pictures, or "
         "224 where they have several sizes",
     )
     facts.add_argument(
-        "--width", type=arguments.above_zero, metavar="X", help="factor of the channels"
+        "--width",
+        type=argument_types.above_zero,
+        metavar="X",
+        help="factor of the channels",
     )
     facts.add_argument(
         "--stem",
@@ -92,7 +95,7 @@ def add(commands):
     )
     facts.add_argument(
         "--clip-norm",
-        type=arguments.above_zero,
+        type=argument_types.above_zero,
         metavar="X",
         help="largest norm of the whole gradient; default: not clipped",
     )
@@ -110,7 +113,9 @@ def add(commands):
         "95 per cent. Several models are an ensemble: the mean of their probabilities.",
         "bn-keras evaluate run/bn-mlp.keras --data digits",
     )
-    sub.add_argument("models", metavar="MODEL.keras", type=arguments.path, nargs="+")
+    sub.add_argument(
+        "models", metavar="MODEL.keras", type=argument_types.path, nargs="+"
+    )
     add_data(sub)
     sub.add_argument(
         "--crops",
@@ -124,7 +129,7 @@ def add(commands):
     )
     sub.add_argument(
         "--confusion",
-        type=arguments.path,
+        type=argument_types.path,
         metavar="FILE",
         help="draw the confusion matrix there, .png or .svg",
     )
@@ -184,8 +189,8 @@ def _recipe(options):
 
 def evaluate(options):
     """Evaluate a model, or several together."""
+    from bn_keras.cli.user_files import load_model
     from bn_keras.evaluation import evaluate
-    from bn_keras.inputs import load_model
 
     if options.confusion is not None and (
         options.confusion.suffix not in PICTURES

@@ -73,7 +73,7 @@ def read_inputs(path, expected) -> dict[str, np.ndarray]:
     ```python
     import tempfile
     import numpy as np
-    from bn_keras.inputs import read_inputs
+    from bn_keras.cli.user_files import read_inputs
 
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/batch.npy", np.zeros((2, 4)))
