@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bn_keras import BatchNormalization
-from bn_keras.experiments.noisy_normalization import (
+from bn_keras.experiments.layers.noisy_normalization import (
     LpNormalization,
     NoisyBatchNormalization,
     NoisyBias,

@@ -13,7 +13,7 @@ from keras import ops
 
 from bn_keras.data import Shuffling
 from bn_keras.experiments.curves import sample
-from bn_keras.experiments.noisy_normalization import (
+from bn_keras.experiments.layers.noisy_normalization import (
     LpNormalization,
     NoisyBatchNormalization,
     NoisyBias,

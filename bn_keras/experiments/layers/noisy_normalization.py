@@ -41,7 +41,7 @@ def add_noise(inputs, kept, seed_generator):
     import keras
     import numpy as np
 
-    from bn_keras.experiments.noisy_normalization import add_noise
+    from bn_keras.experiments.layers.noisy_normalization import add_noise
 
     ones = np.ones((1000, 2), "float32")
     noisy = np.asarray(add_noise(ones, [1], keras.random.SeedGenerator(0)))
@@ -77,7 +77,7 @@ class NoisyBatchNormalization(BatchNormalization):
     ```python
     import numpy as np
 
-    from bn_keras.experiments.noisy_normalization import NoisyBatchNormalization
+    from bn_keras.experiments.layers.noisy_normalization import NoisyBatchNormalization
 
     layer = NoisyBatchNormalization(seed=0)
     inputs = np.random.default_rng(0).normal(size=(100, 3))
@@ -123,7 +123,7 @@ class NoisyBias(keras.layers.Layer):
     ```python
     import numpy as np
 
-    from bn_keras.experiments.noisy_normalization import NoisyBias
+    from bn_keras.experiments.layers.noisy_normalization import NoisyBias
 
     inputs = np.ones((2, 3), "float32")
     assert (np.asarray(NoisyBias()(inputs)) == inputs).all()
@@ -178,7 +178,7 @@ class LpNormalization(keras.layers.Layer):
     ```python
     import numpy as np
 
-    from bn_keras.experiments.noisy_normalization import LpNormalization
+    from bn_keras.experiments.layers.noisy_normalization import LpNormalization
 
     layer = LpNormalization(p=1, epsilon=0.0)
     outputs = layer(np.array([[1.0], [2.0], [6.0]]), training=True)
@@ -265,7 +265,7 @@ class Watch(keras.layers.Layer):
     ```python
     import numpy as np
 
-    from bn_keras.experiments.noisy_normalization import Watch
+    from bn_keras.experiments.layers.noisy_normalization import Watch
 
     watch = Watch()
     watch(np.array([[1.0], [3.0]]), training=True)
