@@ -75,8 +75,8 @@ def direct(folder):
 
 def ours(folder, batching=None):
     """Serve with this project; `batching` is the path of the parameters."""
-    from serving import PredictionServer
-    from serving.configuration import read_batching
+    from bn_keras_serving import PredictionServer
+    from bn_keras_serving.configuration import read_batching
 
     config = folder / "models.config"
     texts = [

@@ -38,7 +38,7 @@ def run(workdir, console=None, command="bn-keras"):
         `(results, failures)`: a dict of the figures that `bn-keras demo --json` writes,
         and a list of sentences on those that miss their bounds.
     """
-    from serving import PredictionClient, PredictionServer
+    from bn_keras_serving import PredictionClient, PredictionServer
 
     console = console or Console()
     workdir = Path(workdir)

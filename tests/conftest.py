@@ -41,7 +41,7 @@ def interruptible():
 @pytest.fixture
 def held(monkeypatch):
     """Hold every served model that runs; yields those begun, and what lets them go."""
-    from serving.signatures import Signature
+    from bn_keras_serving.servable.signature import Signature
 
     begun, opened = threading.Semaphore(0), threading.Event()
     compute = Signature.compute

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import yaml
+from bn_keras_serving import configuration
 
 from bn_keras.export import write_server_files
-from serving import configuration
 
 DEPLOY = Path(__file__).parents[1] / "serving" / "deploy"
 COMPOSE = DEPLOY / "compose"

@@ -9,6 +9,10 @@ from types import SimpleNamespace
 import grpc
 import numpy as np
 import tensorflow as tf
+from bn_keras_serving.common import tensors
+from bn_keras_serving.common.errors import StatusError
+from bn_keras_serving.common.metrics import Metrics
+from bn_keras_serving.rest import RestServer
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -17,11 +21,6 @@ from tensorflow_serving.apis import (
     predict_pb2,
     regression_pb2,
 )
-
-from serving import tensors
-from serving.errors import StatusError
-from serving.metrics import Metrics
-from serving.rest import RestServer
 
 METRICS = "/monitoring/prometheus/metrics"
 

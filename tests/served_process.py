@@ -146,8 +146,8 @@ def _serve(options):
     ):
         if value is not None:
             resource.setrlimit(limit, (value, value))
-    from serving import PredictionServer
-    from serving.configuration import BatchingParameters
+    from bn_keras_serving import PredictionServer
+    from bn_keras_serving.configuration import BatchingParameters
 
     batching = options["batching"]
     if batching is not None:

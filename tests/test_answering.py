@@ -3,6 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving.common.errors import (
+    ExecutionError,
+    InvalidRequestError,
+    UnsupportedError,
+)
+from bn_keras_serving.common.limits import Limits
+from bn_keras_serving.dispatch.handlers import CLASSIFY, REGRESS, Answering
+from bn_keras_serving.servable.servable import Servable
 from serving_examples import (
     Judge,
     classification,
@@ -18,11 +26,6 @@ from tensorflow_serving.apis import (
     input_pb2,
     predict_pb2,
 )
-
-from serving.answering import CLASSIFY, REGRESS, Answering
-from serving.errors import ExecutionError, InvalidRequestError, UnsupportedError
-from serving.limits import Limits
-from serving.servable import Servable
 
 ANSWERING = Answering()
 

@@ -7,13 +7,12 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving.common.errors import ExecutionError
+from bn_keras_serving.configuration import BatchingParameters
+from bn_keras_serving.servable.batching import batched, can_batch
+from bn_keras_serving.servable.servable import Servable
 from serving_examples import write_version_1
 from serving_models import ROWS, Model, function, write
-
-from serving.batching import batched, can_batch
-from serving.configuration import BatchingParameters
-from serving.errors import ExecutionError
-from serving.servable import Servable
 
 PARAMETERS = BatchingParameters(
     max_batch_size=4,

@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving import PredictionServer
 from PIL import Image
 
 from bn_keras import BatchNormalization, __version__, cli, data
 from bn_keras.training.recipes import RECIPES
-from serving import PredictionServer
 
 COMMAND = str(Path(sys.executable).with_name("bn-keras"))
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import serving
 from bn_keras import cli
 
 

@@ -12,12 +12,12 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving import PredictionServer
 from serving_models import ROWS, Model, function, request_of, write
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 import bn_keras_command
 from bn_keras import cli
-from serving import PredictionServer
 
 COMMAND = str(Path(sys.executable).with_name("bn-keras"))
 # As a user's: what silences TensorFlow in these tests is not in it.

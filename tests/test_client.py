@@ -6,11 +6,11 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving import PredictionClient, PredictionServer
+from bn_keras_serving.common import tensors
 from client_servers import ROWS_OF_FOUR, Told, definition, serving
 from PIL import Image
 from serving_models import ECHOED, ROWS, Echo, Model, function, write
-
-from serving import PredictionClient, PredictionServer, tensors
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,10 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving import PredictionClient, PredictionServer
+from bn_keras_serving.client.aio import AsyncPredictionClient
 from client_servers import ROWS_OF_FOUR, Told, definition, serving
 from serving_models import ROWS, Model, write
-
-from serving import PredictionClient, PredictionServer
-from serving.client.awaiting import AsyncPredictionClient
 
 ANY = definition({"x": (tf.float32, None)})
 

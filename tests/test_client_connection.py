@@ -6,11 +6,10 @@ import re
 import grpc
 import pytest
 import trustme
+from bn_keras_serving import PredictionClient
+from bn_keras_serving.client.aio import AsyncPredictionClient
+from bn_keras_serving.client.channel import Tls
 from client_servers import Told, serving
-
-from serving import PredictionClient
-from serving.client.awaiting import AsyncPredictionClient
-from serving.client.connection import Tls
 
 STATUS = [(3, "AVAILABLE", "")]
 

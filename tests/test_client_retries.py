@@ -8,10 +8,9 @@ import time
 import grpc
 import numpy as np
 import pytest
+from bn_keras_serving import PredictionClient
+from bn_keras_serving.client.aio import AsyncPredictionClient
 from client_servers import Told, serving
-
-from serving import PredictionClient
-from serving.client.awaiting import AsyncPredictionClient
 
 DOWN = (grpc.StatusCode.UNAVAILABLE, "down")
 

@@ -8,9 +8,8 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving import PredictionClient
 from client_servers import Told, definition, serving
-
-from serving import PredictionClient
 
 ANY = definition({"x": (tf.float32, None)})
 

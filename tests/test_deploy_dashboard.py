@@ -6,10 +6,9 @@ import re
 import promql_parser
 import pytest
 import yaml
+from bn_keras_serving.common.metrics import Metrics
 from deploy_checks import COMPOSE, interpolated
 from prometheus_client.parser import text_string_to_metric_families
-
-from serving.metrics import Metrics
 
 GRAFANA = COMPOSE / "grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboards" / "serving.json").read_text())

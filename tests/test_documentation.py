@@ -14,7 +14,6 @@ import pytest
 from nbclient import NotebookClient
 
 import bn_keras
-import serving
 from bn_keras import cli
 from bn_keras.experiments import inception
 from bn_keras.experiments.reproducing import EXPERIMENTS

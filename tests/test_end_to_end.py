@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bn_keras_serving import PredictionClient, PredictionServer
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -15,7 +16,6 @@ from bn_keras import data
 from bn_keras.cli.user_files import load_model
 from bn_keras.evaluation import evaluate
 from bn_keras.training import run_record
-from serving import PredictionClient, PredictionServer
 
 SIDE, PER_CLASS = 48, 60
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving.configuration.text_messages import new_message
 from exporter_checks import Loaded, image_model
 from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2
@@ -11,7 +12,6 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from bn_keras import export_saved_model
 from bn_keras.export import read_manifest, write_server_files
-from serving.configuration.text_messages import new_message
 
 
 def test_an_export_writes_what_a_server_reads(tmp_path):

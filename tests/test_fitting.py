@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving.client import inputs
 from client_servers import definition
-
-from serving.client import fitting
 
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
 BATCH = "add the axis of the batch, numpy.asarray(x)[numpy.newaxis]"
 
 
 def fit(value, dtype, shape=None):
-    return fitting.fitted({"x": value}, definition({"x": (dtype, shape)}))["x"]
+    return inputs.fitted({"x": value}, definition({"x": (dtype, shape)}))["x"]
 
 
 @pytest.mark.parametrize(
@@ -128,16 +127,16 @@ def test_names_must_be_those_of_the_inputs():
         ({"b": 1, "c": 1}, r"; add a and leave out c$"),
     ):
         with pytest.raises(ValueError, match=message):
-            fitting.fitted(inputs, TWO)
+            inputs.fitted(inputs, TWO)
 
 
 def test_an_input_with_a_default_may_be_left_out():
-    assert set(fitting.fitted({"a": 1.0}, TWO)) == {"a"}
-    assert fitting.named(1.0, TWO) == {"a": 1.0}
+    assert set(inputs.fitted({"a": 1.0}, TWO)) == {"a"}
+    assert inputs.named(1.0, TWO) == {"a": 1.0}
 
 
 def test_wanted_outputs_must_be_there_and_once():
-    fitting.check_outputs(["y"], TWO)
+    inputs.check_outputs(["y"], TWO)
     for names in (["z"], ["y", "y"]):
         with pytest.raises(ValueError, match=r"outputs of \['y'\], each once"):
-            fitting.check_outputs(names, TWO)
+            inputs.check_outputs(names, TWO)

@@ -8,13 +8,13 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving import PredictionServer
+from bn_keras_serving.common import tensors
+from bn_keras_serving.common.errors import InvalidRequestError
+from bn_keras_serving.servable.servable import Servable
+from bn_keras_serving.servable.signature import Signature
 from serving_models import ROWS, Echo, Model, proto_of, refusal, request_of, write
 from tensorflow_serving.apis import prediction_service_pb2_grpc
-
-from serving import PredictionServer, tensors
-from serving.errors import InvalidRequestError
-from serving.servable import Servable
-from serving.signatures import Signature
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -25,8 +25,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from serving_models import proto_of
 import tensorflow as tf
-from serving.errors import InvalidRequestError
-from serving.servable import Servable
+from bn_keras_serving.common.errors import InvalidRequestError
+from bn_keras_serving.servable.servable import Servable
 
 def used():
     pages = open("/proc/self/statm").read().split()[0]

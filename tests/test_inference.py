@@ -4,14 +4,13 @@ import time
 from concurrent import futures
 
 import pytest
+from bn_keras_serving.common.errors import StatusError
+from bn_keras_serving.common.metrics import Metrics
+from bn_keras_serving.configuration import one_model
+from bn_keras_serving.dispatch.dispatcher import Inference
+from bn_keras_serving.models import Models
+from bn_keras_serving.servable.servable import Servable
 from serving_models import ROWS, Model, request_of, write
-
-from serving.configuration import one_model
-from serving.errors import StatusError
-from serving.inference import Inference
-from serving.metrics import Metrics
-from serving.models import Models
-from serving.servable import Servable
 
 
 @pytest.fixture

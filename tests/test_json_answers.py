@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving.common import tensors
+from bn_keras_serving.common.errors import InvalidRequestError
+from bn_keras_serving.rest import json_answers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tensorflow_serving.apis import classification_pb2, regression_pb2
-
-from serving import tensors
-from serving.errors import InvalidRequestError
-from serving.rest import json_answers
 
 INTS = np.array([[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 0], [1, 2]]], np.int32)
 

@@ -3,11 +3,10 @@
 import math
 
 import pytest
+from bn_keras_serving.common.errors import InvalidRequestError
+from bn_keras_serving.rest import json_examples, json_text
 from google.protobuf import text_format
 from tensorflow_serving.apis import input_pb2
-
-from serving.errors import InvalidRequestError
-from serving.rest import json_examples, json_text
 
 
 def read(text):

@@ -8,14 +8,13 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving.common import tensors
+from bn_keras_serving.common.errors import InvalidRequestError, UnsupportedError
+from bn_keras_serving.rest import json_tensors, json_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from inference_double import infos
-
-from serving import tensors
-from serving.errors import InvalidRequestError, UnsupportedError
-from serving.rest import json_tensors, json_text
 
 INTEGERS = (
     *(tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8),

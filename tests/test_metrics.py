@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bn_keras_serving.common.metrics import BUCKETS, RECENT_REQUESTS, Metrics
 from prometheus_client.parser import text_string_to_metric_families
-
-from serving.metrics import BUCKETS, RECENT_REQUESTS, Metrics
 
 COUNT = ":tensorflow:serving:request_count"
 LATENCY = ":tensorflow:serving:request_latency"

@@ -6,6 +6,13 @@ import threading
 import time
 
 import pytest
+from bn_keras_serving.common.errors import (
+    InvalidRequestError,
+    ServableNotFoundError,
+    UnknownLabelError,
+    UnmetConditionError,
+)
+from bn_keras_serving.models.versions import Versions
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from version_fakes import (
@@ -22,14 +29,6 @@ from version_fakes import (
     two_models,
     wait_for,
 )
-
-from serving.errors import (
-    InvalidRequestError,
-    ServableNotFoundError,
-    UnknownLabelError,
-    UnmetConditionError,
-)
-from serving.models.versions import Versions
 
 pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
 

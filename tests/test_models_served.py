@@ -4,6 +4,15 @@ import threading
 
 import numpy as np
 import pytest
+from bn_keras_serving.common.errors import (
+    InvalidRequestError,
+    ServableNotFoundError,
+    UnknownLabelError,
+)
+from bn_keras_serving.configuration import one_model
+from bn_keras_serving.models import Models
+from bn_keras_serving.models.versions import LOAD_ATTEMPTS
+from bn_keras_serving.servable.servable import Servable
 from serving_models import Model, write
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from version_fakes import (
@@ -20,16 +29,6 @@ from version_fakes import (
     two_models,
     wait_for,
 )
-
-from serving.configuration import one_model
-from serving.errors import (
-    InvalidRequestError,
-    ServableNotFoundError,
-    UnknownLabelError,
-)
-from serving.models import Models
-from serving.models.versions import LOAD_ATTEMPTS
-from serving.servable import Servable
 
 pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
 

@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving import PredictionServer
 from PIL import Image
 from serving_models import function, write
-
-from serving import PredictionServer
 
 CLASSES = 1001
 MNIST_NAMES = ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz")

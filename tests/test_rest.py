@@ -6,9 +6,8 @@ import json
 import grpc
 import pytest
 import tensorflow as tf
+from bn_keras_serving.common.errors import StatusError
 from inference_double import METRICS, InferenceDouble, Served, signature
-
-from serving.errors import StatusError
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from concurrent import futures
 
 import numpy as np
 import pytest
+from bn_keras_serving.rest import RestServer
 from inference_double import Served
-
-from serving.rest import RestServer
 
 
 @pytest.fixture

@@ -15,13 +15,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from bn_keras_serving import PredictionServer
+from bn_keras_serving.configuration import one_model
+from bn_keras_serving.servable.signature import Signature
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import ROWS, Model, refusal, request_of, write
 from tensorflow_serving.apis import prediction_service_pb2_grpc
-
-from serving import PredictionServer
-from serving.configuration import one_model
-from serving.signatures import Signature
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -147,7 +146,7 @@ def test_a_stop_is_bounded_by_its_grace(directory, saved, gate, monkeypatch):
         loading.set()
         assert gate.opened.wait(60)
 
-    monkeypatch.setattr("serving.server.warm_up", warm_up_when_opened)
+    monkeypatch.setattr("bn_keras_serving.server.warm_up", warm_up_when_opened)
     shutil.copytree(saved / "3", unfinished := directory.parent / "unfinished")
     unfinished.rename(directory / "3")
     with (
@@ -265,7 +264,7 @@ def test_a_server_starts_once(server):
 
 def test_the_interpreter_ends_though_nobody_stops_the_server(directory):
     program = (
-        "import sys; from serving import PredictionClient, PredictionServer; "
+        "import sys; from bn_keras_serving import PredictionClient, PredictionServer; "
         f"server = PredictionServer({str(directory)!r}, port=0, rest_port=0); "
         "server.start(); "
         "PredictionClient(server.address, 'multiply').status(); "

@@ -9,13 +9,12 @@ import grpc
 import numpy as np
 import pytest
 import trustme
+from bn_keras_serving import PredictionServer
+from bn_keras_serving.configuration import read_tls
 from google.protobuf import text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import ROWS, Model, refusal, request_of, write
 from tensorflow_serving.apis import prediction_service_pb2_grpc
-
-from serving import PredictionServer
-from serving.configuration import read_tls
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 

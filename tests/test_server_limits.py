@@ -10,6 +10,9 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving import PredictionServer
+from bn_keras_serving.common.limits import Limits
+from bn_keras_serving.servable.signature import Signature
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import (
     ROWS,
@@ -25,10 +28,6 @@ from tensorflow_serving.apis import (
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
 )
-
-from serving import PredictionServer
-from serving.limits import Limits
-from serving.signatures import Signature
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -4,10 +4,8 @@ import os
 import traceback
 
 import pytest
-from google.protobuf import text_format
-from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
-
-from serving.configuration import (
+from bn_keras_serving.common.errors import InvalidRequestError
+from bn_keras_serving.configuration import (
     BatchingParameters,
     Monitoring,
     ServerTls,
@@ -18,7 +16,8 @@ from serving.configuration import (
     read_monitoring,
     read_tls,
 )
-from serving.errors import InvalidRequestError
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 PEM = "-----BEGIN {0}-----\nc2VjcmV0\n-----END {0}-----\n"
 

@@ -6,12 +6,11 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from bn_keras_serving.common.errors import StatusError
+from bn_keras_serving.rest import status_page
 from browser import CONTRASTS
 from inference_double import InferenceDouble, Served, signature
 from PIL import Image
-
-from serving.errors import StatusError
-from serving.rest import page
 
 EVIL = "<script>alert(1)</script>"
 SCORES = (tf.float32, [None, 4])
@@ -206,11 +205,11 @@ def test_the_page_fits_and_is_readable(window, width, scheme):
 
 
 def test_the_page_loads_nothing_from_elsewhere():
-    text = page.document().decode()
+    text = status_page.document().decode()
     assert re.findall(r"""(?:src|href)=["'](?!data:|status\.json)""", text) == []
     assert "http" not in text
     assert "innerHTML" not in text
-    policy = page.HEADERS["Content-Security-Policy"]
+    policy = status_page.HEADERS["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
 
@@ -219,7 +218,7 @@ def test_status_json_tells_what_the_protocol_tells():
     inference = InferenceDouble(names=("b", "a"), error="it failed")
     inference.metrics.record_request("a", "Predict", "GRPC", "OK", 5.0)
     inference.metrics.record_request("no", "Predict", "GRPC", "NOT_FOUND", 5.0)
-    found = json.loads(page.status(inference))
+    found = json.loads(status_page.status(inference))
     assert [model["name"] for model in found["models"]] == ["a", "b"]
     assert found["unknown_models"] == {"NOT_FOUND": 1}
     first = found["models"][0]
@@ -243,5 +242,5 @@ def test_a_model_that_cannot_tell_is_shown_without():
         raise StatusError(None, "no")
 
     inference.answer = refuse
-    (model,) = json.loads(page.status(inference))["models"]
+    (model,) = json.loads(status_page.status(inference))["models"]
     assert (model["versions"], model["signatures"]) == ([], {})

@@ -5,6 +5,7 @@ import threading
 import weakref
 
 import pytest
+from bn_keras_serving.models.versions import State, VersionStatus
 from version_fakes import (
     Loader,
     add,
@@ -13,8 +14,6 @@ from version_fakes import (
     states_of,
     wait_for,
 )
-
-from serving.models.versions import State, VersionStatus
 
 pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
 
@@ -142,7 +141,7 @@ def test_a_watch_survives_what_it_cannot_foresee(
 
     versions = versions_of(poll_seconds=0.01)
     with monkeypatch.context() as patched:
-        patched.setattr("serving.models.versions.aspired", fail)
+        patched.setattr("bn_keras_serving.models.versions.aspired", fail)
         versions.watch()
         wait_for(lambda: "unforeseen" in caplog.text)
     add(directory, 2)

@@ -5,6 +5,15 @@ import weakref
 
 import numpy as np
 import pytest
+from bn_keras_serving.common.errors import ServableNotFoundError
+from bn_keras_serving.models.directories import Policy
+from bn_keras_serving.models.versions import (
+    LOAD_ATTEMPTS,
+    State,
+    Versions,
+    VersionStatus,
+)
+from bn_keras_serving.servable.servable import Servable
 from serving_models import Model, write
 from version_fakes import (
     LATEST,
@@ -15,11 +24,6 @@ from version_fakes import (
     states_of,
     wait_for,
 )
-
-from serving.errors import ServableNotFoundError
-from serving.models.directories import Policy
-from serving.models.versions import LOAD_ATTEMPTS, State, Versions, VersionStatus
-from serving.servable import Servable
 
 pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
 

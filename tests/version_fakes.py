@@ -7,13 +7,12 @@ import time
 import weakref
 
 import pytest
+from bn_keras_serving.models import Models
+from bn_keras_serving.models.directories import Policy
+from bn_keras_serving.models.versions import Versions
 from google.protobuf import text_format
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
-
-from serving.models import Models
-from serving.models.directories import Policy
-from serving.models.versions import Versions
 
 LATEST = Policy()
 

@@ -103,8 +103,7 @@ def add(commands):
 def predict(options):
     """Ask a server about files, print its answers."""
     import grpc
-
-    from serving import PredictionClient
+    from bn_keras_serving import PredictionClient
 
     which = {"version": options.version, "version_label": options.version_label}
     out = sys.stdout  # the bar puts another in its place
@@ -152,7 +151,7 @@ def _address(text):
 
 def _tls(options):
     """Whom to trust and who asks, or None for a plain connection."""
-    from serving.client.connection import Tls
+    from bn_keras_serving.client.channel import Tls
 
     files = (options.ca, options.client_key, options.client_cert)
     if not options.tls and (*files, options.server_name) == (None,) * 4:

@@ -12,7 +12,7 @@ import os
 from bn_keras.cli import argument_types
 from bn_keras.cli.command import command
 
-# A cap of `serving.limits.Limits`: what it is called here, and what it counts.
+# A cap of `bn_keras_serving.common.limits.Limits`: what it is called here, and what it counts.
 CAPS = {
     "message_bytes": "size of a request",
     "elements": "elements of an input",
@@ -171,7 +171,7 @@ def serve(options):
     """Serve models until interrupted."""
     import signal
 
-    from serving import PredictionServer
+    from bn_keras_serving import PredictionServer
 
     logging.basicConfig(format="bn-keras: %(message)s")
     logging.getLogger("serving").setLevel(logging.INFO)
@@ -202,8 +202,8 @@ def serve(options):
 
 def _arguments(options):
     """What `serving.PredictionServer` is made with."""
-    from serving import configuration
-    from serving.limits import Limits
+    from bn_keras_serving import configuration
+    from bn_keras_serving.common.limits import Limits
 
     if (options.directory is None) == (
         options.model_base_path is None and options.model_config_file is None

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from bn_keras_serving import PredictionServer
+from bn_keras_serving.configuration import read_batching
 from google.protobuf import text_format
 from serving_models import UNLIMITED, status_request, write
 from tensorflow_serving.apis import (
@@ -19,8 +21,6 @@ from tensorflow_serving.apis import (
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from conformance.models import write_all
-from serving import PredictionServer
-from serving.configuration import read_batching
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND

@@ -1,9 +1,0 @@
-"""Serve exported models as TensorFlow Serving does, and ask them.
-
-Knows no training library: an exported directory is all it reads.
-"""
-
-from serving.client import AsyncPredictionClient, PredictionClient, Tls
-from serving.server import PredictionServer
-
-__all__ = ["AsyncPredictionClient", "PredictionClient", "PredictionServer", "Tls"]

@@ -1,9 +1,0 @@
-"""Models by name, and which of their versions on disk are served.
-
-Knows neither what a loaded version is nor any transport.
-"""
-
-from serving.models.served import Models
-from serving.models.versions import State, Versions, VersionStatus
-
-__all__ = ["Models", "State", "VersionStatus", "Versions"]

@@ -1,8 +1,0 @@
-"""TensorFlow Serving's REST interface, its metrics' path and a page for people.
-
-Knows no model and no version on disk.
-"""
-
-from serving.rest.server import RestServer
-
-__all__ = ["RestServer"]
