@@ -55,7 +55,7 @@ FLOORS = {
     "bn_keras.experiments": 5,
     "bn_keras_serving.rest": 6,
     "bn_keras_serving.grpc_api.services": 6,
-    "bn_keras.demo": 6,
+    "bn_keras.cli.demo": 6,
     "bn_keras_serving.server": 7,
     "bn_keras.cli": 7,
     "bn_keras.__main__": 8,
@@ -66,7 +66,7 @@ WITHIN_A_FLOOR = {
     ("bn_keras.layer.replicas", "bn_keras.layer.moments"),
     ("bn_keras.replacement", "bn_keras.folding"),
 }
-MAY_START_SERVING = {"bn_keras.cli", "bn_keras.demo"}
+MAY_START_SERVING = {"bn_keras.cli", "bn_keras.cli.demo"}
 MAY_IMPORT_TENSORFLOW = {
     "bn_keras.layer.kernels",
     "bn_keras.layer.replicas",
@@ -145,7 +145,7 @@ def test_tensorflow_is_imported_only_where_it_is_needed(room, path):
 
 @pytest.mark.parametrize(("room", "path"), CASES)
 def test_plots_and_data_sets_are_imported_only_where_they_are_made(room, path):
-    if room.startswith(("bn_keras.data", "bn_keras.demo", "bn_keras.experiments")):
+    if room.startswith(("bn_keras.data", "bn_keras.cli.demo", "bn_keras.experiments")):
         return
     if path.name == "figures.py":  # of the evaluation
         return

@@ -13,7 +13,7 @@ import tensorflow as tf
 from bn_keras_serving import PredictionServer
 from PIL import Image
 
-from bn_keras import BatchNormalization, __version__, cli, data
+from bn_keras import BatchNormalization, __version__, data
 from bn_keras.training.recipes import RECIPES
 
 COMMAND = str(Path(sys.executable).with_name("bn-keras"))
@@ -26,7 +26,7 @@ PREDICT = ["predict", "x.npy", "--model-name", "m", "--address", "127.0.0.1:1"]
 def run(capsys, *arguments):
     """Exit status, standard output and standard error of one command."""
     try:
-        status = cli.main([str(argument) for argument in arguments])
+        status = command_line.main([str(argument) for argument in arguments])
     except SystemExit as stop:
         status = stop.code
     captured = capsys.readouterr()
@@ -216,7 +216,7 @@ def test_what_cannot_be_written_is_told_before_the_work(capsys, tmp_path, monkey
     def work(*_, **__):
         raise AssertionError("the work has begun")
 
-    monkeypatch.setattr("bn_keras.demo.run", work)
+    monkeypatch.setattr("bn_keras.cli.demo.run", work)
     monkeypatch.setattr("bn_keras.data.load", work)
     (tmp_path / "mlp.keras").mkdir()
     line = fails(capsys, *TRAIN[:-1], tmp_path)

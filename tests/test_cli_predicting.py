@@ -12,7 +12,7 @@ from client_servers import Told, definition, serving
 from PIL import Image
 
 from bn_keras import errors
-from bn_keras.cli import predicting
+from bn_keras.cli import predict
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ROWS = {"x": (tf.float32, [None, 2])}
@@ -47,7 +47,7 @@ def ask(capsys):
 
     def asked(address, *arguments):
         parser = argparse.ArgumentParser()
-        predicting.add(parser.add_subparsers())
+        predict.add(parser.add_subparsers())
         line = ["predict", "--address", address, "--model-name", "m", *arguments]
         options = parser.parse_args([str(one) for one in line])
         status = options.function(options)

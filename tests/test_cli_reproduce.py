@@ -14,7 +14,7 @@ import made_up_experiment
 import pytest
 from test_cli import fails, run
 
-from bn_keras import cli, errors
+from bn_keras.cli import errors
 from bn_keras.experiments import reproducing
 from bn_keras.experiments.parts import Part, load_data, measure
 from bn_keras.experiments.reproducing import EXPERIMENTS
@@ -246,8 +246,8 @@ PROGRAM = """
 import sys
 import test_cli_reproduce
 sys.modules["bn_keras.experiments.mnist"] = test_cli_reproduce.Endless
-from bn_keras import cli
-sys.exit(cli.main(sys.argv[1:]))
+from bn_keras.cli import command_line
+sys.exit(command_line.main(sys.argv[1:]))
 """
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bn_keras import cli
+from bn_keras.cli import command_line
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def made(monkeypatch):
 
 
 def test_the_defaults_are_those_of_the_real_server(made, capsys):
-    assert cli.main(["serve", "--model_base_path=/models/digits"]) == 0
+    assert command_line.main(["serve", "--model_base_path=/models/digits"]) == 0
     assert made["directory"] == Path("/models/digits")
     assert made["model_name"] == "default"
     assert (made["port"], made["rest_port"], made["socket_path"]) == (8500, None, None)
@@ -52,36 +52,39 @@ def test_the_defaults_are_those_of_the_real_server(made, capsys):
 
 def test_a_port_of_zero_is_none(made, capsys):
     flags = ["--model_base_path=/m", "--port=0"]
-    assert cli.main(["serve", *flags, "--grpc_socket_path=/s"]) == 0
+    assert command_line.main(["serve", *flags, "--grpc_socket_path=/s"]) == 0
     assert made["port"] is None
-    assert cli.main(["serve", *flags, "--rest_api_port=8501"]) == 0
+    assert command_line.main(["serve", *flags, "--rest_api_port=8501"]) == 0
     assert (made["port"], made["rest_port"]) == (None, 8501)
-    assert cli.main(["serve", *flags]) == 2
+    assert command_line.main(["serve", *flags]) == 2
     assert "--port=0, which is none without DIR" in capsys.readouterr().err
-    assert cli.main(["serve", "/m", "--port=0"]) == 0
+    assert command_line.main(["serve", "/m", "--port=0"]) == 0
     assert made["port"] == 0
 
 
 def test_an_empty_file_is_none(made):
     files = ["--model_config_file=", "--ssl_config_file=", "--grpc_socket_path="]
-    assert cli.main(["serve", "--model_base_path=/m", *files]) == 0
+    assert command_line.main(["serve", "--model_base_path=/m", *files]) == 0
     assert (made["config"], made["tls"], made["socket_path"]) == (None, None, None)
 
 
 def test_a_configuration_makes_the_servers_two_other_flags_be_ignored(made):
     flags = ["--model_base_path=/m", "--model_name=m", "--model_config_file=/c"]
-    assert cli.main(["serve", *flags]) == 0
+    assert command_line.main(["serve", *flags]) == 0
     assert (made["directory"], made["config"]) == (None, Path("/c"))
 
 
 def test_batching_without_a_file_has_the_defaults(made):
-    assert cli.main(["serve", "--enable_batching=true", "--model_base_path=/m"]) == 0
+    assert (
+        command_line.main(["serve", "--enable_batching=true", "--model_base_path=/m"])
+        == 0
+    )
     assert made["batching"].max_batch_size == 1000
 
 
 def test_flags_are_spelled_with_hyphens_too(made):
     arguments = ["--model-base-path=/m", "--model-name", "m", "--rest-api-port=8501"]
-    assert cli.main(["serve", *arguments, "--max-elements=7"]) == 0
+    assert command_line.main(["serve", *arguments, "--max-elements=7"]) == 0
     assert (made["model_name"], made["rest_port"]) == ("m", 8501)
     assert made["limits"].elements == 7
 
@@ -107,7 +110,7 @@ def test_a_wrong_flag_is_named_in_one_line_and_the_status_is_2(
     made, capsys, arguments, named
 ):
     try:
-        status = cli.main(["serve", "--model_base_path=/m", *arguments])
+        status = command_line.main(["serve", "--model_base_path=/m", *arguments])
     except SystemExit as exit_:
         status = exit_.code
     told = capsys.readouterr().err
@@ -118,7 +121,7 @@ def test_a_wrong_flag_is_named_in_one_line_and_the_status_is_2(
 
 
 def test_a_server_of_nothing_is_refused(made, capsys):
-    assert cli.main(["serve", "--port=8500"]) == 2
+    assert command_line.main(["serve", "--port=8500"]) == 2
     told = capsys.readouterr().err
     assert "--model_base_path and --model_config_file. Received: none; give one" in told
     assert not made

@@ -16,8 +16,7 @@ from bn_keras_serving import PredictionServer
 from serving_models import ROWS, Model, function, request_of, write
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-import bn_keras_command
-from bn_keras import cli
+from bn_keras.cli import command_line
 
 COMMAND = str(Path(sys.executable).with_name("bn-keras"))
 # As a user's: what silences TensorFlow in these tests is not in it.
@@ -69,7 +68,9 @@ def ask(capsys, tmp_path):
         write(model, tmp_path / "m", 1)
         with PredictionServer(tmp_path / "m", port=0) as server:
             address = ["--address", server.address]
-            status = cli.main(["predict", *address, "--model-name", "m", str(file)])
+            status = command_line.main(
+                ["predict", *address, "--model-name", "m", str(file)]
+            )
         return status, *capsys.readouterr()
 
     (tmp_path / "m").mkdir()
@@ -98,7 +99,7 @@ def test_serve_answers_until_a_signal_and_ends_with_0(models, tmp_path, capsys, 
         assert line.startswith("serving at 127.0.0.1:")
         address = line.split()[2].rstrip(",")
         ask = ["predict", "--address", address, "--model-name", "multiply"]
-        assert cli.main([*ask, str(tmp_path / "rows.npy")]) == 0
+        assert command_line.main([*ask, str(tmp_path / "rows.npy")]) == 0
         process.send_signal(end)
         _, error = process.communicate(timeout=30)
     assert json.loads(capsys.readouterr().out)["y"] == (2 * ROWS).tolist()
@@ -183,7 +184,7 @@ def test_a_model_without_the_default_signature_is_one_line(ask, tmp_path):
 
 def test_what_tensorflow_wrote_is_shown_if_the_start_fails(capfd):
     def start():
-        with bn_keras_command._silenced():
+        with __main__._silenced():
             os.write(2, b"hidden")
             raise ImportError
 
@@ -203,7 +204,7 @@ def test_ctrl_c_ends_the_start_without_a_word_though_an_import_swallows_it():
         "    except BaseException: pass\n"
         "cli = types.SimpleNamespace(start_backend=start, main=lambda: 0)\n"
         "sys.modules['bn_keras'] = types.SimpleNamespace(cli=cli)\n"
-        "sys.exit(bn_keras_command.main())"
+        "sys.exit(__main__.main())"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -225,7 +226,7 @@ def test_a_character_that_the_terminal_does_not_know_ends_nothing():
         "    return 0\n"
         "cli = types.SimpleNamespace(start_backend=lambda: None, main=main)\n"
         "sys.modules['bn_keras'] = types.SimpleNamespace(cli=cli)\n"
-        "sys.exit(bn_keras_command.main())"
+        "sys.exit(__main__.main())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -239,15 +240,15 @@ def test_a_character_that_the_terminal_does_not_know_ends_nothing():
 def test_a_terminated_command_clears_its_files_away(tmp_path):
     code = (
         "import time, sys, bn_keras_command;"
-        "from bn_keras import cli;"
+        "from bn_keras.cli import command_line;"
         "from bn_keras.atomic_files import published\n"
         "def main():\n"
         "    with published('model') as beside:\n"
         "        beside.write_text('half')\n"
         "        print('begun', flush=True)\n"
         "        time.sleep(60)\n"
-        "cli.main = main\n"
-        "sys.exit(bn_keras_command.main())"
+        "command_line.main = main\n"
+        "sys.exit(__main__.main())"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],

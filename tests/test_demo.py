@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from bn_keras import cli, data
+from bn_keras.cli import command_line, data
 from bn_keras.cli.user_files import read_inputs
 
 COMMAND = str(Path(sys.executable).with_name("bn-keras"))
@@ -84,7 +84,7 @@ def test_what_next_is_one_story_in_the_words_that_were_typed(demo):
     lines = what_next(done.stdout)
     assert all(line[0] == COMMAND for line in lines)
     train, export, serve, predict = (
-        cli.build_parser().parse_args(line[1:]) for line in lines
+        command_line.build_parser().parse_args(line[1:]) for line in lines
     )
     assert export.model == train.workdir / f"{train.recipe}.keras"
     assert serve.directory == export.directory
@@ -94,7 +94,9 @@ def test_what_next_is_one_story_in_the_words_that_were_typed(demo):
 
 def test_the_demo_leaves_a_held_out_digit_to_ask_about(demo):
     folder, [(done, _), _] = demo
-    (file,) = cli.build_parser().parse_args(what_next(done.stdout)[-1][1:]).files
+    (file,) = (
+        command_line.build_parser().parse_args(what_next(done.stdout)[-1][1:]).files
+    )
     expected = {"image": (np.dtype("float32"), (None, 8, 8, 1))}
     image = read_inputs(folder / file, expected)["image"]
     test = data.digits().test

@@ -14,7 +14,7 @@ import pytest
 from nbclient import NotebookClient
 
 import bn_keras
-from bn_keras import cli
+from bn_keras.cli import command_line
 from bn_keras.experiments import inception
 from bn_keras.experiments.reproducing import EXPERIMENTS
 from bn_keras.experiments.rows import cells
@@ -79,11 +79,11 @@ def test_every_public_function_of_the_front_door_has_an_example():
 
 
 def test_readme_shows_only_commands_that_parse():
-    lines = re.findall(r"^bn-keras .*", README + cli.EXAMPLES, re.MULTILINE)
-    lines += re.findall(r"^ +(bn-keras .*)", cli.EXAMPLES, re.MULTILINE)
+    lines = re.findall(r"^bn-keras .*", README + command_line.EXAMPLES, re.MULTILINE)
+    lines += re.findall(r"^ +(bn-keras .*)", command_line.EXAMPLES, re.MULTILINE)
     assert len(lines) > 6
     for line in lines:
-        cli.build_parser().parse_args(line.split("#")[0].split()[1:])
+        command_line.build_parser().parse_args(line.split("#")[0].split()[1:])
 
 
 def test_readmes_results_are_those_that_were_committed():
@@ -158,7 +158,7 @@ def test_readmes_tree_names_what_stands():
             named = path.name + "/" * path.is_dir()
             if not path.name.startswith("_") and path.name != "py.typed":
                 assert re.search(rf"^ .*\b{re.escape(named)}", tree, re.MULTILINE), path
-    assert "bn_keras_command.py" in tree
+    assert "__main__.py" in tree
     for room in ("bn_keras", "serving", "notebooks", "benchmarks", "tests", ".ci/run"):
         assert (ROOT / room).exists()
         assert room in tree

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from exporter_checks import image_model
 
-from bn_keras import cli
+from bn_keras.cli import command_line
 from bn_keras.export import read_manifest
 
 
@@ -17,7 +17,7 @@ def model_file(tmp_path_factory):
 
 def export(model_file, folder, *options):
     arguments = ["export", str(model_file), str(folder), *map(str, options)]
-    return cli.main(arguments)
+    return command_line.main(arguments)
 
 
 def test_labels_of_a_file_and_the_preprocessing_are_exported(model_file, tmp_path):

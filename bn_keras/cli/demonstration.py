@@ -39,8 +39,8 @@ def add(commands):
 
 def demo(options):
     """Run the demo, write its figures."""
-    from bn_keras import demo
     from bn_keras.atomic_files import published
+    from bn_keras.cli import demo
 
     if options.json is not None:
         folder = options.json.absolute().parent
