@@ -82,7 +82,7 @@ def _modules(model):
 
 
 def _main(folder):
-    from bn_keras.export.exporting import export_here
+    from bn_keras.export.pipeline import export_here
 
     settings = json.loads((folder / "settings.json").read_text())
     try:
