@@ -54,3 +54,7 @@ def main():
     # An exit, unlike death by the signal, lets every `finally` clear its files away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return command_line.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

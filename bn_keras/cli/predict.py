@@ -103,6 +103,7 @@ def add(commands):
 def predict(options):
     """Ask a server about files, print its answers."""
     import grpc
+
     from bn_keras_serving import PredictionClient
 
     which = {"version": options.version, "version_label": options.version_label}

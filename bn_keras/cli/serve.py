@@ -174,7 +174,7 @@ def serve(options):
     from bn_keras_serving import PredictionServer
 
     logging.basicConfig(format="bn-keras: %(message)s")
-    logging.getLogger("serving").setLevel(logging.INFO)
+    logging.getLogger("bn_keras_serving").setLevel(logging.INFO)
     server = PredictionServer(**_arguments(options))
     # What is imported stays; without it, each swap of versions would look at all of it.
     gc.freeze()

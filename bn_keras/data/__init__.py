@@ -6,7 +6,7 @@ from bn_keras.data.catalog import DATA, load
 from bn_keras.data.cifar10 import cifar10
 from bn_keras.data.converting import convert
 from bn_keras.data.digits import digits
-from bn_keras.data.folders import Files, check_bad_files, image_folder
+from bn_keras.data.folders import Files, image_folder
 from bn_keras.data.imagenet import imagenet
 from bn_keras.data.mnist import mnist
 from bn_keras.data.orders import Shuffling

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from bn_keras_serving import PredictionServer
-from bn_keras_serving.configuration import read_batching
 from google.protobuf import text_format
 from serving_models import UNLIMITED, status_request, write
 from tensorflow_serving.apis import (
@@ -20,6 +18,8 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from bn_keras_serving import PredictionServer
+from bn_keras_serving.configuration import read_batching
 from conformance.models import write_all
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT

@@ -26,7 +26,7 @@ import tensorflow as tf
 from tensorflow.python.data.experimental.ops.testing import sleep
 from tensorflow_serving.apis import prediction_log_pb2
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from serving_examples import FEATURES, Judge, example_of, input_of
 from serving_models import Echo, Model, function, predict_log, write

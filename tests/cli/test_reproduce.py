@@ -1,0 +1,293 @@
+"""The command `reproduce`: what it prints and leaves, and how it fails and goes on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import made_up_experiment
+import pytest
+from command_line_calls import fails, run
+from paths import SUPPORT
+
+from bn_keras import errors
+from bn_keras.cli import reproduce
+from bn_keras.experiments import reproducing
+from bn_keras.experiments.parts import load_data
+from bn_keras.experiments.reproducing import EXPERIMENTS
+
+ROOM = "bn_keras.experiments"
+NAMES = ("mnist", "mnist-sweep", "noise")
+
+
+def made_up(**replaced):
+    """The made-up experiment with other functions in it."""
+    return types.SimpleNamespace(**vars(made_up_experiment) | replaced)
+
+
+def refused(error):
+    """An experiment that fails."""
+
+    def run(*_):
+        raise error
+
+    return made_up(run=run)
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    """Three made-up experiments, an empty folder to work in; yields what sets one."""
+    monkeypatch.chdir(tmp_path)
+    for module in (reproducing, reproduce):
+        monkeypatch.setattr(module, "EXPERIMENTS", NAMES)
+
+    def exchange(name, module):
+        monkeypatch.setitem(sys.modules, f"{ROOM}.{name.replace('-', '_')}", module)
+
+    for name in NAMES:
+        exchange(name, made_up_experiment)
+    return exchange
+
+
+def test_one_experiment_prints_its_rows_and_what_it_wrote(capsys, experiments):
+    status, out, error = run(capsys, "reproduce", "mnist-sweep")
+    assert status == 0
+    # The table folds what does not fit; its markup is not rich's.
+    assert "mnist-sweep: A parabola <b>& more</b>" in out
+    for text in ("claim", "paper", "measured", "agrees", "[0, 1]", "1.5 (1.0 to 2.0)"):
+        assert text in out
+    folder = "bn-keras-reproduce/default"
+    paths = [f"{folder}/mnist-sweep/mnist-sweep.{s}" for s in ("json", "svg", "png")]
+    paths.append(f"{folder}/report.html")
+    assert re.findall("^wrote (.*)$", out, re.MULTILINE) == paths
+    assert all(Path(path).is_file() for path in paths)
+    facts = json.loads(Path(paths[0]).read_text())
+    assert facts["command"] == "bn-keras reproduce mnist-sweep --scale default"
+    assert "Not run: mnist, noise." in Path(paths[-1]).read_text()
+    assert error.splitlines() == [
+        "mnist-sweep 0/2 there at the beginning",
+        "mnist-sweep 1/2 seed0",
+        "mnist-sweep 2/2 seed1",
+    ]
+
+
+def test_the_same_command_goes_on_and_measures_nothing_again(capsys, experiments):
+    run(capsys, "reproduce", "mnist")
+    Path("bn-keras-reproduce/default/mnist/parts/seed1.json").unlink()
+    _, _, error = run(capsys, "reproduce", "mnist")
+    assert error.splitlines() == ["mnist 1/2 there at the beginning", "mnist 2/2 seed1"]
+    _, _, error = run(capsys, "reproduce", "mnist")
+    assert error.splitlines() == ["mnist 2/2 there at the beginning"]
+
+
+def test_all_makes_every_experiment_in_order_and_one_report(capsys, experiments):
+    status, out, error = run(
+        capsys, "reproduce", "all", "--scale", "smoke", "--workdir", "w"
+    )
+    assert status == 0
+    assert [line.split()[:2] for line in error.splitlines()] == [
+        [name, count] for name in NAMES for count in ("0/1", "1/1")
+    ]
+    assert out.count("wrote ") == 3 * len(NAMES) + 1
+    report = Path("w/smoke/report.html").read_text()
+    assert re.findall('<section id="(.*)">', report) == list(NAMES)
+    assert "Not run" not in report
+
+
+def test_an_experiment_that_fails_does_not_lose_the_others(capsys, experiments):
+    experiments("mnist", refused(ValueError("much\nis wrong")))
+    experiments("noise", refused(errors.DivergenceError("it diverged")))
+    status, _, error = run(capsys, "reproduce", "all", "--scale", "smoke")
+    assert status == 1
+    lines = error.splitlines()
+    assert "bn-keras: mnist failed (much is wrong); going on with the others" in lines
+    assert lines[-2:] == [
+        "bn-keras: error: mnist: much is wrong",
+        "bn-keras: error: noise: it diverged",
+    ]
+    report = Path("bn-keras-reproduce/smoke/report.html").read_text()
+    assert "Not run: mnist, noise." in report
+
+
+def test_files_are_there_though_nothing_can_be_shown(capsys, experiments, monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(reproduce, "_show", broken)
+    _, out, error = run(capsys, "reproduce", "all", "--scale", "smoke")
+    assert "failed" not in error
+    assert out == ""
+    report = Path("bn-keras-reproduce/smoke/report.html").read_text()
+    assert all(f'id="{name}"' in report for name in NAMES)
+
+
+def test_a_report_that_fails_hides_no_failure(capsys, experiments):
+    damaged = Path("bn-keras-reproduce/smoke/noise/noise.json")
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    damaged.with_suffix(".svg").touch()
+    experiments("noise", refused(ValueError("much is wrong")))
+    _, _, error = run(capsys, "reproduce", "all", "--scale", "smoke")
+    assert "bn-keras: error: noise: much is wrong" in error.splitlines()
+
+
+def test_one_that_fails_is_one_line_with_the_house_s_status(
+    capsys, experiments, monkeypatch
+):
+    experiments("mnist", refused(ValueError("much\nis wrong")))
+    assert fails(capsys, "reproduce", "mnist") == "bn-keras: error: much is wrong\n"
+    experiments("mnist", refused(errors.DivergenceError("it diverged")))
+    status, out, error = run(capsys, "reproduce", "mnist")
+    assert (status, out, error) == (1, "", "bn-keras: error: it diverged\n")
+    monkeypatch.setenv("BN_KERAS_TRACEBACK", "1")
+    for name in ("mnist", "all"):
+        with pytest.raises(errors.DivergenceError):
+            run(capsys, "reproduce", name)
+
+
+def test_ctrl_c_says_that_the_run_can_go_on_and_it_does(capsys, experiments):
+    left = ["seed1"]
+
+    def run_until_seed1(*arguments):
+        def stop(part, done, total):
+            arguments[-1](part, done, total)
+            if done == 1 and left:
+                left.pop()
+                raise KeyboardInterrupt
+
+        return made_up_experiment.run(*arguments[:-1], stop)
+
+    experiments("mnist", made_up(run=run_until_seed1))
+    status, out, error = run(capsys, "reproduce", "mnist")
+    assert (status, out) == (130, "")
+    assert error.splitlines() == [
+        "mnist 0/2 there at the beginning",
+        "mnist 1/2 seed0",
+        "bn-keras: mnist interrupted; the same command goes on from here",
+    ]
+    status, _, error = run(capsys, "reproduce", "mnist")
+    assert status == 0
+    assert error.splitlines() == ["mnist 1/2 there at the beginning", "mnist 2/2 seed1"]
+
+
+def test_a_terminal_shows_a_bar_with_the_parts(capsys, experiments, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as rich sees it
+    _, out, error = run(capsys, "reproduce", "mnist")
+    assert re.search("mnist 2/2 seed1.*100%", error)
+    assert "seed1" not in out
+
+
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_data_that_cannot_be_downloaded_name_the_option(
+    capsys, experiments, monkeypatch, data
+):
+    def download():
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setattr(f"keras.datasets.{data}.load_data", download)
+    experiments("mnist", made_up(run=lambda *_: load_data(data, None)))
+    line = fails(capsys, "reproduce", "mnist")
+    assert line.startswith("bn-keras: error: Cannot download ")
+    assert line.endswith(f"files (--{data}-dir)\n")
+
+
+def test_the_folders_of_the_data_and_the_jobs_are_handed_on(capsys, experiments):
+    given = []
+
+    def note(*arguments):
+        given.append(arguments[:4])
+        return made_up_experiment.run(arguments[0], "smoke")
+
+    experiments("mnist", made_up(run=note))
+    Path("d").mkdir()
+    status, _, _ = run(
+        capsys, "reproduce", "mnist", "--scale", "full", "--jobs", 3, "--workdir", "w",
+        "--cifar10-dir", "d",
+    )  # fmt: skip
+    assert status == 0
+    assert given == [(Path("w/full/mnist/parts"), "full", {"cifar10": "d"}, 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["minst"], "invalid choice: 'minst'"),
+        ([], "NAME"),
+        (["mnist", "--scale", "huge"], "invalid choice: 'huge'"),
+        (["mnist", "--jobs", "0"], "expected 1 or more, received 0"),
+        (["mnist", "--mnist-dir", "gone"], "--mnist-dir expects the folder of the"),
+        (["all", "--cifar10-dir", "file"], "--cifar10-dir expects the folder of the"),
+        (["mnist", "--workdir", "file"], "Received: file/default, which is a file or"),
+    ],
+)
+def test_a_wrong_command_is_one_line_before_the_work(
+    capsys, experiments, monkeypatch, arguments, message
+):
+    def work(*_):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(reproducing, "reproduce", work)
+    Path("file").touch()
+    assert message in fails(capsys, "reproduce", *arguments)
+    assert [path.name for path in Path().iterdir()] == ["file"]
+
+
+def test_help_tells_of_the_experiments_and_the_scales(capsys):
+    _, out, _ = run(capsys, "reproduce", "--help")
+    for text in (*EXPERIMENTS, "all", "up to the papers' own sizes", "--cifar10-dir"):
+        assert text in out
+
+
+# A whole process with an experiment of two parts, of which the second never ends.
+PROGRAM = """
+import sys
+import endless_experiment
+sys.modules["bn_keras.experiments.mnist"] = endless_experiment.Endless
+from bn_keras.cli import command_line
+sys.exit(command_line.main(sys.argv[1:]))
+"""
+
+
+def lives(group):
+    """Whether a process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_ends_the_process_and_its_workers(tmp_path, jobs):
+    parts = tmp_path / "w" / "smoke" / "mnist" / "parts"
+    command = [
+        *(sys.executable, "-c", PROGRAM, "reproduce", "mnist", "--scale", "smoke"),
+        *("--workdir", tmp_path / "w", "--jobs", str(jobs)),
+    ]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(SUPPORT)},
+        text=True,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+    ) as process:
+        while (line := process.stderr.readline()) != "mnist 1/2 seed0\n":
+            assert line  # of TensorFlow, while this process imports it
+        while not (parts / "seed1" / "begun").exists():
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert rest == "bn-keras: mnist interrupted; the same command goes on from here\n"
+    end = time.monotonic() + 30
+    while lives(process.pid):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert {path.name for path in parts.iterdir()} == {"seed0.json", "seed1"}

@@ -1,0 +1,194 @@
+"""The client for event loops, beside the other one."""
+
+import asyncio
+import contextlib
+import functools
+import time
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from client_servers import ROWS_OF_FOUR, Told, definition, serving
+from serving_models import ROWS, Model, write
+
+from bn_keras_serving import PredictionClient, PredictionServer
+from bn_keras_serving.client.aio import AsyncPredictionClient
+
+ANY = definition({"x": (tf.float32, None)})
+
+
+def awaited(test):
+    """Run a test in an event loop."""
+
+    @functools.wraps(test)
+    def run(*arguments, **named):
+        return asyncio.run(test(*arguments, **named))
+
+    return run
+
+
+@pytest.fixture
+def told():
+    told = Told()
+    told.signatures = {"serving_default": ANY}
+    return told
+
+
+@pytest.fixture
+def address(told):
+    with serving(told) as address:
+        yield address
+
+
+def test_both_clients_answer_alike(tmp_path):
+    write(Model(2), tmp_path, 5)
+    pair = {"a": ROWS, "b": ROWS}
+
+    async def ask(address):
+        async with AsyncPredictionClient(address, "multiply") as client:
+            return [
+                await client.predict(ROWS.tolist()),
+                await client.predict(pair, "pair", 5, ["sum"]),
+                await client.metadata(5),
+                await client.status(),
+            ]
+
+    with PredictionServer(tmp_path, "multiply", port=0) as server:
+        found = asyncio.run(ask(server.address))
+        with PredictionClient(server.address, "multiply") as client:
+            expected = [
+                client.predict(ROWS.tolist()),
+                client.predict(pair, "pair", 5, ["sum"]),
+                client.metadata(5),
+                client.status(),
+            ]
+    np.testing.assert_equal(found, expected)
+    np.testing.assert_array_equal(found[0]["y"], 2 * ROWS)
+
+
+@awaited
+async def test_requests_run_side_by_side(told, address):
+    told.together = 20
+    async with AsyncPredictionClient(address, "m") as client:
+        answers = await asyncio.gather(*map(client.predict, range(20)))
+    assert [answer["y"].tolist() for answer in answers] == list(range(20))
+
+
+@awaited
+async def test_examples_are_classified_and_regressed(told, address):
+    inputs = {"inputs": (tf.string, [None])}
+    told.signatures = {
+        name: definition(inputs, method=name) for name in ("classify", "regress")
+    }
+    async with AsyncPredictionClient(address, "m") as client:
+        labels, scores = await client.classify([{"a": 1}], "classify")
+        values = await client.regress([{"a": 1}], "regress")
+    assert (labels.tolist(), scores.tolist()) == ([["cat", "dog"]], [[0.5, 0.25]])
+    assert values.tolist() == [0.5]
+
+
+@awaited
+async def test_errors_are_those_of_the_other_client(told, address):
+    async with AsyncPredictionClient(address, "m") as client:
+        with pytest.raises(ValueError, match="lists of unequal lengths"):
+            await client.predict([[1], [2, 3]])
+        told.refusals = [(grpc.StatusCode.NOT_FOUND, "gone")]
+        with pytest.raises(grpc.RpcError) as raised:
+            await client.predict(1)
+        assert (raised.value.code(), raised.value.details()) == (
+            grpc.StatusCode.NOT_FOUND,
+            "gone",
+        )
+    told.seconds = 10
+    async with AsyncPredictionClient(address, "m", timeout=0.2) as client:
+        with pytest.raises(grpc.RpcError) as raised:
+            await client.predict(1)
+    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@awaited
+async def test_a_swapped_model_is_asked_by_its_new_signature(told, address):
+    async with AsyncPredictionClient(address, "m") as client:
+        await client.predict(1)
+        told.signatures = {"serving_default": ROWS_OF_FOUR}
+        told.refusals = [(grpc.StatusCode.INVALID_ARGUMENT, "no")]
+        assert (await client.predict(ROWS))["y"].shape == (2, 4)
+
+
+def test_it_is_made_where_an_event_loop_runs():
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        AsyncPredictionClient("127.0.0.1:1", "m")
+
+
+async def later(items):
+    for item in items:
+        await asyncio.sleep(0)
+        yield item
+
+
+@pytest.mark.parametrize("source", [list, later])
+@pytest.mark.parametrize(("batch_size", "in_flight"), [(None, 1), (None, 4), (3, 2)])
+@awaited
+async def test_answers_come_in_order_and_few_are_open(
+    told, address, source, batch_size, in_flight
+):
+    told.seconds, told.together = 0.01, in_flight
+    async with AsyncPredictionClient(address, "m") as client:
+        answers = client.predict_many(
+            source(range(20)), batch_size=batch_size, in_flight=in_flight
+        )
+        assert [one["y"].tolist() async for one in answers] == list(range(20))
+    assert told.most_open == in_flight
+    assert len(told.requests) == (20 if batch_size is None else 7)
+    assert len(told.looked_up) == 1
+
+
+@awaited
+async def test_a_wrong_item_is_named_after_the_answers_before_it(told, address):
+    seen = []
+    async with AsyncPredictionClient(address, "m") as client:
+        with pytest.raises(ValueError, match="unequal") as raised:  # noqa: PT012
+            async for answer in client.predict_many([0, 1, [[1], [2, 3]], 4]):
+                seen.append(answer["y"].tolist())
+        assert raised.value.__notes__ == ["From item 2 (the first is 0)."]
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+            async for answer in client.predict_many(1 / x for x in (1, 0)):
+                seen.append(answer["y"].tolist())
+    assert seen == [0, 1, 1]
+
+
+@awaited
+async def test_leaving_early_cancels_what_is_under_way(told, address):
+    told.slow_from, told.together = 2, 4
+    async with AsyncPredictionClient(address, "m") as client:
+        async with contextlib.aclosing(
+            client.predict_many(range(100), in_flight=4)
+        ) as answers:
+            await anext(answers)
+            await anext(answers)
+            while told.open < 2:
+                await asyncio.sleep(0.01)
+        until = time.monotonic() + 30
+        while told.open and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        # Nothing but this test is left in the loop of the client's.
+        assert [one.get_coro().__name__ for one in asyncio.all_tasks()] == [
+            "test_leaving_early_cancels_what_is_under_way"
+        ]
+    assert told.open == 0
+    assert told.cancelled >= 2
+    assert len(told.requests) < 10
+
+
+@awaited
+async def test_images_are_files(told, address, tmp_path):
+    told.signatures["predict_encoded"] = definition({"files": (tf.string, [None])})
+    contents = [b"\x89PNG\r\n\x1a\n" + bytes([index, 0]) for index in range(5)]
+    paths = [tmp_path / str(index) for index in range(5)]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    async with AsyncPredictionClient(address, "m") as client:
+        assert (await client.predict_images(paths))["y"].tolist() == contents
+        rows = client.predict_many_images(paths, batch_size=2)
+        assert [row["y"].item() async for row in rows] == contents

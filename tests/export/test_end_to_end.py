@@ -1,0 +1,91 @@
+"""BN-Inception on photographs: trained, killed, resumed, evaluated, served."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from bn_keras import data
+from bn_keras.cli.user_files import load_model
+from bn_keras.evaluation import evaluate
+from bn_keras.training import run_record
+from bn_keras_serving import PredictionClient, PredictionServer
+
+SIDE, PER_CLASS = 48, 60
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Pieces of the two photographs that come with scikit-learn, as JPEG files.
+
+    Training has their left two thirds, validation the rest.
+    """
+    folder = tmp_path_factory.mktemp("photographs")
+    draw = np.random.default_rng(0)
+    for name, picture in zip(
+        ("china", "flower"), load_sample_images().images, strict=True
+    ):
+        for split, count in (("train", PER_CLASS), ("val", 15)):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                top = draw.integers(picture.shape[0] - SIDE)
+                border = picture.shape[1] * 2 // 3
+                low, high = (0, border) if split == "train" else (border, 640)
+                left = draw.integers(low, high - 64)
+                piece = picture[top : top + SIDE, left : left + 64]
+                Image.fromarray(piece).save(folder / split / name / f"{index}.jpg")
+    return folder
+
+
+def bn_keras(*arguments):
+    return [sys.executable, "-m", "bn_keras", *map(str, arguments)]
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_photographs_to_the_same_answers_over_grpc(
+    tmp_path, photographs
+):
+    of_photographs = ("--data", "image_folder", "--data-dir", photographs)
+    train = bn_keras(
+        *("train", "bn-x5", *of_photographs, "--workdir", tmp_path / "run"),
+        *("--image-size", 32, "--width", 0.1, "--batch-size", 16, "--epochs", 6),
+        *("--linear-scaling", "--checkpoint-steps", 2),
+    )
+    process = subprocess.Popen(train, stdout=subprocess.DEVNULL)
+    checkpoints = tmp_path / "run" / "bn-x5.checkpoints"
+    while not list(checkpoints.glob("step-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    subprocess.run(train, check=True, capture_output=True)
+    path = tmp_path / "run" / "bn-x5.keras"
+    curve = (tmp_path / "run" / "bn-x5.csv").read_text().splitlines()
+    assert len(curve) == 1 + 6
+
+    model, run = load_model(path), run_record.beside(path)
+    photos = data.image_folder(photographs)
+    assert run.class_names == ("china", "flower")
+    found = evaluate(model, photos.test, 144, run.preprocessing)
+    assert found.images == 30
+    assert found.top1 > 0.8  # by chance 0.5 +- 0.09
+
+    subprocess.run(
+        bn_keras("export", path, tmp_path / "models"), check=True, capture_output=True
+    )
+    files = [Path(os.fsdecode(name)).read_bytes() for name in photos.test.paths]
+    with (
+        PredictionServer(tmp_path / "models", "photos", port=0) as server,
+        PredictionClient(server.address, "photos") as client,
+    ):
+        answer = client.predict(np.array(files, object), "predict_encoded")
+    (served,) = answer.values()
+    ((images, _),) = photos.test.batches(30, preprocessing=run.preprocessing)
+    expected = model.predict(images.numpy(), verbose=0)
+    np.testing.assert_allclose(served, expected, atol=1e-5)

@@ -1,0 +1,131 @@
+"""JSON requests for Classify and Regress, by the cases of `json_tensor_test.cc`."""
+
+import math
+
+import pytest
+from google.protobuf import text_format
+from tensorflow_serving.apis import input_pb2
+
+from bn_keras_serving.common.errors import InvalidRequestError
+from bn_keras_serving.rest import json_examples, json_text
+
+
+def read(text):
+    return json_examples.examples(json_text.parse(text.encode()))
+
+
+def features(example):
+    """`{name: (kind, values)}` of an example."""
+    return {
+        name: (
+            feature.WhichOneof("kind"),
+            list(getattr(feature, feature.WhichOneof("kind")).value),
+        )
+        for name, feature in example.features.feature.items()
+    }
+
+
+def test_examples_without_context():
+    found = read(
+        """{"examples": [
+            {"names": ["foo", "bar"], "ratings": [8.0, 9.0], "age": 20},
+            {"names": ["baz"], "ratings": 6.0}
+        ]}"""
+    )
+    expected = text_format.Parse(
+        """example_list {
+            examples { features {
+                feature { key: "names"
+                    value { bytes_list { value: "foo" value: "bar" } } }
+                feature { key: "ratings" value { float_list { value: [8, 9] } } }
+                feature { key: "age" value { int64_list { value: 20 } } }
+            } }
+            examples { features {
+                feature { key: "names" value { bytes_list { value: "baz" } } }
+                feature { key: "ratings" value { float_list { value: 6 } } }
+            } }
+        }""",
+        input_pb2.Input(),
+    )
+    assert found == expected
+
+
+def test_a_context_is_shared_by_all_examples():
+    found = read(
+        """{
+            "signature_name": "custom",
+            "context": {"query": "pizza", "location": ["sfo"]},
+            "examples": [{"a": 1}, {"a": -Infinity}]
+        }"""
+    )
+    assert found.WhichOneof("kind") == "example_list_with_context"
+    given = found.example_list_with_context
+    assert features(given.context) == {
+        "query": ("bytes_list", [b"pizza"]),
+        "location": ("bytes_list", [b"sfo"]),
+    }
+    assert [features(one) for one in given.examples] == [
+        {"a": ("int64_list", [1])},
+        {"a": ("float_list", [-math.inf])},
+    ]
+
+
+def test_each_kind_of_value_has_its_list():
+    found = read(
+        """{"examples": [{
+            "mixed": [1, true, false, -9223372036854775808],
+            "binary": ["text", {"b64": "/w=="}],
+            "floats": [1.5, NaN, 1e300],
+            "none": []
+        }]}"""
+    )
+    (example,) = found.example_list.examples
+    assert example.features.feature["none"].WhichOneof("kind") is None
+    del example.features.feature["none"]
+    found = features(example)
+    assert found["mixed"] == ("int64_list", [1, 1, 0, -(2**63)])
+    assert found["binary"] == ("bytes_list", [b"text", b"\xff"])
+    assert found["floats"][0] == "float_list"
+    assert found["floats"][1][0] == 1.5
+    assert math.isnan(found["floats"][1][1])
+    assert found["floats"][1][2] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "key 'examples' is expected and was not found"),
+        ('{"context": [1]}', "Example must be JSON object but got JSON Array"),
+        ('{"examples": {"a": 1}}', "Expecting 'examples' value to be an list/array"),
+        ('{"examples": []}', "'examples' value is an empty array"),
+        ('{"examples": [[1]]}', "Example must be JSON object but got JSON Array"),
+        ('{"examples": [true]}', "Example must be JSON object but got JSON True"),
+        (
+            '{"examples": [{"a": [10, null]}]}',
+            "Feature: a has element with unexpected JSON type: Null",
+        ),
+        (
+            '{"examples": [{"a": [10, {"test": 10}]}]}',
+            "Feature: a has element with unexpected JSON type: Object",
+        ),
+        (
+            '{"examples": [{"a": [[10], 20]}]}',
+            "Feature: a has element with unexpected JSON type: Array",
+        ),
+        (
+            '{"examples": [{"a": [10, 10.0]}]}',
+            "Unexpected element type in feature: a expecting type: int64",
+        ),
+        ('{"examples": [{"a": [1.5, "b"]}]}', "feature: a expecting type: float"),
+        ('{"examples": [{"a": ["b", true]}]}', "feature: a expecting type: bytes"),
+        (
+            '{"examples": [{"a": [20, 18446744073709551603]}]}',
+            "Feature: a has uint64_t element. Only int64_t is supported.",
+        ),
+        ('{"examples": [{"a": {"b64": "!"}}]}', "Unable to base64 decode"),
+    ],
+)
+def test_what_makes_no_example_is_refused_in_the_words_of_the_source(text, message):
+    with pytest.raises(InvalidRequestError) as raised:
+        read(text)
+    assert message in str(raised.value)

@@ -1,0 +1,262 @@
+"""The HTTP server under load, slow and vanished clients, and its stop."""
+
+import gzip
+import http.client
+import json
+import socket
+import threading
+import time
+from concurrent import futures
+
+import numpy as np
+import pytest
+from dispatcher_double import Served
+
+from bn_keras_serving.rest import RestServer
+
+
+@pytest.fixture
+def served():
+    with Served() as one:
+        yield one
+
+
+def test_a_body_is_read_up_to_its_cap():
+    with Served(message_bytes=1000) as served:
+        document = b'{"instances": [[1, 2]]}'
+        path = "/v1/models/m:predict"
+        assert served.request("POST", path, document.ljust(1000))[0] == 200
+        status, body, _ = served.request("POST", path, document.ljust(1001))
+        assert status == 413
+        assert json.loads(body) == {"error": "Expected a body of at most 1000 bytes"}
+        bomb = gzip.compress(document.ljust(100_000))
+        assert len(bomb) < 1000
+        headers = {"Content-Encoding": "gzip"}
+        status, body, _ = served.request("POST", path, bomb, **headers)
+        assert (status, b"at most 1000 bytes in a compressed" in body) == (400, True)
+        small = gzip.compress(document)
+        assert served.request("POST", path, small, **headers)[0] == 200
+        assert served.counted() == {
+            "m": {"OK": 2, "RESOURCE_EXHAUSTED": 1, "INVALID_ARGUMENT": 1}
+        }
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "words"),
+    [
+        ("gzip", b'{"instances": [[1, 2]]}', "gzip's form"),
+        ("gzip", gzip.compress(b'{"instances": [[1, 2]]}')[:-9], "gzip's form"),
+        ("br", b"", "Received: 'br'"),
+    ],
+    ids=("plain", "cut", "br"),
+)
+def test_a_body_unlike_its_encoding_is_refused(served, encoding, body, words, caplog):
+    status, answer, _ = served.request(
+        "POST", "/v1/models/m:predict", body, **{"Content-Encoding": encoding}
+    )
+    assert (status, words in json.loads(answer)["error"]) == (400, True)
+    assert not caplog.records
+
+
+def test_what_is_no_http_is_no_news(served, caplog):
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\n" + b"x" * 100_000 + b"\r\n\r\n")
+        assert b" 400 " in raw.recv(1000)
+    assert not caplog.records
+
+
+def test_one_request_too_many_is_429_while_others_run_and_status_is_told():
+    with Served(workers=1, concurrent_requests=2) as served:
+        served.inference.hold = True
+        document = {"instances": [[1, 2]]}
+        with futures.ThreadPoolExecutor(2) as clients:
+            waiting = [
+                clients.submit(served.ask, "/v1/models/m:predict", document)
+                for _ in range(2)
+            ]
+            until(lambda: served.server._predictions._free._value == 0)
+            status, answer = served.ask("/v1/models/m:predict", document)
+            assert status == 429
+            assert "try again later" in answer["error"]
+            assert served.ask("/v1/models/m")[0] == 200
+            served.inference.release.set()
+            assert [one.result()[0] for one in waiting] == [200, 200]
+        assert served.ask("/v1/models/m:predict", document)[0] == 200
+
+
+def test_what_takes_too_long_is_504_and_keeps_its_place_until_it_ends():
+    with Served(timeout_seconds=0.2, concurrent_requests=1) as served:
+        served.inference.hold = True
+        document = {"instances": [[1, 2]]}
+        assert served.ask("/v1/models/m:predict", document) == (
+            504,
+            {"error": "No answer within 0.2 seconds."},
+        )
+        assert served.ask("/v1/models/m:predict", document)[0] == 429
+        served.inference.hold = False
+        served.inference.release.set()
+        until(lambda: served.server._predictions._free._value == 1)
+        assert served.ask("/v1/models/m:predict", document)[0] == 200
+
+
+def test_a_request_whose_time_is_over_never_reaches_the_model():
+    with Served(timeout_seconds=0.2, workers=1) as served:
+        served.inference.hold = True
+        document = {"instances": [[1, 2]]}
+        with futures.ThreadPoolExecutor(2) as clients:
+            for one in [
+                clients.submit(served.ask, "/v1/models/m:predict", document)
+                for _ in range(2)
+            ]:
+                assert one.result()[0] == 504
+        served.inference.release.set()
+        until(lambda: served.server._predictions._free._value == 8)
+        assert [api for api, _ in served.inference.asked].count("Predict") == 1
+
+
+def test_a_client_that_left_is_not_worked_for():
+    with Served(workers=1) as served:
+        served.inference.hold = True
+        document = json.dumps({"instances": [[1, 2]]}).encode()
+        first = open_request(served.port, document, len(document))
+        assert served.inference.running.wait(30)
+        second = open_request(served.port, document, len(document))
+        until(lambda: served.server._predictions._free._value == 6)
+        second.close()
+        # Its place is free again: the work waited for a worker and was taken back.
+        until(lambda: served.server._predictions._free._value == 7)
+        served.inference.release.set()
+        assert first.recv(100).startswith(b"HTTP/1.1 200")
+        first.close()
+        until(lambda: served.server._predictions._free._value == 8)
+        assert [api for api, _ in served.inference.asked].count("Predict") == 1
+
+
+def test_slow_senders_hold_up_nobody_and_are_told_in_time():
+    with Served(timeout_seconds=0.5, concurrent_requests=1) as served:
+        slow = [open_request(served.port, b'{"inst', 1000) for _ in range(20)]
+        document = {"instances": [[1, 2]]}
+        assert served.ask("/v1/models/m:predict", document)[0] == 200
+        for one in slow:
+            one.settimeout(30)
+            assert one.recv(100).startswith(b"HTTP/1.1 504")
+            one.close()
+
+
+def test_a_stop_lets_requests_end_and_takes_no_more():
+    with Served() as served:
+        served.inference.hold = True
+        with futures.ThreadPoolExecutor(2) as clients:
+            running = clients.submit(
+                served.ask, "/v1/models/m:predict", {"instances": [[1, 2]]}
+            )
+            assert served.inference.running.wait(30)
+            idle = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+            idle.request("GET", "/v1/models/m")
+            idle.getresponse().read()
+            stopped = clients.submit(served.server.stop, 30)
+            until(lambda: not listens(served.port))
+            assert not stopped.done()
+            served.inference.release.set()
+            assert running.result() == (200, {"predictions": [[2.0, 4.0]]})
+            began = time.monotonic()
+            stopped.result()
+            assert time.monotonic() - began < 5  # the idle connection holds up nothing
+            idle.close()
+
+
+def test_a_stop_ends_with_its_grace_whatever_runs():
+    with Served() as served:
+        served.inference.hold = True
+        with futures.ThreadPoolExecutor(1) as clients:
+            running = clients.submit(
+                served.ask, "/v1/models/m:predict", {"instances": [[1, 2]]}
+            )
+            assert served.inference.running.wait(30)
+            began = time.monotonic()
+            served.server.stop(0.3)
+            assert 0.2 < time.monotonic() - began < 3
+            with pytest.raises((OSError, http.client.HTTPException)):
+                running.result()
+        served.server.stop(0)  # once more does nothing
+
+
+def test_after_its_workers_are_gone_the_server_is_unavailable(served):
+    served.workers.shutdown()
+    assert served.ask("/v1/models/m:predict", {"instances": [[1, 2]]}) == (
+        503,
+        {"error": "The server is stopping."},
+    )
+
+
+def test_a_taken_port_is_told_and_nothing_is_left_behind(served):
+    threads = threading.active_count()
+    other = Served()
+    taken = RestServer(
+        other.inference,
+        "127.0.0.1",
+        served.port,
+        metrics_path=None,
+        message_bytes=1,
+        concurrent_requests=1,
+        workers=other.workers,
+    )
+    with pytest.raises(OSError, match="address already in use"):
+        taken.start()
+    assert threading.active_count() == threads
+    other.server.stop(0)  # never started
+
+
+def test_the_server_tells_no_version_of_itself(served):
+    _, _, headers = served.request("GET", "/v1/models/m")
+    assert headers["Server"] == "bn-keras"
+    assert "secret" not in str(served.request("GET", "/v1/nothing"))
+
+
+def test_a_long_body_waits_for_no_continue(served):
+    """As curl does, for bodies above 1 MiB."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(head(23, "Expect: 100-continue\r\n"))
+        assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+        client.sendall(b'{"instances": [[1, 2]]}')
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_answers_of_a_large_image_are_exact(served):
+    rng = np.random.default_rng(3)
+    image = rng.random((1, 8192, 2), np.float32)
+    status, answer = served.ask(
+        "/v1/models/m:predict", {"instances": image.astype(float).tolist()}
+    )
+    assert status == 200
+    np.testing.assert_array_equal(
+        np.array(answer["predictions"], np.float32), 2 * image
+    )
+
+
+def until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def head(length, more=""):
+    return (
+        f"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\n{more}"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def open_request(port, body, length):
+    client = socket.create_connection(("127.0.0.1", port), timeout=30)
+    client.sendall(head(length) + body)
+    return client
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

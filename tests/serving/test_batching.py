@@ -1,0 +1,207 @@
+"""Requests that share a batch: whose rows are whose, and what is refused."""
+
+import dataclasses
+import threading
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from serving_examples import write_version_1
+from serving_models import ROWS, Model, function, write
+
+from bn_keras_serving.common.errors import ExecutionError
+from bn_keras_serving.configuration import BatchingParameters
+from bn_keras_serving.servable.batching import batched, can_batch
+from bn_keras_serving.servable.servable import Servable
+
+PARAMETERS = BatchingParameters(
+    max_batch_size=4,
+    batch_timeout_micros=20_000,
+    max_enqueued_batches=100,
+    num_batch_threads=2,
+    allowed_batch_sizes=(4,),
+)
+
+
+class Seen(tf.Module):
+    """Answers with the batch size that the model saw."""
+
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.served = {
+            "serving_default": function(
+                lambda x: {
+                    "y": factor * x,
+                    "seen": tf.repeat(tf.shape(x)[:1], tf.shape(x)[0]),
+                },
+                x=([None], tf.float32),
+            ),
+            "pair": function(
+                lambda a, b: {"difference": a - b},
+                a=([None], tf.float32),
+                b=([None], tf.float32),
+            ),
+            "mean": function(
+                lambda x: {"mean": tf.reduce_mean(x)}, x=([None], tf.float32)
+            ),
+            "scalar": function(lambda x: {"y": x}, x=([], tf.float32)),
+        }
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("seen")
+    write(Seen(), directory, 1)
+    write(Seen(-1.0), directory, 2)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def servable(directory):
+    return Servable(1, directory / "1", PARAMETERS)
+
+
+def rows(*values):
+    return np.array(values, np.float32)
+
+
+def together(calls):
+    """Run all at once; the answers in order."""
+    answers = [None] * len(calls)
+    begin = threading.Barrier(len(calls))
+
+    def run(number, call):
+        begin.wait()
+        try:
+            answers[number] = call()
+        except Exception as error:
+            answers[number] = error
+
+    threads = [threading.Thread(target=run, args=one) for one in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def test_a_batch_is_padded_to_the_allowed_size(servable):
+    answer = servable.signature().run({"x": rows(5)})
+    assert answer["y"].tolist() == [5]
+    assert answer["seen"].tolist() == [4]
+
+
+def test_requests_share_a_batch_and_get_their_own_rows(servable):
+    signature = servable.signature()
+    answers = together(
+        [lambda value=value: signature.run({"x": rows(value)}) for value in range(4)]
+    )
+    assert [answer["y"].tolist() for answer in answers] == [[0], [1], [2], [3]]
+    assert {answer["seen"].item() for answer in answers} == {4}
+
+
+def test_inputs_keep_their_names_in_the_batch(servable):
+    answer = servable.signature("pair").run({"b": rows(1, 2), "a": rows(10, 20)})
+    assert answer["difference"].tolist() == [9, 18]
+
+
+def test_versions_and_signatures_do_not_share_a_batch(directory, servable):
+    other = Servable(2, directory / "2", PARAMETERS)
+    calls = []
+    for number in range(40):
+        one = (servable, other)[number % 2].signature()
+        calls.append(lambda one=one, number=number: one.run({"x": rows(number)}))
+    answers = [answer["y"].item() for answer in together(calls)]
+    assert answers == [number * (-1) ** number for number in range(40)]
+
+
+def test_a_task_larger_than_a_batch_is_refused_in_the_kernels_words(servable):
+    words = "Task size 5 is larger than maximum input batch size 4"
+    with pytest.raises(ExecutionError, match=words) as raised:
+        servable.signature().run({"x": rows(*range(5))})
+    assert isinstance(raised.value.__cause__, tf.errors.InvalidArgumentError)
+    assert "File" not in str(raised.value)
+
+
+def test_a_large_task_is_split_where_the_parameters_say_so(directory):
+    split = dataclasses.replace(
+        PARAMETERS,
+        max_batch_size=10,
+        enable_large_batch_splitting=True,
+        max_execution_batch_size=4,
+    )
+    servable = Servable(1, directory / "1", split)
+    answer = servable.signature().run({"x": rows(*range(10))})
+    assert answer["y"].tolist() == list(range(10))
+    assert set(answer["seen"].tolist()) == {4}
+
+
+def test_without_allowed_sizes_nothing_is_padded(directory):
+    servable = Servable(
+        1, directory / "1", dataclasses.replace(PARAMETERS, allowed_batch_sizes=())
+    )
+    assert servable.signature().run({"x": rows(5)})["seen"].tolist() == [1]
+
+
+def test_an_answer_without_rows_is_the_models_error(servable):
+    with pytest.raises(ExecutionError, match="0 dimensions"):
+        servable.signature("mean").run({"x": rows(1, 2)})
+
+
+def test_a_signature_without_a_first_axis_of_any_size_is_not_batched(servable):
+    assert not can_batch(servable.signature("scalar").inputs)
+    assert servable.signature("scalar").run({"x": np.float32(3)})["y"] == 3
+
+
+def test_variables_and_tables_of_tensorflow_1_work_in_batches(tmp_path):
+    write_version_1(tmp_path, 1)
+    servable = Servable(1, tmp_path / "1", PARAMETERS)
+    answer = servable.signature().run({"x": ROWS})
+    np.testing.assert_array_equal(answer["y"], 3 * ROWS)
+    found = servable.signature("look/up").run({"a/word": np.array([b"a"], object)})
+    assert found["number"].tolist() == [1]
+
+
+def test_the_answer_is_the_same_bits_in_any_company(tmp_path):
+    servable = Servable(1, write(Model(3), tmp_path, 1), PARAMETERS)
+    signature = servable.signature("image")
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    alone = [signature.run({"x": images[n : n + 1]})["y"] for n in range(4)]
+    shared = together(
+        [lambda n=n: signature.run({"x": images[n : n + 1]})["y"] for n in range(4)]
+    )
+    assert [one.tobytes() for one in alone] == [one.tobytes() for one in shared]
+
+
+def test_a_full_queue_is_unavailable():
+    release = threading.Event()
+
+    def slow(x):
+        release.wait(30)
+        return x
+
+    call = batched(
+        lambda x: {"y": tf.numpy_function(slow, [x], tf.float32)},
+        {"x": tf.TensorSpec([None], tf.float32, "x")},
+        dataclasses.replace(PARAMETERS, max_enqueued_batches=1, num_batch_threads=1),
+    )
+    calls = [lambda: call({"x": rows(1, 1, 1, 1)}, ["y"], None)] * 8
+    answers = []
+    threads = [
+        threading.Thread(target=lambda one=one: answers.extend(together([one])))
+        for one in calls
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)  # what is refused, is refused at once
+    refused = list(answers)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert refused
+    for error in refused:
+        assert isinstance(error, tf.errors.UnavailableError)
+        assert "queue" in str(error)
+    assert len(answers) == 8
+    assert any(isinstance(answer, dict) for answer in answers)

@@ -1,0 +1,332 @@
+"""The real server's configuration files, as text and as what they mean."""
+
+import os
+import traceback
+
+import pytest
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from bn_keras_serving.common.errors import InvalidRequestError
+from bn_keras_serving.configuration import (
+    BatchingParameters,
+    Monitoring,
+    ServerTls,
+    check_models,
+    one_model,
+    read_batching,
+    read_models,
+    read_monitoring,
+    read_tls,
+)
+
+PEM = "-----BEGIN {0}-----\nc2VjcmV0\n-----END {0}-----\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "served.config"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def models_of(*configs):
+    return (
+        f"model_config_list {{ {' '.join(f'config {{ {one} }}' for one in configs)} }}"
+    )
+
+
+def model(rest="", name="m", base_path="/models/m", platform="tensorflow"):
+    return (
+        f"name: '{name}' base_path: '{base_path}' model_platform: '{platform}' {rest}"
+    )
+
+
+def test_a_file_with_everything_the_real_server_knows_is_read(file):
+    text = models_of(
+        model(
+            """
+        # Comments and both styles of lists are the text form's own.
+        model_version_policy: { specific { versions: [1, 2], versions: 3 } }
+        version_labels { key: "stable" value: 1 }
+        version_labels { key: "canary", value: 2 };
+        logging_config { sampling_config { sampling_rate: 0.1 } }
+        """
+        ),
+        "name: 'old' base_path: '/models/old' model_type: TENSORFLOW",
+    )
+    first, second = read_models(file(text)).model_config_list.config
+    assert (first.name, first.base_path) == ("m", "/models/m")
+    assert list(first.model_version_policy.specific.versions) == [1, 2, 3]
+    assert dict(first.version_labels) == {"stable": 1, "canary": 2}
+    assert second.name == "old"
+
+
+def test_an_empty_file_is_a_server_without_models(file):
+    assert read_models(file("# nothing yet\n")) == ModelServerConfig()
+
+
+def test_one_model_is_what_the_two_flags_mean():
+    config = one_model("m", "/models/m")
+    check_models(config)
+    assert config == text_format.Parse(models_of(model()), ModelServerConfig())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "\n\nmodel_config_list { config { nam: 'm' } }",
+            "Received: in line 3, Message type .* has no field named .nam.; correct",
+        ),
+        ("model_config_list {\n config {", r'Received: in line \d, Expected "}"'),
+        ("model_config_list { config { name: 'm\n' } }", "line 1, .*missing ending"),
+        (
+            models_of("model_version_policy { latest { num_versions: -1 } }"),
+            "out of range: -1",
+        ),
+        (
+            models_of("model_version_policy { latest {} all {} }"),
+            "another member of oneof",
+        ),
+        (b"name: '\xff'", "Received: a file that is not UTF-8; correct the path"),
+    ],
+)
+def test_a_file_that_is_no_text_form_names_itself_and_the_line(file, text, message):
+    path = file(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        read_models(path)
+    told = str(raised.value)
+    assert told.startswith(f"Expected {path} to be a ModelServerConfig in text form. ")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "read", [read_models, read_batching, read_monitoring, read_tls]
+)
+def test_a_file_that_is_not_there_is_told(tmp_path, read):
+    with pytest.raises(ValueError, match=r"absent to be a .*No such file.*correct the"):
+        read(tmp_path / "absent")
+    with pytest.raises(ValueError, match="Received: Is a directory"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            models_of(model(), model()),
+            r"Illegal to list model m multiple times in config list",
+        ),
+        (
+            models_of(model(base_path="models/m")),
+            r"Expected model m to have an absolute path or URI; got "
+            r"base_path\(\)=models/m",
+        ),
+        (models_of(model(base_path="")), r"got base_path\(\)=$"),
+        (
+            models_of(model(base_path="gs://bucket/m")),
+            r"directory of this machine; got base_path\(\)=gs://bucket/m; copy",
+        ),
+        (
+            models_of(model(platform="pytorch")),
+            "Model m requests unsupported platform pytorch",
+        ),
+        (
+            models_of("name: 'm' base_path: '/m'"),
+            r"Illegal setting neither ModelServerConfig::model_type \(deprecated\) nor "
+            "ModelServerConfig::model_platform, model name is m",
+        ),
+        (
+            models_of(model("model_type: TENSORFLOW")),
+            r"Illegal setting both ModelServerConfig::model_type \(deprecated\) and "
+            "ModelServerConfig::model_platform, model name is m",
+        ),
+        (
+            models_of("name: 'm' base_path: '/m' model_type: OTHER"),
+            "ModelServerConfig::model_type choice 2 not supported.",
+        ),
+        (
+            models_of(model(name="")),
+            "each model to have a name.*base_path=/models/m",
+        ),
+        (
+            "custom_model_config { type_url: 'x/y' }",
+            "not yet support custom model config. Received: custom_model_config; use",
+        ),
+    ],
+)
+def test_what_cannot_be_served_is_refused_in_the_real_servers_words(
+    file, text, message
+):
+    with pytest.raises(InvalidRequestError, match=message) as raised:
+        check_models(text_format.Parse(text, ModelServerConfig()))
+    path = file(text)
+    with pytest.raises(ValueError, match=message) as raised_for_file:
+        read_models(path)
+    assert str(raised_for_file.value) == f"{path}: {raised.value}"
+
+
+def test_batching_without_values_has_the_real_servers_defaults(file):
+    expected = BatchingParameters(
+        max_batch_size=1000,
+        batch_timeout_micros=0,
+        max_enqueued_batches=10,
+        num_batch_threads=len(os.sched_getaffinity(0)),
+        thread_pool_name="batch_threads",
+        allowed_batch_sizes=(),
+        enable_large_batch_splitting=False,
+        max_execution_batch_size=None,
+    )
+    assert read_batching(file("")) == BatchingParameters() == expected
+
+
+def test_batching_reads_every_field(file):
+    text = """
+    max_batch_size { value: 128 }
+    batch_timeout_micros { value: 2000 }
+    max_enqueued_batches: { value: 1000000 }
+    num_batch_threads { value: 3 }
+    thread_pool_name { value: "pool" }
+    allowed_batch_sizes: 8
+    allowed_batch_sizes: [16, 32]
+    pad_variable_length_inputs: false
+    enable_large_batch_splitting { value: true }
+    max_execution_batch_size { value: 32 }
+    """
+    assert read_batching(file(text)) == BatchingParameters(
+        128, 2000, 1000000, 3, "pool", (8, 16, 32), True, 32
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("max_batch_size { value: 4 } allowed_batch_sizes: [1, 2, 4]", (1, 2, 4)),
+        ("allowed_batch_sizes: 1000", (1000,)),
+        (
+            # The real server insists on the 8, which it never runs.
+            "max_batch_size { value: 8 } max_execution_batch_size { value: 4 } "
+            "enable_large_batch_splitting { value: true } allowed_batch_sizes: [2,4,8]",
+            (2, 4),
+        ),
+        (
+            "max_batch_size { value: 8 } enable_large_batch_splitting { value: true } "
+            "allowed_batch_sizes: [2, 8]",
+            (2, 8),
+        ),
+        (
+            # Without splitting the size of an execution has no meaning.
+            "max_batch_size { value: 8 } max_execution_batch_size { value: 4 } "
+            "allowed_batch_sizes: 8",
+            (8,),
+        ),
+    ],
+)
+def test_sizes_that_the_real_server_allows_are_allowed(file, text, sizes):
+    assert read_batching(file(text)).allowed_batch_sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "max_batch_size { value: 0 }",
+            "`max_batch_size` must be 1 or more. Received:",
+        ),
+        ("batch_timeout_micros { value: -1 }", "must be 0 or more. Received: batch_t"),
+        ("max_enqueued_batches { value: 0 }", "max_enqueued_batches=0"),
+        ("num_batch_threads { value: 0 }", "num_batch_threads=0"),
+        ("max_execution_batch_size { value: 0 }", "max_execution_batch_size=0"),
+        (
+            "max_batch_size { value: 4 } allowed_batch_sizes: [1, 2]",
+            r"last equal to `max_batch_size`\. Received: allowed_batch_sizes=\[1, 2\], "
+            "max_batch_size=4",
+        ),
+        ("max_batch_size { value: 4 } allowed_batch_sizes: [2, 1, 4]", "increasing"),
+        ("max_batch_size { value: 4 } allowed_batch_sizes: [4, 4]", "increasing"),
+        ("max_batch_size { value: 4 } allowed_batch_sizes: [0, 4]", "positive"),
+        (
+            "enable_large_batch_splitting { value: true } "
+            "max_execution_batch_size { value: 4 } allowed_batch_sizes: [2, 1000]",
+            r"last equal to `max_execution_batch_size`.*sizes=\[2\],.*size=4",
+        ),
+        (
+            "enable_large_batch_splitting { value: true } max_batch_size { value: 4 } "
+            "max_execution_batch_size { value: 5 }",
+            "`max_execution_batch_size` must be at most `max_batch_size`",
+        ),
+        ("pad_variable_length_inputs: true", "pad_variable_length_inputs=true; send"),
+        ("max_batch_size: 4", "in line 1, "),
+        ("batching { }", "in line 1, .*has no field named .batching"),
+    ],
+)
+def test_batching_that_cannot_be_is_refused(file, text, message):
+    path = file(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        read_batching(path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", Monitoring(False, "/monitoring/prometheus/metrics")),
+        ("prometheus_config { enable: true }", Monitoring(True)),
+        (
+            'prometheus_config { enable: true path: "/metrics" }',
+            Monitoring(True, "/metrics"),
+        ),
+    ],
+)
+def test_monitoring_is_read(file, text, expected):
+    assert read_monitoring(file(text)) == expected
+
+
+def test_a_path_of_metrics_begins_with_a_slash(file):
+    with pytest.raises(
+        ValueError, match=r"must begin with /\. Received: path='metrics'"
+    ):
+        read_monitoring(file("prometheus_config { enable: true path: 'metrics' }"))
+
+
+def quoted(text):
+    return '"' + text.replace("\n", "\\n") + '"'
+
+
+KEY, CERTIFICATE = PEM.format("KEY"), PEM.format("CERTIFICATE")
+PAIR = f"server_key: {quoted(KEY)} server_cert: {quoted(CERTIFICATE)} "
+
+
+def test_keys_are_read_and_not_shown(file):
+    tls = read_tls(file(PAIR))
+    assert tls == ServerTls(KEY, CERTIFICATE, None, False)
+    assert "c2VjcmV0" not in repr(tls)
+    both = read_tls(
+        file(f"{PAIR} custom_ca: {quoted(CERTIFICATE)} client_verify: true")
+    )
+    assert both == ServerTls(KEY, CERTIFICATE, CERTIFICATE, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "`server_key` must be a PEM text. Received: nothing; put the contents"),
+        (
+            "server_key: '/etc/server.key'",
+            "`server_key` must be a PEM text. Received: 15 characters of something",
+        ),
+        (f"server_key: {quoted(KEY)}", "`server_cert` must be a PEM"),
+        (f"{PAIR} client_verify: true", "`custom_ca` must be a PEM"),
+        (f"{PAIR} custom_ca: 'c2VjcmV0'", "`custom_ca` must be a PEM"),
+        (f'\nserver_key: "{KEY}"', "in line 2, an error that is not shown"),
+    ],
+)
+def test_keys_that_are_none_are_refused_and_not_shown(file, text, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        read_tls(file(text))
+    # A traceback shows the cause too.
+    assert "c2VjcmV0" not in "".join(traceback.format_exception(raised.value))

@@ -1,0 +1,215 @@
+"""Classify, Regress and MultiInference on models of every form."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from serving_examples import (
+    Judge,
+    classification,
+    example_of,
+    input_of,
+    pairs_of,
+    regression,
+    tasks,
+    write_version_1,
+)
+from serving_models import ROWS, write
+from tensorflow_serving.apis import (
+    input_pb2,
+    predict_pb2,
+)
+
+from bn_keras_serving.common.errors import (
+    ExecutionError,
+    InvalidRequestError,
+    UnsupportedError,
+)
+from bn_keras_serving.common.limits import Limits
+from bn_keras_serving.dispatch.handlers import CLASSIFY, REGRESS, Answering
+from bn_keras_serving.servable.servable import Servable
+
+ANSWERING = Answering()
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    return Servable(7, write(Judge(), tmp_path_factory.mktemp("judge"), 7))
+
+
+def test_classify_pairs_each_label_with_its_score(judge):
+    response = ANSWERING.classify(judge, classification())
+    assert pairs_of(response.result) == [
+        [("low", 1), ("high", 2)],
+        [("low", 3), ("high", 4)],
+        [("low", 5), ("high", 6)],
+    ]
+    spec = response.model_spec
+    assert (spec.name, spec.version.value) == ("judge", 7)
+    assert spec.signature_name == "serving_default"
+
+
+@pytest.mark.parametrize(
+    ("signature", "first"),
+    [("scores", [("", 1), ("", 2)]), ("classes", [("low", 0), ("high", 0)])],
+)
+def test_classify_answers_with_labels_or_scores_alone(judge, signature, first):
+    response = ANSWERING.classify(judge, classification(signature))
+    assert pairs_of(response.result)[0] == first
+    assert len(response.result.classifications) == 3
+
+
+@pytest.mark.parametrize("signature", ["sum", "column"])
+def test_regress_answers_a_value_for_each_example(judge, signature):
+    response = ANSWERING.regress(judge, regression(signature))
+    assert [one.value for one in response.result.regressions] == [3, 7, 11]
+
+
+def test_features_of_the_context_belong_to_every_example(judge):
+    given = input_pb2.Input()
+    given.example_list_with_context.context.CopyFrom(example_of(8, 9))
+    given.example_list_with_context.examples.add()
+    given.example_list_with_context.examples.add().CopyFrom(example_of(1, 2))
+    response = ANSWERING.regress(judge, regression("sum", given))
+    assert [one.value for one in response.result.regressions] == [17, 3]
+
+
+@pytest.mark.parametrize(
+    ("signature", "words"),
+    [
+        ("nothing", "No signature was found with the name: nothing"),
+        ("named", "No classification inputs found in SignatureDef"),
+        ("other", 'to contain at least one of "classes" or "scores"'),
+        ("three", "Expected one or two output Tensors, found 3"),
+        ("flat", r"Expected Tensor shape: \[batch_size num_classes\] but got \[3\]"),
+        ("double", "Expected scores Tensor of DT_FLOAT. Got: float64"),
+        ("short", "Expected scores output batch size of 3. Got: 2"),
+        ("uneven", r"should match in dim_size\(1\). Got 2 vs. 1"),
+    ],
+)
+def test_classify_refuses_what_is_no_classification(judge, signature, words):
+    with pytest.raises(InvalidRequestError, match=words):
+        ANSWERING.classify(judge, classification(signature))
+
+
+@pytest.mark.parametrize(
+    ("signature", "words"),
+    [
+        ("nothing", "No signature was found with the name: nothing"),
+        ("named", "No regression inputs found in SignatureDef"),
+        ("scores", "No regression outputs found in SignatureDef"),
+        ("serving_default", "Expected one output Tensor."),
+        ("wide", r"either \[batch_size\] or \[batch_size, 1\] but got \[3,2\]"),
+        ("whole", "Expected output Tensor of DT_FLOAT.  Got: int32"),
+    ],
+)
+def test_regress_refuses_what_is_no_regression(judge, signature, words):
+    with pytest.raises(InvalidRequestError, match=words):
+        ANSWERING.regress(judge, regression(signature))
+
+
+@pytest.mark.parametrize("given", [input_pb2.Input(), input_of()])
+def test_no_examples_are_refused(judge, given):
+    with pytest.raises(InvalidRequestError, match=r"^Input is empty\.$"):
+        ANSWERING.classify(judge, classification(given=given))
+
+
+def test_several_signatures_answer_the_same_examples(judge):
+    request = tasks(("scores", CLASSIFY), ("sum", REGRESS))
+    response = ANSWERING.multi_inference(judge, request)
+    first, second = response.results
+    assert pairs_of(first.classification_result)[2] == [("", 5), ("", 6)]
+    values = [one.value for one in second.regression_result.regressions]
+    assert values == [3, 7, 11]
+    assert [one.model_spec.signature_name for one in response.results] == [
+        "scores",
+        "sum",
+    ]
+
+
+def test_several_signatures_of_several_models_are_refused(judge):
+    request = tasks(("scores", CLASSIFY), ("sum", REGRESS))
+    request.tasks[1].model_spec.name = "another"
+    with pytest.raises(InvalidRequestError, match="must access the same model name"):
+        ANSWERING.multi_inference(judge, request)
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "words"),
+    [
+        (
+            tasks(("sum", REGRESS), ("sum", REGRESS)),
+            InvalidRequestError,
+            "Duplicate evaluation of signature: sum",
+        ),
+        (
+            tasks(("nothing", REGRESS)),
+            InvalidRequestError,
+            "Requested signature not found in model graph: nothing",
+        ),
+        (
+            tasks(("sum", "tensorflow/serving/predict")),
+            UnsupportedError,
+            "Unsupported signature method_name: tensorflow/serving/predict",
+        ),
+        (tasks(("sum", REGRESS), name=""), InvalidRequestError, "empty model name"),
+        (tasks(("sum", REGRESS), given=input_of()), InvalidRequestError, "is empty"),
+    ],
+)
+def test_a_bad_task_is_refused(judge, request_, kind, words):
+    with pytest.raises(kind, match=words):
+        ANSWERING.multi_inference(judge, request_)
+
+
+def test_an_example_without_the_feature_is_the_models_error(judge):
+    with pytest.raises(ExecutionError, match="Feature: x") as raised:
+        ANSWERING.classify(
+            judge, classification(given=input_of(example_of(1, 2, name="z")))
+        )
+    assert "File" not in str(raised.value), "where it was written is not the caller's"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_of_tensorflow_1_is_served(tmp_path):
+    write_version_1(tmp_path, 1)
+    servable = Servable(1, tmp_path / "1")
+    request = predict_pb2.PredictRequest()
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(ROWS))
+    answer = ANSWERING.predict(servable, request)
+    np.testing.assert_array_equal(answer.outputs["y"].float_val, 3 * ROWS.ravel())
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.signature_name = "look/up"
+    request.inputs["a/word"].CopyFrom(tf.make_tensor_proto([b"b", b"?"]))
+    answer = ANSWERING.predict(servable, request)
+    assert list(answer.outputs["number"].float_val) == [2, -1]
+
+
+def test_tensors_travel_as_bytes_when_asked(judge):
+    request = predict_pb2.PredictRequest()
+    serialized = [example_of(1, 2).SerializeToString()]
+    request.inputs["inputs"].CopyFrom(tf.make_tensor_proto(serialized))
+    answer = Answering(tensor_content=True).predict(judge, request)
+    expected = np.array([[1, 2]], np.float32).tobytes()
+    assert answer.outputs["scores"].tensor_content == expected
+    assert list(answer.outputs["classes"].string_val) == [b"low", b"high"]
+
+
+def test_what_a_filter_leaves_out_is_not_computed(tmp_path):
+    write_version_1(tmp_path, 1)
+    servable = Servable(1, tmp_path / "1")
+    signature = servable.signature("strict")
+    assert signature.run({"x": -ROWS}, ["y"])["y"].tolist() == (-ROWS).tolist()
+    with pytest.raises(ExecutionError) as raised:
+        signature.run({"x": -ROWS})
+    # Not where the graph was written.
+    assert str(raised.value).startswith("assertion failed: [negative")
+
+
+def test_caps_hold_for_examples_too(tmp_path):
+    path = write(Judge(), tmp_path, 1)
+    many = Servable(1, path, limits=Limits(elements=2))
+    with pytest.raises(InvalidRequestError, match="at most 2 elements"):
+        ANSWERING.classify(many, classification())
+    long = Servable(1, path, limits=Limits(string_bytes=8))
+    with pytest.raises(InvalidRequestError, match="strings of at most 8 bytes"):
+        ANSWERING.regress(long, regression("sum"))

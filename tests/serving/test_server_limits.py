@@ -1,0 +1,185 @@
+"""What one client may ask of the server, and for how long."""
+
+import http.client
+import json
+import threading
+import time
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from serving_models import (
+    ROWS,
+    UNLIMITED,
+    Echo,
+    Model,
+    refusal,
+    request_of,
+    status_request,
+    write,
+)
+from tensorflow_serving.apis import (
+    model_service_pb2_grpc,
+    prediction_service_pb2_grpc,
+)
+
+from bn_keras_serving import PredictionServer
+from bn_keras_serving.common.limits import Limits
+from bn_keras_serving.servable.signature import Signature
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+LIMITS = Limits(
+    message_bytes=100_000, elements=1000, string_bytes=50, concurrent_requests=2
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("multiply")
+    model = Model(2)
+    model.served["string"] = Echo().served["string"]
+    write(model, directory, 1)
+    with PredictionServer(
+        directory, "multiply", port=0, rest_port=0, limits=LIMITS, rest_timeout=1.0
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def channel(server):
+    with grpc.insecure_channel(server.address, options=UNLIMITED) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def predictions(channel):
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def post(server, document):
+    connection = http.client.HTTPConnection(server.rest_address, timeout=30)
+    try:
+        path = "/v1/models/multiply:predict"
+        connection.request("POST", path, json.dumps(document))
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def test_a_larger_message_is_refused(predictions):
+    rows = np.ones((200, 4), np.float32)
+    assert predictions.Predict(request_of({"x": rows}), timeout=30)
+    rows = np.ones((25_000, 4), np.float32)
+    code, details = refusal(predictions.Predict, request_of({"x": rows}))
+    assert (code, "100000" in details) == (EXHAUSTED, True), details
+
+
+def test_a_larger_document_is_refused(server):
+    assert post(server, {"instances": np.ones((200, 4)).tolist()})[0] == 200
+    status, answer = post(server, {"instances": np.ones((25_000, 4)).tolist()})
+    assert (status, "100000" in answer["error"]) == (413, True)
+
+
+def test_more_elements_are_refused(server, predictions):
+    rows = np.ones((251, 4), np.float32)
+    expected = 'at most 1000 elements in input "x". Received: 1004;'
+    code, details = refusal(predictions.Predict, request_of({"x": rows}))
+    assert (code, expected in details) == (INVALID, True), details
+    # Fewer bytes than elements: one value fills the shape.
+    filled = tf.make_tensor_proto(1.0, shape=(300, 4))
+    code, details = refusal(predictions.Predict, request_of({"x": filled}))
+    assert (code, "at most 1000 elements" in details) == (INVALID, True), details
+    status, answer = post(server, {"instances": rows.tolist()})
+    assert (status, expected in answer["error"]) == (400, True)
+
+
+def test_a_longer_string_is_refused(server, predictions):
+    words = np.array([b"x" * 50, b""], object)
+    request = request_of({"x": words}, signature="string")
+    assert predictions.Predict(request, timeout=30)
+    words = np.array([b"", b"x" * 51], object)
+    code, details = refusal(
+        predictions.Predict, request_of({"x": words}, signature="string")
+    )
+    expected = 'at most 50 bytes in input "x". Received: one of 51 bytes;'
+    assert (code, expected in details) == (INVALID, True), details
+    document = {"signature_name": "string", "instances": ["", "x" * 51]}
+    status, answer = post(server, document)
+    assert (status, expected in answer["error"]) == (400, True)
+
+
+def test_one_request_too_many_is_refused_and_others_are_answered(predictions, held):
+    begun, opened = held
+    under_way = [predictions.Predict.future(request_of(), timeout=60) for _ in range(2)]
+    for _ in under_way:
+        assert begun.acquire(timeout=20)
+    assert refusal(predictions.Predict, request_of())[0] == EXHAUSTED
+    opened.set()
+    for one in under_way:
+        assert one.result().outputs["y"]
+    assert predictions.Predict(request_of(), timeout=30)
+
+
+def test_health_and_status_are_told_while_as_many_run_as_may(
+    channel, predictions, held
+):
+    begun, _ = held
+    under_way = [predictions.Predict.future(request_of(), timeout=60) for _ in range(2)]
+    for _ in under_way:
+        assert begun.acquire(timeout=20)
+    models = model_service_pb2_grpc.ModelServiceStub(channel)
+    assert models.GetModelStatus(status_request(), timeout=30)
+    health = health_pb2_grpc.HealthStub(channel)
+    assert health.Check(health_pb2.HealthCheckRequest(), timeout=30)
+
+
+def test_one_document_too_many_is_429_and_late_ones_are_504(server, held):
+    begun, opened = held
+    document = {"instances": ROWS.tolist()}
+    with futures.ThreadPoolExecutor(2) as pool:
+        under_way = [pool.submit(post, server, document) for _ in range(2)]
+        for _ in under_way:
+            assert begun.acquire(timeout=20)
+        assert post(server, document)[0] == 429
+        # They are late before they are answered.
+        assert {one.result()[0] for one in under_way} == {504}
+    opened.set()
+    for _ in range(1000):
+        status, _ = post(server, document)
+        if status != 429:
+            break
+        time.sleep(0.01)
+    assert status == 200
+
+
+def test_work_whose_deadline_has_passed_is_not_begun(predictions, monkeypatch):
+    ran, parsed = [], threading.Event()
+
+    def parse_slowly(_, protos):
+        time.sleep(0.3)
+        parsed.set()
+        return {alias: tf.make_ndarray(one) for alias, one in protos.items()}
+
+    monkeypatch.setattr(Signature, "parse", parse_slowly)
+    monkeypatch.setattr(Signature, "compute", lambda *_: ran.append(1) or {})
+    with pytest.raises(grpc.RpcError) as raised:
+        predictions.Predict(request_of(), timeout=0.1)
+    assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert parsed.wait(10)
+    time.sleep(0.1)
+    assert not ran
+
+
+@pytest.mark.parametrize(
+    "name", ["message_bytes", "elements", "string_bytes", "concurrent_requests"]
+)
+@pytest.mark.parametrize("value", [0, 2**31])
+def test_a_limit_out_of_range_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"`{name}` must be .* {name}={value}"):
+        Limits(**{name: value})

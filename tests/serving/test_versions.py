@@ -1,0 +1,301 @@
+"""Versions of one model on disk: which are served, and which are not."""
+
+import shutil
+import weakref
+
+import numpy as np
+import pytest
+from serving_models import Model, write
+from version_fakes import (
+    LATEST,
+    Loader,
+    add,
+    few_objects_to_collect,
+    polled,
+    states_of,
+    wait_for,
+)
+
+from bn_keras_serving.common.errors import ServableNotFoundError
+from bn_keras_serving.models.directories import Policy
+from bn_keras_serving.models.versions import (
+    LOAD_ATTEMPTS,
+    State,
+    Versions,
+    VersionStatus,
+)
+from bn_keras_serving.servable.servable import Servable
+
+pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
+
+
+def latest(count):
+    return Policy(latest=Policy.Latest(num_versions=count))
+
+
+def specific(*versions):
+    return Policy(specific=Policy.Specific(versions=versions))
+
+
+ALL = Policy(all=Policy.All())
+
+
+@pytest.fixture
+def loader():
+    return Loader()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    add(tmp_path / "m", 1)
+    return tmp_path / "m"
+
+
+@pytest.fixture
+def versions_of(directory, loader):
+    yield from polled(directory, loader)
+
+
+def states(versions):
+    return states_of(versions.statuses())
+
+
+def test_only_directories_named_by_an_integer_are_versions(directory, versions_of):
+    add(directory, "00000123", "7.5", "-8", "+9", "1_0", "\u0663", "tmp-11", 2**63)
+    (directory / "1234").touch()
+    assert versions_of(ALL).statuses() == [
+        VersionStatus(123, State.AVAILABLE),
+        VersionStatus(1, State.AVAILABLE),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [
+        (LATEST, {10}),
+        (latest(0), {10}),
+        (latest(2), {10, 9}),
+        (latest(9), {10, 9, 2, 1}),
+        (ALL, {10, 9, 2, 1}),
+        (specific(1, 9, 77), {9, 1}),
+        (specific(), set()),
+    ],
+)
+def test_a_policy_says_which_versions_are_served(
+    directory, versions_of, loader, policy, served
+):
+    add(directory, 2, 9, 10)
+    versions = versions_of(policy)
+    assert versions.available() == served
+    newest_first = [directory / str(one) for one in sorted(served, reverse=True)]
+    assert loader.loaded == newest_first
+    for version in served:
+        with versions.use(version) as servable:
+            assert servable.path == directory / str(version)
+
+
+def test_the_latest_is_the_highest_loaded_and_no_other_is_found(directory, versions_of):
+    add(directory, 9, 10)
+    versions = versions_of(specific(1, 9))
+    with versions.use() as servable:
+        assert servable.version == 9
+    with pytest.raises(ServableNotFoundError) as raised, versions.use(10):
+        pass
+    assert str(raised.value) == "Servable not found for request: Specific(m, 10)"
+    versions.close()
+    with pytest.raises(ServableNotFoundError) as raised, versions.use():
+        pass
+    assert str(raised.value) == "Servable not found for request: Latest(m)"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "m which is not there; export a model there first"),
+        (lambda path: path.mkdir(), "m without any; export a model there first"),
+        (lambda path: path.touch(), "m which is a file; give the directory of the"),
+        (lambda path: add(path, 1, 2), "m with versions 1, 2; ask for those in its"),
+    ],
+)
+def test_a_directory_without_what_is_asked_for_is_told(tmp_path, loader, make, message):
+    make(tmp_path / "m")
+    versions = Versions("m", tmp_path / "m", specific(7), loader)
+    versions.poll()
+    why = versions.why_unavailable()
+    assert why.startswith("Expected a directory of numbered versions, such as ")
+    assert f"1/saved_model.pb. Received: {tmp_path / message}" in why
+
+
+def test_a_version_given_for_its_model_is_told_so(directory, loader):
+    (directory / "1" / "saved_model.pb").touch()
+    versions = Versions("m", directory / "1", LATEST, loader)
+    assert "give the directory above this version" in versions.why_unavailable()
+
+
+def test_a_new_version_is_loaded_before_the_old_one_is_unloaded(
+    directory, versions_of, loader
+):
+    during = []
+
+    def load(version, path):
+        during.append(states(versions) if version == 2 else {})
+        return loader(version, path)
+
+    versions = versions_of(load=load)
+    add(directory, 2)
+    versions.poll()
+    assert during[1] == {1: "AVAILABLE", 2: "LOADING"}
+    assert states(versions) == {1: "END", 2: "AVAILABLE"}
+
+
+def test_of_versions_not_asked_for_the_highest_stays_until_a_new_one_serves(
+    directory, versions_of, loader
+):
+    add(directory, 2, 3)
+    versions = versions_of(specific(1, 2))
+    loader.broken.add(3)
+    versions.set_policy(specific(3))
+    assert states(versions) == {1: "END", 2: "AVAILABLE", 3: "LOADING"}
+    loader.broken.clear()
+    versions.poll()
+    assert states(versions) == {1: "END", 2: "END", 3: "AVAILABLE"}
+
+
+def test_a_broken_version_leaves_the_good_one_and_ends_after_its_attempts(
+    directory, versions_of, loader
+):
+    versions = versions_of()
+    loader.broken.add(2)
+    add(directory, 2)
+    for _ in range(LOAD_ATTEMPTS):
+        assert states(versions).get(2) != "END"
+        versions.poll()
+    assert states(versions) == {1: "AVAILABLE", 2: "END"}
+    assert versions.statuses()[0].error == "OSError: half a file"
+    loader.broken.clear()  # whole now, but its number has had its chances
+    versions.poll()
+    assert len(loader.loaded) == 1 + LOAD_ATTEMPTS
+    add(directory, 3)
+    versions.poll()
+    assert states(versions) == {1: "END", 2: "END", 3: "AVAILABLE"}
+    assert versions.statuses()[1].error == "OSError: half a file"
+
+
+def test_a_version_seen_half_copied_is_served_once_it_is_whole(
+    directory, versions_of, loader
+):
+    loader.broken.add(1)
+    versions = versions_of()
+    assert versions.statuses() == [
+        VersionStatus(1, State.LOADING, "OSError: half a file")
+    ]
+    assert versions.why_unavailable() == (
+        f"Expected version 1 in {directory} to load. Received: OSError: half a file; "
+        "export it anew under a new number."
+    )
+    loader.broken.clear()
+    versions.poll()
+    assert versions.statuses() == [VersionStatus(1, State.AVAILABLE)]
+
+
+def test_a_broken_version_ends_when_it_is_not_asked_for_and_may_come_anew(
+    directory, versions_of, loader
+):
+    versions = versions_of()
+    loader.broken.add(2)
+    add(directory, 2)
+    versions.poll()
+    (directory / "2").rmdir()
+    versions.poll()
+    assert versions.statuses()[0] == VersionStatus(2, State.END, "OSError: half a file")
+    loader.broken.clear()
+    add(directory, 2)
+    versions.poll()
+    assert states(versions) == {1: "END", 2: "AVAILABLE"}
+
+
+def test_without_further_looks_a_version_has_one_attempt(versions_of, loader):
+    loader.broken.add(1)
+    assert states(versions_of(poll_seconds=0)) == {1: "END"}
+
+
+def test_one_broken_version_does_not_keep_the_others_from_serving(
+    directory, versions_of, loader
+):
+    add(directory, 2, 3)
+    loader.broken.add(3)
+    assert states(versions_of(ALL)) == {
+        1: "AVAILABLE",
+        2: "AVAILABLE",
+        3: "LOADING",
+    }
+
+
+def test_taking_the_latest_version_away_brings_the_last_one_back(
+    directory, versions_of, loader
+):
+    add(directory, 2)
+    versions = versions_of()
+    (directory / "2").rmdir()
+    loader.broken.add(1)
+    versions.poll()
+    assert states(versions) == {1: "LOADING", 2: "AVAILABLE"}
+    loader.broken.clear()
+    versions.poll()
+    assert states(versions) == {1: "AVAILABLE", 2: "END"}
+
+
+def test_a_directory_emptied_of_versions_unloads_them_all(directory, versions_of):
+    versions = versions_of()
+    (directory / "1").rmdir()
+    versions.poll()
+    assert states(versions) == {1: "END"}
+    add(directory, 1)
+    versions.poll()
+    assert states(versions) == {1: "AVAILABLE"}
+
+
+def test_a_directory_that_vanishes_leaves_the_model_serving(directory, versions_of):
+    versions = versions_of()
+    shutil.rmtree(directory)
+    versions.poll()
+    assert states(versions) == {1: "AVAILABLE"}
+
+
+def test_a_problem_of_the_directory_is_logged_once(directory, versions_of, caplog):
+    versions = versions_of(poll_seconds=0.01)
+    versions.watch()
+    shutil.rmtree(directory)
+    wait_for(lambda: "No such file" in caplog.text)
+    for _ in range(3):
+        versions.poll()
+    assert caplog.text.count("No such file") == 1
+    add(directory, 1)
+    versions.poll()
+    versions.set_policy(specific(1, 7))
+    versions.poll()
+    assert caplog.text.count(f"Expected version 7 in {directory}") == 1
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return write(Model(3), tmp_path_factory.mktemp("saved"), 1)
+
+
+def test_a_saved_model_is_served_once_it_is_whole(saved, tmp_path):
+    versions = Versions("m", tmp_path, LATEST, Servable)
+    (tmp_path / "1").mkdir()
+    whole = (saved / "saved_model.pb").read_bytes()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(whole[: len(whole) // 2])
+    versions.poll()
+    assert "saved_model.pb" in versions.why_unavailable()
+    shutil.copytree(saved, tmp_path / "1", dirs_exist_ok=True)
+    versions.poll()
+    with versions.use() as servable:
+        outputs = servable.signature().run({"x": np.ones((1, 4), np.float32)})
+        memory = weakref.ref(servable)
+    np.testing.assert_array_equal(outputs["y"], np.full((1, 4), 3))
+    del servable
+    versions.close()
+    assert states(versions) == {1: "END"}
+    assert memory() is None
