@@ -1,34 +1,27 @@
 """Let Keras load saved models that hold this package's layers.
 
-`import bn_keras` must be enough for `keras.models.load_model`, and must not import
-Keras, which takes seconds. So the layers register themselves as soon as something else
-imports Keras: before `import keras` returns.
+`import bn_keras` must be enough for `keras.models.load_model`, but must not import
+Keras, which takes seconds. So the layers are registered as soon as anything imports
+Keras: before `import keras` returns.
 """
 
-import importlib
 import importlib.abc
 import importlib.util
 import sys
 
-# The modules whose import registers a layer.
-_REGISTERING = (
-    "bn_keras.layer.batch_normalization",
-    "bn_keras.folding.scale_shift",
-    "bn_keras.models.local_response_normalization",
-)
-
 
 def register_with_keras() -> None:
-    """Register the layers now if Keras is imported, else when it will be."""
+    """Register the layers now if Keras is imported, otherwise when it is."""
     if "keras" in sys.modules:
-        _import_layers()
+        _register()
     else:
         sys.meta_path.insert(0, _KerasFinder())
 
 
-def _import_layers():
-    for module in _REGISTERING:
-        importlib.import_module(module)
+def _register():
+    # If it was this package that imported Keras, this returns the module as it is so
+    # far, and the layers are registered when its import ends.
+    import bn_keras.layer  # noqa: F401
 
 
 class _KerasFinder(importlib.abc.MetaPathFinder):
@@ -46,7 +39,7 @@ class _KerasFinder(importlib.abc.MetaPathFinder):
 
         def execute_then_register(module):
             execute(module)
-            _import_layers()
+            _register()
 
         # The loader belongs to this spec alone, so nothing else sees the change.
         spec.loader.exec_module = execute_then_register

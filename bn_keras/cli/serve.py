@@ -12,7 +12,7 @@ import os
 from bn_keras.cli import argument_types
 from bn_keras.cli.command import command
 
-# A cap of `bn_keras_serving.common.limits.Limits`: what it is called here, and what it counts.
+# A field of `bn_keras_serving.common.limits.Limits`: its option, and what it counts.
 CAPS = {
     "message_bytes": "size of a request",
     "elements": "elements of an input",

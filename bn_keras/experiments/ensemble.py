@@ -27,9 +27,9 @@ TITLE = "Crops and an ensemble of six (figure 4)"
 REMARK = """\
 Smaller than the paper's: CIFAR-10 instead of ImageNet, a narrow network with a small
 stem, few epochs. Learning rates decay over these as figure 2's. The six networks are
-those of bn_keras.training.recipes: BN-x30, each with some of the paper's changes; which has
-which is chosen. With ten classes top-5 errors say nothing and are left out. The
-ensemble is held against the mean of its members and, harder, against the best of them
+those of `bn_keras.training.recipes`: BN-x30, each with some of the paper's changes;
+which has which is chosen. With ten classes top-5 errors say nothing and are left out.
+The ensemble is held against the mean of its members and, harder, against the best of them
 on the same pictures, which chance has favoured. The 95 % of a gain are over test
 pictures, for these six trainings: it agrees where they are above 0.\
 """

@@ -56,8 +56,8 @@ def follow(recipe, data, deviation, steps, every):
     """Train by plain gradient descent and look at the network every so many steps.
 
     Args:
-        recipe: `bn_keras.training.recipes.MLP` or `BN_MLP`, or a variant of one; its moving
-            averages stand for the population statistics at each look.
+        recipe: `bn_keras.training.recipes.MLP` or `BN_MLP`, or a variant of one; its
+            moving averages stand for the population statistics at each look.
         data: a `bn_keras.data.Data` in memory.
         deviation: standard deviation of all initial weights, which are Gaussian.
         steps: of the training, a multiple of `every`.

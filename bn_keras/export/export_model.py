@@ -64,7 +64,8 @@ def export_saved_model(
             `.highest_version` in the directory is kept.
         labels: the classes' names, a sequence of strings or a text file of one a line;
             None for their numbers.
-        preprocessing: a `bn_keras.images.preprocessing.Preprocessing`; None divides by 255.
+        preprocessing: a `bn_keras.images.preprocessing.Preprocessing`; None
+            divides by 255.
         samples: what the model takes, at least one example, to compare on; None draws
             four examples.
         tolerance: largest difference from the model's answers, in units of an output's

@@ -2,7 +2,7 @@
 
 from bn_keras.folding.fold_model import FoldingResult, fold_batch_normalization
 from bn_keras.folding.report import Entry, Report
-from bn_keras.folding.scale_shift import ScaleShift
+from bn_keras.layer.scale_shift import ScaleShift
 
 __all__ = [
     "Entry",

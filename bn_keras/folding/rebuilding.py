@@ -9,8 +9,8 @@ from typing import Any
 import keras
 from keras import layers, tree
 
-from bn_keras.folding.scale_shift import ScaleShift
 from bn_keras.keras_graph import Edge, copy_stateless, copy_variables, layer_keys
+from bn_keras.layer.scale_shift import ScaleShift
 
 
 def build_model(graph):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 
 from bn_keras.layer.batch_normalization import BatchNormalization
+from bn_keras.layer.local_response_normalization import LocalResponseNormalization
 from bn_keras.models.conventions import (
     build_model,
     channel_axis,
@@ -27,7 +28,6 @@ from bn_keras.models.hidden_layer import (
     fresh_initializer,
     hidden_layer,
 )
-from bn_keras.models.local_response_normalization import LocalResponseNormalization
 
 
 class Module(NamedTuple):

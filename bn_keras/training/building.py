@@ -27,8 +27,8 @@ def preprocessing_for(recipe, data):
         data: a `bn_keras.data.Data`.
 
     Returns:
-        A `bn_keras.images.preprocessing.Preprocessing`. Where it names no size and the data
-        set's pictures have all one, they are taken whole.
+        A `bn_keras.images.preprocessing.Preprocessing`. Where it names no size and
+        the data set's pictures have all one, they are taken whole.
     """
     height, width, channels = data.shape
     found = recipe.preprocessing

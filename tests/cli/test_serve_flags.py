@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import bn_keras_serving
 from bn_keras.cli import command_line
 
 

@@ -122,13 +122,13 @@ TWO = definition({"a": (tf.float32, None), "b": (tf.float32, None)}, defaults=["
 
 
 def test_names_must_be_those_of_the_inputs():
-    for inputs, message in (
+    for sent, message in (
         ({}, r"names \['a', 'b'\]\. Received: \[\]; add a$"),
         ({"a": 1, "c": 1}, r"Received: \['a', 'c'\]; leave out c$"),
         ({"b": 1, "c": 1}, r"; add a and leave out c$"),
     ):
         with pytest.raises(ValueError, match=message):
-            inputs.fitted(inputs, TWO)
+            inputs.fitted(sent, TWO)
 
 
 def test_an_input_with_a_default_may_be_left_out():

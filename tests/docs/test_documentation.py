@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 from paths import ROOT
 
 import bn_keras
+import bn_keras_serving
 from bn_keras.cli import command_line
 from bn_keras.experiments import inception
 from bn_keras.experiments.reproducing import EXPERIMENTS

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from goldens.make import (
     outputs,
     structure,
 )
+from paths import ROOT
 
-FOLDER = Path(__file__).parent / "goldens"
+FOLDER = ROOT / "tests" / "goldens"
 GOLDEN_STRUCTURES = json.loads((FOLDER / "structures.json").read_text())
 GOLDEN_OUTPUTS = json.loads((FOLDER / "outputs.json").read_text())
 
