@@ -19,7 +19,7 @@ from benchmarks import serving_sections as sections
 from benchmarks.serving_contenders import Contender, Direct, Rest, Served
 from benchmarks.serving_requests import NETWORK, PIXELS, TINY, write_models
 from benchmarks.timing import provenance
-from bn_keras.atomic_files import published
+from bn_keras.atomic_files import atomic_write
 
 PROGRAMS = "benchmarks.serving_processes"
 SECTIONS = ("network", "batching", "tiny", "load", "peers")
@@ -49,8 +49,8 @@ class Record:
         """Set facts, and write all of them."""
         self.facts |= facts
         if self._path is not None:
-            with published(self._path) as beside:
-                beside.write_text(json.dumps(self.facts, indent=1) + "\n")
+            with atomic_write(self._path) as temporary_path:
+                temporary_path.write_text(json.dumps(self.facts, indent=1) + "\n")
 
     def follow(self, name, rounds):
         """Keep the newest rows of a section, then print them."""

@@ -1,47 +1,49 @@
-"""Files and folders that appear whole or not at all.
+"""Write files and folders atomically: they appear complete or not at all."""
 
-Knows the file system; not what is written.
-"""
-
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def published(path):
-    """Write beside `path`, rename to it at the end: nobody sees it half-written.
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write to a temporary path and rename it to `path` at the end of the block.
 
     Args:
-        path: the file or folder to appear.
+        path: The file or folder to create. Its parent folder must exist. An existing
+            file, or an existing empty folder, is replaced.
 
     Yields:
-        A path in a temporary sibling folder, with the same suffix, to write to. An
-        error inside the block, or the end of the process, publishes nothing.
+        The temporary path to write to. It does not exist yet and has the same name and
+        suffix as `path`. If the block raises an error, or the process ends inside it,
+        `path` is unchanged.
 
     Raises:
-        FileExistsError: where `path` is a folder that exists and is not empty.
+        OSError: If `path` is a folder that is not empty.
 
     Example:
     ```python
     import pathlib, tempfile
-    from bn_keras.atomic_files import published
+    from bn_keras.atomic_files import atomic_write
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "note.txt"
-        with published(path) as beside:
-            beside.write_text("whole")
+        with atomic_write(path) as temporary_path:
+            temporary_path.write_text("complete")
             assert not path.exists()
-        assert path.read_text() == "whole"
+        assert path.read_text() == "complete"
     ```
     """
     path = Path(path)
+    # A sibling folder is on the same file system, where a rename is atomic.
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
-    beside = folder / path.name
+    temporary_path = folder / path.name
     try:
-        yield beside
-        # rename() replaces a file or an empty folder and refuses any other folder.
-        beside.rename(path)
+        yield temporary_path
+        # rename() replaces a file or an empty folder, and refuses any other folder.
+        temporary_path.rename(path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,8 +9,10 @@ import sys
 import textwrap
 import warnings
 
-from bn_keras import __version__, errors
+from bn_keras import __version__
 from bn_keras.cli import data, demonstration, export, predict, reproduce, serve, train
+from bn_keras.cli.messages import error_message
+from bn_keras.errors import DivergenceError
 
 EXAMPLES = """\
 examples:
@@ -98,7 +100,7 @@ def main(arguments=None):
     except Exception as error:
         if os.environ.get("BN_KERAS_TRACEBACK") == "1":
             raise
-        line = textwrap.shorten(errors.message(error), 1000, placeholder=" ...")
-        status = 1 if isinstance(error, errors.DivergenceError) else 2
+        line = textwrap.shorten(error_message(error), 1000, placeholder=" ...")
+        status = 1 if isinstance(error, DivergenceError) else 2
     print(f"bn-keras: error: {line}", file=sys.stderr)
     return status

@@ -39,7 +39,7 @@ def add(commands):
 
 def demo(options):
     """Run the demo, write its figures."""
-    from bn_keras.atomic_files import published
+    from bn_keras.atomic_files import atomic_write
     from bn_keras.cli import demo
 
     if options.json is not None:
@@ -57,8 +57,8 @@ def demo(options):
     make_folder(options.workdir)
     results, failures = demo.run(options.workdir, command=_command())
     if options.json is not None:
-        with published(options.json) as beside:
-            beside.write_text(json.dumps(results, indent=2) + "\n")
+        with atomic_write(options.json) as temporary_path:
+            temporary_path.write_text(json.dumps(results, indent=2) + "\n")
     for failure in failures:
         print(f"bn-keras: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -9,9 +9,9 @@ import json
 import operator
 import sys
 
-from bn_keras import errors
 from bn_keras.cli import argument_types
 from bn_keras.cli.command import command, progress_bar
+from bn_keras.cli.messages import error_message
 from bn_keras.images.pixels import JPEG, PNG
 
 _ARRAYS = (".npy", ".npz")
@@ -137,7 +137,7 @@ def predict(options):
                         bar.advance(task)
         except (ValueError, grpc.RpcError) as error:
             file = str(next(unanswered, ""))
-            message = errors.message(error)
+            message = error_message(error)
             if file in message:
                 raise
             raise ValueError(f"{file}: {message}") from error

@@ -10,9 +10,9 @@ import textwrap
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from bn_keras import errors
 from bn_keras.cli import argument_types
 from bn_keras.cli.command import command, make_folder, progress_bar
+from bn_keras.cli.messages import error_message
 from bn_keras.experiments.reproducing import EXPERIMENTS, SCALES, WORKDIR
 
 _ALL = "all"
@@ -89,7 +89,7 @@ def reproduce(options):
         except Exception as error:
             if len(names) == 1 or os.environ.get("BN_KERAS_TRACEBACK") == "1":
                 raise
-            failures[name] = textwrap.shorten(errors.message(error), 1000)
+            failures[name] = textwrap.shorten(error_message(error), 1000)
             _say(f"{name} failed ({failures[name]}); going on with the others")
     # Whatever becomes of the terminal, the files are there before anything is shown.
     try:

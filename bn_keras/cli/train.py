@@ -260,8 +260,8 @@ def _show_classes(found, class_names):
 
 
 def _draw(found, class_names, path):
-    from bn_keras.atomic_files import published
+    from bn_keras.atomic_files import atomic_write
     from bn_keras.evaluation import plot_confusion
 
-    with published(path) as beside:
-        plot_confusion(found, class_names).savefig(beside)
+    with atomic_write(path) as temporary_path:
+        plot_confusion(found, class_names).savefig(temporary_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bn_keras.atomic_files import published
+from bn_keras.atomic_files import atomic_write
 from bn_keras.data.arrays import Arrays
 from bn_keras.data.bad_files import read_whole, unreadable_error
 from bn_keras.data.folders import Files, check_bad_files
@@ -77,11 +77,11 @@ def convert(
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
     done, skipped, described = 0, list(data.skipped), {}
-    with published(directory) as beside:
-        beside.mkdir()
+    with atomic_write(directory) as temporary_path:
+        temporary_path.mkdir()
         for name, split in splits.items():
             parts = -(-shards * len(split) // len(data.train))
-            writer = _Writer(beside, name, split, parts, seed)
+            writer = _Writer(temporary_path, name, split, parts, seed)
             for count in writer.run(bad_files):
                 progress(done + count)
             done += len(split)
@@ -97,7 +97,7 @@ def convert(
             "splits": described,
         }
         text = json.dumps(description, indent=1) + "\n"
-        (beside / DESCRIPTION).write_text(text)
+        (temporary_path / DESCRIPTION).write_text(text)
     written = records(directory)
     return Data(
         data.name, written.train, written.test, written.class_names, tuple(skipped)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from bn_keras.atomic_files import published
+from bn_keras.atomic_files import atomic_write
 from bn_keras.data import Arrays
 from bn_keras.errors import DivergenceError
 from bn_keras.evaluation import evaluate
@@ -201,5 +201,5 @@ class Curve(keras.callbacks.Callback):
             return  # a step later the loss is no number, and the training ends
         self.accuracy[self.step] = float((answers.argmax(-1) == self.labels).mean())
         if self.path is not None:
-            with published(self.path) as beside:
-                beside.write_text(json.dumps(self.accuracy))
+            with atomic_write(self.path) as temporary_path:
+                temporary_path.write_text(json.dumps(self.accuracy))

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import keras
 
 from bn_keras import data
-from bn_keras.atomic_files import published
+from bn_keras.atomic_files import atomic_write
 
 
 class Part(NamedTuple):
@@ -269,8 +269,8 @@ def _measure(part, folder, directories):
         "measured": measured,
     }
     if own is not None:
-        with published(_file(part, folder)) as beside:
-            beside.write_text(json.dumps(facts) + "\n")
+        with atomic_write(_file(part, folder)) as temporary_path:
+            temporary_path.write_text(json.dumps(facts) + "\n")
         shutil.rmtree(own)
     return json.loads(json.dumps(facts))
 
@@ -287,8 +287,8 @@ def _own_folder(path, identity):
             path.unlink()
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
-        with published(of) as beside:
-            beside.write_text(json.dumps(identity))
+        with atomic_write(of) as temporary_path:
+            temporary_path.write_text(json.dumps(identity))
     return path
 
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 from html import escape
 from pathlib import Path
 
-from bn_keras.atomic_files import published
+from bn_keras.atomic_files import atomic_write
 from bn_keras.experiments.reproducing import SCALES
 from bn_keras.experiments.rows import Row, cells
 
@@ -113,8 +113,10 @@ def write_report(folder: str | os.PathLike[str], names: Sequence[str]) -> Path:
         page.append(f'<p class="faint">Not run: {escape(", ".join(missing))}.</p>\n')
     page += [_section(name, facts) for name, facts in found.items()]
     path = folder / "report.html"
-    with published(path) as beside:
-        beside.write_text("".join([*page, "</body>\n</html>\n"]), encoding="utf-8")
+    with atomic_write(path) as temporary_path:
+        temporary_path.write_text(
+            "".join([*page, "</body>\n</html>\n"]), encoding="utf-8"
+        )
     return path
 
 

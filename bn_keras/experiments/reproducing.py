@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from bn_keras.atomic_files import published
+from bn_keras.atomic_files import atomic_write
 from bn_keras.experiments.parts import check_scale, versions
 
 # In the order of the report.
@@ -96,8 +96,8 @@ def reproduce(
         "rows": rows,
         "measurements": held,
     }
-    with published(path) as beside:
-        beside.write_text(_text(facts), encoding="utf-8")
+    with atomic_write(path) as temporary_path:
+        temporary_path.write_text(_text(facts), encoding="utf-8")
     return facts
 
 
@@ -124,10 +124,10 @@ def _draw(plot, measurements, path):
 
     with style.context(["default", {"svg.hashsalt": "bn-keras"}]):
         figure = plot(measurements)
-        with published(path.with_name(f"{path.name}.svg")) as beside:
-            figure.savefig(beside, metadata={"Date": None})
-        with published(path.with_name(f"{path.name}.png")) as beside:
-            figure.savefig(beside, dpi=150)
+        with atomic_write(path.with_name(f"{path.name}.svg")) as temporary_path:
+            figure.savefig(temporary_path, metadata={"Date": None})
+        with atomic_write(path.with_name(f"{path.name}.png")) as temporary_path:
+            figure.savefig(temporary_path, dpi=150)
 
 
 def _earlier_origin(path, measurements):

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from bn_keras.atomic_files import published
+from bn_keras.atomic_files import atomic_write
 from bn_keras.export.samples import (
     draw_samples,
     examples_of,
@@ -138,9 +138,9 @@ prometheus_config {{
         path = directory / file
         if path.exists() and not overwrite:
             continue
-        with published(path) as beside:
-            beside.touch(0o600 if file == "ssl.config" else 0o666)
-            beside.write_text(text, encoding="utf-8")
+        with atomic_write(path) as temporary_path:
+            temporary_path.touch(0o600 if file == "ssl.config" else 0o666)
+            temporary_path.write_text(text, encoding="utf-8")
         written.append(path)
     return written
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from bn_keras.atomic_files import published
+from bn_keras.atomic_files import atomic_write
 
 KEPT = 2
 _WEIGHTS, _SEEDS, _CHECKSUM = "state.weights.h5", "seeds.npz", "sha256"
@@ -31,11 +31,11 @@ def save(model, folder, step):
     for damaged in checkpoints(folder):
         if damaged.name >= path.name:  # `restore` left it out
             shutil.rmtree(damaged)
-    with published(path) as beside:
-        beside.mkdir()
-        model.save_weights(beside / _WEIGHTS)
-        np.savez(beside / _SEEDS, *map(np.asarray, _seeds(model)))
-        (beside / _CHECKSUM).write_text(_checksum(beside))
+    with atomic_write(path) as temporary_path:
+        temporary_path.mkdir()
+        model.save_weights(temporary_path / _WEIGHTS)
+        np.savez(temporary_path / _SEEDS, *map(np.asarray, _seeds(model)))
+        (temporary_path / _CHECKSUM).write_text(_checksum(temporary_path))
     for old in checkpoints(folder)[KEPT:]:
         shutil.rmtree(old)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from bn_keras.atomic_files import published
+from bn_keras.atomic_files import atomic_write
 from bn_keras.training import checkpoints, run_record
 
 
@@ -101,7 +101,10 @@ class Outputs:
         if not rows:
             self.curve.unlink(missing_ok=True)
             return
-        with published(self.curve) as beside, beside.open("w", newline="") as file:
+        with (
+            atomic_write(self.curve) as temporary_path,
+            temporary_path.open("w", newline="") as file,
+        ):
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
@@ -144,8 +147,8 @@ class Outputs:
             run: the `bn_keras.training.run_record.Run`.
         """
         # Killed between these lines, the last checkpoint makes them once more.
-        with published(self.model) as beside:
-            model.save(beside)
+        with atomic_write(self.model) as temporary_path:
+            model.save(temporary_path)
             run.write(self.facts)
         with tempfile.TemporaryDirectory(
             prefix=f".{self.checkpoints.name}.tmp-", dir=self.checkpoints.parent

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from bn_keras.atomic_files import published
+from bn_keras.atomic_files import atomic_write
 from bn_keras.images.preprocessing import Distortion, Preprocessing
 from bn_keras.training.recipes import Recipe
 
@@ -45,8 +45,8 @@ class Run(NamedTuple):
             "class_names": self.class_names,
             "preprocessing": asdict(self.preprocessing),
         }
-        with published(path) as beside:
-            beside.write_text(json.dumps(facts, indent=2) + "\n")
+        with atomic_write(path) as temporary_path:
+            temporary_path.write_text(json.dumps(facts, indent=2) + "\n")
 
     def differences(self, other):
         """What is not equal in two runs, but for the number of epochs.

@@ -11,8 +11,8 @@ import trustme
 from client_servers import Told, definition, serving
 from PIL import Image
 
-from bn_keras import errors
 from bn_keras.cli import predict
+from bn_keras.cli.messages import error_message
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ROWS = {"x": (tf.float32, [None, 2])}
@@ -181,7 +181,7 @@ def test_a_signature_that_is_not_there_is_one_line(address, ask, files):
 def test_no_server_is_unavailable(ask, files):
     with pytest.raises(grpc.RpcError) as raised:
         ask("127.0.0.1:1", files[0])
-    assert errors.message(raised.value).startswith("UNAVAILABLE: ")
+    assert error_message(raised.value).startswith("UNAVAILABLE: ")
 
 
 @pytest.mark.parametrize("piped", [True, False])

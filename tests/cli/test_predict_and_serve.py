@@ -242,10 +242,10 @@ def test_a_terminated_command_clears_its_files_away(tmp_path):
     code = (
         "import time, sys, bn_keras_command;"
         "from bn_keras.cli import command_line;"
-        "from bn_keras.atomic_files import published\n"
+        "from bn_keras.atomic_files import atomic_write\n"
         "def main():\n"
-        "    with published('model') as beside:\n"
-        "        beside.write_text('half')\n"
+        "    with atomic_write('model') as temporary_path:\n"
+        "        temporary_path.write_text('half')\n"
         "        print('begun', flush=True)\n"
         "        time.sleep(60)\n"
         "command_line.main = main\n"

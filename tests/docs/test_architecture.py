@@ -45,7 +45,6 @@ LEVELS = {
 MAY_IMPORT_TENSORFLOW = {
     "bn_keras.cli",
     "bn_keras.data",
-    "bn_keras.errors",
     "bn_keras.evaluation",
     "bn_keras.experiments",
     "bn_keras.export",
