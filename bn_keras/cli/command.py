@@ -43,8 +43,8 @@ def add_data(parser):
         "--data",
         required=True,
         metavar="NAME",
-        choices=data.DATA,
-        help=", ".join(data.DATA),
+        choices=data.DATA_SETS,
+        help=", ".join(data.DATA_SETS),
     )
     parser.add_argument(
         "--data-dir",

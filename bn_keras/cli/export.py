@@ -63,7 +63,7 @@ def export(options):
 
     run = run_record.beside(options.model)
     labels = options.labels
-    if labels in data.DATA and not Path(labels).exists():
+    if labels in data.DATA_SETS and not Path(labels).exists():
         labels = data.load(labels).class_names
     elif labels is None and run is not None:
         labels = run.class_names

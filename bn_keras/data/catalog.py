@@ -1,19 +1,15 @@
 """The data sets by name."""
 
-from bn_keras.data.cifar10 import cifar10
-from bn_keras.data.digits import digits
-from bn_keras.data.folders import check_bad_files, image_folder
-from bn_keras.data.imagenet import imagenet
-from bn_keras.data.mnist import mnist
-from bn_keras.data.shards import records
+import importlib
 
-DATA = {
-    "digits": digits,
-    "mnist": mnist,
-    "cifar10": cifar10,
-    "image_folder": image_folder,
-    "imagenet": imagenet,
-    "records": records,
+# The module of each data set's function, which has the data set's name.
+DATA_SETS = {
+    "digits": "bundled_digits",
+    "mnist": "mnist_files",
+    "cifar10": "cifar10_files",
+    "image_folder": "folders",
+    "imagenet": "imagenet_files",
+    "records": "shards",
 }
 # These hold no picture files that could be damaged one by one.
 _WITHOUT_FILES = ("digits", "mnist")
@@ -23,7 +19,7 @@ def load(name, directory=None, bad_files="error"):
     """The data set of that name.
 
     Args:
-        name: a key of `DATA`.
+        name: a key of `DATA_SETS`.
         directory: folder of its files; None for those that are bundled or downloaded.
         bad_files: `"error"`, or `"skip"` to leave out pictures that cannot be read;
             `Data.skipped` names them.
@@ -31,11 +27,16 @@ def load(name, directory=None, bad_files="error"):
     Raises:
         ValueError: for an unknown name, or arguments that the set does not take.
     """
-    if name not in DATA:
+    if name not in DATA_SETS:
         raise ValueError(
-            f"The data set must be one of {', '.join(DATA)}. Received: {name!r}"
+            f"The data set must be one of {', '.join(DATA_SETS)}. Received: {name!r}"
         )
+    # Imported here, so that the names alone can be had without NumPy and Keras.
+    from bn_keras.data.folders import check_bad_files
+
     check_bad_files(bad_files)
+    module = importlib.import_module(f"bn_keras.data.{DATA_SETS[name]}")
+    read = getattr(module, name)
     if name in _WITHOUT_FILES:
         if bad_files == "skip":
             raise ValueError(
@@ -43,11 +44,11 @@ def load(name, directory=None, bad_files="error"):
                 "bad_files='skip'; leave it out"
             )
         if directory is None:
-            return DATA[name]()
+            return read()
         if name == "digits":
             raise ValueError(
                 "The data set 'digits' is bundled and takes no directory. "
                 f"Received: {directory}"
             )
-        return DATA[name](directory)
-    return DATA[name](directory, bad_files)
+        return read(directory)
+    return read(directory, bad_files)

@@ -217,7 +217,7 @@ def load_data(name: str, directory: str | None) -> data.Data:
     """The data set of that name, read once a process.
 
     Args:
-        name: a key of `bn_keras.data.DATA`.
+        name: a key of `bn_keras.data.DATA_SETS`.
         directory: folder of its files; None for those bundled or downloaded.
     """
     with _downloading:

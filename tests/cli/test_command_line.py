@@ -216,7 +216,7 @@ def test_the_version_is_printed(capsys):
 
 def test_help_lists_the_recipes_and_data_sets_that_there_are(capsys, monkeypatch):
     monkeypatch.setitem(RECIPES, "new-recipe", None)
-    monkeypatch.setitem(data.DATA, "new-data", None)
+    monkeypatch.setitem(data.DATA_SETS, "new-data", None)
     _, out, _ = run(capsys, "train", "--help")
     assert ", new-recipe" in out
     assert ", new-data" in out

@@ -8,7 +8,7 @@ import pytest
 from picture_files import encoded, slopes
 
 from bn_keras import data
-from bn_keras.data.cifar10 import CLASS_NAMES
+from bn_keras.data.cifar10_files import CLASS_NAMES
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3)).astype(np.uint8)
 LABELS = np.arange(12) % 10

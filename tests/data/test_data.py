@@ -140,7 +140,7 @@ def test_sets_without_picture_files_have_none_to_skip(name):
         data.load(name, bad_files="skip")
 
 
-@pytest.mark.parametrize("name", data.DATA)
+@pytest.mark.parametrize("name", data.DATA_SETS)
 def test_what_becomes_of_bad_files_is_one_of_two(name, tmp_path):
     with pytest.raises(ValueError, match=r"one of error, skip\. .*'ignore'"):
         data.load(name, tmp_path, bad_files="ignore")

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from bn_keras.data.arrays import Arrays
-from bn_keras.data.digits import DIGIT_NAMES
+from bn_keras.data.bundled_digits import DIGIT_NAMES
 from bn_keras.data.splits import Data
 
 
