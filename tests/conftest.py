@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import browser, missing
+from optional import skip_or_fail
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 
@@ -22,7 +23,7 @@ def mnist_directory():
 def window(tmp_path_factory):
     """A headless Chromium."""
     if missing():
-        pytest.skip(f"not on this machine: {', '.join(missing())}")
+        skip_or_fail(f"{' and '.join(missing())} are not installed")
     with browser(tmp_path_factory.mktemp("profile")) as one:
         yield one
 

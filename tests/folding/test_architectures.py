@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from folding_checks import fold_and_compare, inputs_of, relative_difference, roughen
 from keras import applications, layers
+from optional import import_optional
 
 from bn_keras import BatchNormalization
 from bn_keras.folding import fold_batch_normalization
@@ -77,9 +78,9 @@ def folded():
 # What other people's converters warn of on their way.
 @pytest.mark.filterwarnings("ignore")
 def test_the_onnx_export_of_a_folded_model_answers_the_same(folded, tmp_path):
-    pytest.importorskip("onnx", reason="Keras writes ONNX through onnx and tf2onnx")
-    pytest.importorskip("tf2onnx", reason="Keras writes ONNX through onnx and tf2onnx")
-    runtime = pytest.importorskip("onnxruntime", reason="it runs the ONNX file")
+    import_optional("onnx", "Keras needs to write ONNX")
+    import_optional("tf2onnx", "Keras needs to write ONNX")
+    runtime = import_optional("onnxruntime", "runs the ONNX file")
     model, values, expected = folded
     model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
     session = runtime.InferenceSession(tmp_path / "model.onnx")
@@ -89,9 +90,7 @@ def test_the_onnx_export_of_a_folded_model_answers_the_same(folded, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_litert_export_of_a_folded_model_answers_the_same(folded, tmp_path):
-    litert = pytest.importorskip(
-        "ai_edge_litert.interpreter", reason="it runs the LiteRT file"
-    )
+    litert = import_optional("ai_edge_litert.interpreter", "runs the LiteRT file")
     model, values, expected = folded
     model.export(tmp_path / "model.tflite", format="litert", verbose=False)
     interpreter = litert.Interpreter(model_path=str(tmp_path / "model.tflite"))
