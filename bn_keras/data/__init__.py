@@ -1,9 +1,9 @@
 """Image data sets, split into training and test examples."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bn_keras.data.catalog import DATA_SETS, load
+from bn_keras.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from bn_keras.data.arrays import Arrays
@@ -38,27 +38,16 @@ __all__ = [
 ]
 
 # The module of each public name, imported when the name is first used: the help of the
-# command line lists the data sets and must wait for neither NumPy nor Keras. No module
-# has the name of a function here, because importing it would hide the function.
+# command line lists the data sets and must wait for neither NumPy nor Keras.
 _MODULES = {
     **DATA_SETS,
-    "Arrays": "arrays",
-    "Data": "splits",
-    "Files": "folders",
-    "Records": "shards",
-    "Shuffling": "orders",
-    "Split": "splits",
-    "convert": "converting",
-    "reading": "bad_files",
+    "Arrays": "bn_keras.data.arrays",
+    "Data": "bn_keras.data.splits",
+    "Files": "bn_keras.data.folders",
+    "Records": "bn_keras.data.shards",
+    "Shuffling": "bn_keras.data.orders",
+    "Split": "bn_keras.data.splits",
+    "convert": "bn_keras.data.converting",
+    "reading": "bn_keras.data.bad_files",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-        return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -4,12 +4,12 @@ import importlib
 
 # The module of each data set's function, which has the data set's name.
 DATA_SETS = {
-    "digits": "bundled_digits",
-    "mnist": "mnist_files",
-    "cifar10": "cifar10_files",
-    "image_folder": "folders",
-    "imagenet": "imagenet_files",
-    "records": "shards",
+    "digits": "bn_keras.data.bundled_digits",
+    "mnist": "bn_keras.data.mnist_files",
+    "cifar10": "bn_keras.data.cifar10_files",
+    "image_folder": "bn_keras.data.folders",
+    "imagenet": "bn_keras.data.imagenet_files",
+    "records": "bn_keras.data.shards",
 }
 # These hold no picture files that could be damaged one by one.
 _WITHOUT_FILES = ("digits", "mnist")
@@ -35,7 +35,7 @@ def load(name, directory=None, bad_files="error"):
     from bn_keras.data.folders import check_bad_files
 
     check_bad_files(bad_files)
-    module = importlib.import_module(f"bn_keras.data.{DATA_SETS[name]}")
+    module = importlib.import_module(DATA_SETS[name])
     read = getattr(module, name)
     if name in _WITHOUT_FILES:
         if bad_files == "skip":

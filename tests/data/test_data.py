@@ -1,11 +1,12 @@
 """Data sets: what they hold, and what a bad file is told."""
 
 import gzip
+import hashlib
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from bn_keras import data
 
@@ -34,16 +35,44 @@ def small_mnist(tmp_path):
     return tmp_path
 
 
-def test_digits_are_split_into_all_of_scikit_learns():
-    digits = data.digits()
-    bundle = load_digits()
-    np.testing.assert_array_equal(digits.test.labels, bundle.target[::5])
-    np.testing.assert_array_equal(digits.test.images[..., 0] * 16, bundle.images[::5])
-    together = np.concatenate([digits.train.images, digits.test.images])
-    assert sorted(map(bytes, together)) == sorted(
-        map(bytes, (bundle.images / 16).astype("float32"))
+# Of the arrays that scikit-learn's copy of the same file has given, split in the same way.
+DIGITS_SHA256 = {
+    "train": (
+        "af1cfa41b5ce0bbb856e882eea5b675d57b11d74276dc09528bb1b5bca1b926d",
+        "c31c6c9a4b0b3e6adf01aa5262d8da4a3742847c38c977fed673b71586b0f6c1",
+    ),
+    "test": (
+        "c43628ac8df97c327708e6055f623c6c9707d97e58499fddb8d7af289b1b50a7",
+        "706323aadbd0629ca0c1dfb6dc02ddf390fcfbf02f0e1c15e1cb3fc81f82ce38",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIGITS_SHA256)
+def test_the_bundled_digits_never_change(name):
+    split = getattr(data.digits(), name)
+    assert (split.images.dtype, split.labels.dtype) == (np.float32, np.int64)
+    checksums = tuple(
+        hashlib.sha256(array.tobytes()).hexdigest()
+        for array in (split.images, split.labels)
     )
-    assert len(digits.class_names) == 10
+    assert checksums == DIGITS_SHA256[name]
+
+
+def test_every_fifth_digit_is_a_test_example():
+    digits = data.digits()
+    # The file begins with the digits from 0 to 9, in this order, three times.
+    assert digits.test.labels[:6].tolist() == [0, 5, 0, 5, 0, 5]
+    assert digits.train.labels[:8].tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert digits.class_names == tuple("0123456789")
+
+
+def test_the_licence_of_the_digits_is_beside_their_file():
+    folder = Path(data.__file__).parent
+    notice = (folder / "optical_digits.txt").read_text()
+    content = (folder / "optical_digits.csv.gz").read_bytes()
+    assert hashlib.sha256(content).hexdigest() in notice
+    assert "Creative Commons Attribution 4.0" in notice
 
 
 def test_plain_and_gzipped_idx_files_are_read(small_mnist):

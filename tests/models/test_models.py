@@ -8,8 +8,8 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
+from bn_keras import data
 from bn_keras.models import MLP, VGG, BNInception, ConvNet, Inception
 from bn_keras.population import estimate_population_statistics
 
@@ -87,8 +87,8 @@ def test_the_mlp_takes_flat_examples_and_gives_logits():
 
 def test_the_convnet_learns_digits():
     keras.utils.set_random_seed(1)
-    digits = load_digits()
-    x, y = digits.images[..., None].astype("float32") / 16, digits.target
+    train, test = data.digits().train, data.digits().test
+    x, y = train.images, train.labels
     model = ConvNet((8, 8, 1))
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy"
@@ -96,8 +96,8 @@ def test_the_convnet_learns_digits():
     for start in 3 * list(range(0, 1280, 64)):
         model.train_on_batch(x[start : start + 64], y[start : start + 64])
     estimate_population_statistics(model, x[:1280], verbose=0)
-    answers = model.predict_on_batch(x[1280:])
-    right = answers.argmax(1) == y[1280:]
+    answers = model.predict_on_batch(test.images)
+    right = answers.argmax(1) == test.labels
     assert right.mean() > 0.8  # chance: 0.1
 
 
