@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bn_keras.experiments.reproducing import WORKDIR, reproduce
+from bn_keras.experiments.catalog import WORKDIR
+from bn_keras.experiments.reproducing import reproduce
 from bn_keras.experiments.rows import Row, cells
 
 

@@ -15,21 +15,9 @@ from typing import Any
 import keras
 
 from bn_keras.atomic_files import atomic_write
+from bn_keras.experiments.catalog import EXPERIMENTS, SCALES
 from bn_keras.experiments.parts import check_scale, versions
 
-# In the order of the report.
-EXPERIMENTS = (
-    *("mnist", "mnist-sweep", "inception", "ensemble"),
-    *("landscape", "noise", "section2", "domain"),
-)
-SCALES = {
-    "smoke": "a minute or two at most, on the bundled digits; it proves that all runs "
-    "and measures nothing",
-    "default": "minutes to hours on two cores, smaller than in the papers",
-    "full": "larger, up to the papers' own sizes; days",
-}
-# Where results go, unless told otherwise.
-WORKDIR = "bn-keras-reproduce"
 # What a result says of its origin, beside the versions, which are those of each part.
 _ORIGIN = ("command", "machine")
 

@@ -3,9 +3,10 @@
 Knows sizes and factors; no pixels and no backend.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import Any
 
 RESIZES = ("bilinear", "nearest", "bicubic", "lanczos3")
 
@@ -77,20 +78,18 @@ class Preprocessing:
             )
         for name in ("scale", "offset"):
             value = getattr(self, name)
-            try:
-                numbers = np.asarray(value, np.float64)
-            except (TypeError, ValueError):
-                numbers = np.array(np.nan)
-            if not numbers.size or numbers.ndim > 1 or not np.isfinite(numbers).all():
+            numbers = _finite_numbers(value)
+            if numbers is None:
                 raise ValueError(
                     f"`{name}` must be one finite number, or one for each channel. "
                     f"Received: {name}={value!r}"
                 )
-            if numbers.ndim == 0:
-                object.__setattr__(self, name, float(numbers))
-                continue
-            object.__setattr__(self, name, tuple(numbers.tolist()))
-            if self.channels is not None and numbers.size != self.channels:
+            object.__setattr__(self, name, numbers)
+            if (
+                isinstance(numbers, tuple)
+                and self.channels is not None
+                and len(numbers) != self.channels
+            ):
                 raise ValueError(
                     f"`{name}` must be one number or {self.channels}, one for each "
                     f"channel. Received: {name}={value!r}"
@@ -140,6 +139,27 @@ class Preprocessing:
         return replace(self, size=size, channels=channels)
 
 
+def _finite_numbers(value: Any) -> float | tuple[float, ...] | None:
+    """Return one number or a sequence of them as plain floats, None if it is neither.
+
+    NumPy would say the same in one line, but the help of the command line lists the
+    recipes, which hold preprocessing, and must not wait for NumPy.
+    """
+    try:
+        if isinstance(value, Iterable) and getattr(value, "ndim", 1):
+            numbers = tuple(map(_finite_number, value))
+            return numbers or None
+        return _finite_number(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _finite_number(value: Any) -> float:
+    if isinstance(value, str) or getattr(value, "ndim", 0) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class Distortion:
     """What chance does to a training picture.
@@ -177,7 +197,7 @@ class Distortion:
         """Check every field."""
         for name, most, bounds in (
             ("area", 1, "above 0 and at most 1"),
-            ("aspect", np.inf, "above 0"),
+            ("aspect", math.inf, "above 0"),
         ):
             value = tuple(getattr(self, name))
             if len(value) != 2 or not 0 < value[0] <= value[1] <= most:

@@ -3,11 +3,16 @@
 Knows neither data nor recipes: a builder returns a model that is not compiled.
 """
 
-from bn_keras.layer.local_response_normalization import LocalResponseNormalization
-from bn_keras.models.convnet import ConvNet
-from bn_keras.models.inception import BNInception, Inception
-from bn_keras.models.mlp import MLP
-from bn_keras.models.vgg import VGG
+from typing import TYPE_CHECKING
+
+from bn_keras.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from bn_keras.layer.local_response_normalization import LocalResponseNormalization
+    from bn_keras.models.convnet import ConvNet
+    from bn_keras.models.inception import BNInception, Inception
+    from bn_keras.models.mlp import MLP
+    from bn_keras.models.vgg import VGG
 
 __all__ = [
     "MLP",
@@ -17,3 +22,14 @@ __all__ = [
     "Inception",
     "LocalResponseNormalization",
 ]
+
+# The help of the command line lists the stems and must not wait for Keras.
+_MODULES = {
+    "BNInception": "bn_keras.models.inception",
+    "ConvNet": "bn_keras.models.convnet",
+    "Inception": "bn_keras.models.inception",
+    "LocalResponseNormalization": "bn_keras.layer.local_response_normalization",
+    "MLP": "bn_keras.models.mlp",
+    "VGG": "bn_keras.models.vgg",
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -28,6 +28,7 @@ from bn_keras.models.hidden_layer import (
     fresh_initializer,
     hidden_layer,
 )
+from bn_keras.models.stems import SHORTEST_SIDE
 
 
 class Module(NamedTuple):
@@ -58,9 +59,6 @@ MODULES = (
     Module("5a", 1, 352, 192, 320, 160, 224, "avg", 128),
     Module("5b", 1, 352, 192, 320, 192, 224, "max", 128),
 )
-
-# Stem to the shortest side, in pixels, of which a pixel is left in module 5b.
-SHORTEST_SIDE = {"imagenet": 32, "small": 4}
 
 _POOLING = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
 

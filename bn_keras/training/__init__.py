@@ -1,6 +1,19 @@
 """Train a model on a data set by a recipe."""
 
-from bn_keras.training.building import build, preprocessing_for
-from bn_keras.training.trainer import train
+from typing import TYPE_CHECKING
+
+from bn_keras.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from bn_keras.training.building import build, preprocessing_for
+    from bn_keras.training.trainer import train
 
 __all__ = ["build", "preprocessing_for", "train"]
+
+# The help of the command line lists the recipes and must not wait for Keras.
+_MODULES = {
+    "build": "bn_keras.training.building",
+    "preprocessing_for": "bn_keras.training.building",
+    "train": "bn_keras.training.trainer",
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -7,8 +7,6 @@ import json
 import os
 from contextlib import nullcontext
 
-import keras
-
 # Test examples at a time.
 TEST_BATCH = 256
 
@@ -128,6 +126,8 @@ class DataParallel(OneDevice):
     """All devices of JAX, of several processes too: `keras.distribution`."""
 
     def __init__(self):
+        import keras
+
         if os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"):
             import jax
 
@@ -167,6 +167,8 @@ class DataParallel(OneDevice):
         return batches.map(even)
 
     def close(self):  # noqa: D102
+        import keras
+
         keras.distribution.set_distribution(self._before)
 
 
@@ -198,6 +200,9 @@ def start(name):
             f"The distribution must be None or one of {', '.join(DISTRIBUTIONS)}. "
             f"Received: {name!r}"
         )
+    # Imported here: the help of the command line lists the names above, without Keras.
+    import keras
+
     backend, distribution = DISTRIBUTIONS[name]
     if keras.backend.backend() != backend:
         raise ValueError(

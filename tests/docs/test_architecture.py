@@ -19,6 +19,7 @@ LEVELS = {
     "bn_keras.images": 0,
     "bn_keras.keras_graph": 0,
     "bn_keras.layer": 0,
+    "bn_keras.lazy_names": 0,
     "bn_keras.registration": 1,
     "bn_keras.data": 1,
     "bn_keras.folding": 1,
