@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from bn_keras.data.bad_files import reading
     from bn_keras.data.bundled_digits import digits
     from bn_keras.data.cifar10_files import cifar10
-    from bn_keras.data.converting import convert
     from bn_keras.data.folders import Files, image_folder
     from bn_keras.data.imagenet_files import imagenet
     from bn_keras.data.mnist_files import mnist
     from bn_keras.data.orders import Shuffling
+    from bn_keras.data.records_writer import convert
     from bn_keras.data.shards import Records, records
     from bn_keras.data.splits import Data, Split
 
@@ -47,7 +47,7 @@ _MODULES = {
     "Records": "bn_keras.data.shards",
     "Shuffling": "bn_keras.data.orders",
     "Split": "bn_keras.data.splits",
-    "convert": "bn_keras.data.converting",
+    "convert": "bn_keras.data.records_writer",
     "reading": "bn_keras.data.bad_files",
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -13,7 +13,7 @@ from bn_keras.images import pixels
 
 # Characters of TensorFlow's own words that a message about a bad file repeats.
 REASON = 120
-TOO_LONG = f"more than {pixels.MOST_RESIZED} times as long as wide"
+TOO_LONG = f"more than {pixels.MAX_ENLARGEMENT} times as long as wide"
 
 
 def read_whole(split, reference):
@@ -37,7 +37,7 @@ def read_whole(split, reference):
         picture = pixels.decode(content, split.shape[-1])
     sides = tf.shape(picture)[:2]
     held = tf.debugging.assert_less_equal(
-        tf.reduce_max(sides), pixels.MOST_RESIZED * tf.reduce_min(sides), TOO_LONG
+        tf.reduce_max(sides), pixels.MAX_ENLARGEMENT * tf.reduce_min(sides), TOO_LONG
     )
     with tf.control_dependencies([held]):
         return content, label, tf.identity(picture[0, 0, 0])

@@ -12,8 +12,8 @@ import numpy as np
 from bn_keras.data.bad_files import find_unreadable, unreadable_error
 from bn_keras.data.orders import Shuffling
 from bn_keras.images import pixels
-from bn_keras.images.augmentation import distorted_input
-from bn_keras.images.preprocessing import Distortion, Preprocessing
+from bn_keras.images.augmentation import augment
+from bn_keras.images.preprocessing import Augmentation, Preprocessing
 
 
 class Split(ABC):
@@ -97,7 +97,7 @@ class Split(ABC):
 
         def picture(reference):
             content, label = self.read(reference)
-            return pixels.unit(content, self.shape[-1]), label
+            return pixels.decode_to_unit_range(content, self.shape[-1]), label
 
         return self.order(None, tf.constant(0, tf.int64)).map(
             picture, tf.data.AUTOTUNE, deterministic=True
@@ -108,7 +108,7 @@ class Split(ABC):
         batch_size: int,
         shuffling: Shuffling | None = None,
         preprocessing: Preprocessing | None = None,
-        distortion: Distortion | None = None,
+        distortion: Augmentation | None = None,
         *,
         epochs: int | None = 1,
         first_epoch: int = 0,
@@ -151,7 +151,7 @@ class Split(ABC):
                 f"batch_size={batch_size}"
             )
         wanted = preprocessing or Preprocessing()
-        fitted = wanted.fitted((None, *(wanted.size or self.shape[:2]), self.shape[-1]))
+        fitted = wanted.resolve((None, *(wanted.size or self.shape[:2]), self.shape[-1]))
         if fitted.size is None:
             raise ValueError(
                 "The pictures have sizes of their own. Expected a preprocessing with "
@@ -211,8 +211,8 @@ class Split(ABC):
 def _input(example, preprocessing, distortion=None, seed=None):
     content, label = example
     if distortion is None:
-        return pixels.model_input(content, preprocessing), label
-    return distorted_input(content, preprocessing, distortion, seed), label
+        return pixels.preprocess(content, preprocessing), label
+    return augment(content, preprocessing, distortion, seed), label
 
 
 @dataclass(frozen=True)

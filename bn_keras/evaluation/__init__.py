@@ -3,7 +3,7 @@
 Knows predictions and labels; not how either came to be.
 """
 
-from bn_keras.evaluation.evaluating import evaluate, predict_probabilities
+from bn_keras.evaluation.evaluate_model import evaluate, predict_probabilities
 from bn_keras.evaluation.figures import plot_confusion
 from bn_keras.evaluation.scores import ClassScore, Evaluation, wilson_interval
 from bn_keras.images.crops import CROPS

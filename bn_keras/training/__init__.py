@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 from bn_keras.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from bn_keras.training.building import build, preprocessing_for
+    from bn_keras.training.build_model import build, preprocessing_for
     from bn_keras.training.trainer import train
 
 __all__ = ["build", "preprocessing_for", "train"]
 
 # The help of the command line lists the recipes and must not wait for Keras.
 _MODULES = {
-    "build": "bn_keras.training.building",
-    "preprocessing_for": "bn_keras.training.building",
+    "build": "bn_keras.training.build_model",
+    "preprocessing_for": "bn_keras.training.build_model",
     "train": "bn_keras.training.trainer",
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -13,11 +13,9 @@ from bn_keras.data import Shuffling, reading
 from bn_keras.errors import DivergenceError
 from bn_keras.population import estimate_population_statistics
 from bn_keras.training import checkpoints, distribution, run_record
-from bn_keras.training.building import build, preprocessing_for, steps_per_epoch
-from bn_keras.training.divergence import DivergenceStop
+from bn_keras.training.build_model import build, preprocessing_for, steps_per_epoch
+from bn_keras.training.callbacks import DivergenceStop, ProgressBar, Summaries
 from bn_keras.training.outputs import Outputs
-from bn_keras.training.progress import ProgressBar
-from bn_keras.training.summaries import Summaries
 
 # Images on which TensorBoard's percentiles are taken.
 LOOKED_AT = 32

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bn_keras import data
 from bn_keras.evaluation import evaluate
-from bn_keras.evaluation.streams import batches_of_crops, cut
+from bn_keras.evaluation.crop_batches import batches_of_crops, cut
 from bn_keras.export.decoding import decode_batch
 from bn_keras.images.preprocessing import Preprocessing
 

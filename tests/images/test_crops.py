@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bn_keras.evaluation.streams import cut
+from bn_keras.evaluation.crop_batches import cut
 from bn_keras.images.crops import locate_crops
 from bn_keras.images.pixels import cover
 from bn_keras.images.preprocessing import Preprocessing

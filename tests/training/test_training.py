@@ -13,7 +13,7 @@ from rich.console import Console
 from bn_keras import BatchNormalization, data
 from bn_keras.errors import DivergenceError
 from bn_keras.training import build, preprocessing_for, run_record, train
-from bn_keras.training.progress import ProgressBar
+from bn_keras.training.callbacks import ProgressBar
 from bn_keras.training.recipes import BN_MLP, BN_X5, CONVNET, RECIPES
 
 

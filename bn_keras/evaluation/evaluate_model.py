@@ -6,8 +6,8 @@ Knows Keras models and splits; not how crops are cut.
 import numpy as np
 
 from bn_keras import data
+from bn_keras.evaluation.crop_batches import batches_of_crops
 from bn_keras.evaluation.scores import Tally
-from bn_keras.evaluation.streams import batches_of_crops
 from bn_keras.images.crops import CROPS
 from bn_keras.images.preprocessing import Preprocessing
 
@@ -149,7 +149,7 @@ def _fit(model, split, crops, preprocessing):
             f"The model takes images of shape {expected}. Received: images of shape "
             f"{given}; choose the data set that it was trained on"
         )
-    fitted = (preprocessing or Preprocessing()).fitted(model.input_shape)
+    fitted = (preprocessing or Preprocessing()).resolve(model.input_shape)
     if crops > 1 and (fitted.size is None or len(set(fitted.size)) > 1):
         raise ValueError(
             f"{crops} crops are squares: the model's input, or the size of its "

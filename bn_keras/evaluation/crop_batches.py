@@ -54,7 +54,7 @@ def cut(picture, preprocessing, crops):
     size, channels = preprocessing.size, picture.shape[-1]
     height, width = tf.unstack(tf.shape(picture)[:2])
     held = tf.debugging.assert_less_equal(
-        tf.maximum(height, width), pixels.MOST_RESIZED * tf.minimum(height, width)
+        tf.maximum(height, width), pixels.MAX_ENLARGEMENT * tf.minimum(height, width)
     )
     with tf.control_dependencies([held]):
         picture = tf.identity(picture)
@@ -65,7 +65,7 @@ def cut(picture, preprocessing, crops):
         if crop.shorter not in resized:
             view = pixels.resize(picture, crop.resized, preprocessing.resize)
             resized[crop.shorter] = view
-            scaled[crop.shorter] = pixels.scale(view, preprocessing, 1.0)
+            scaled[crop.shorter] = pixels.rescale(view, preprocessing, 1.0)
         top, left, *box = crop.box
         whole = tuple(box) != size
         part = tf.slice(
@@ -75,7 +75,7 @@ def cut(picture, preprocessing, crops):
         )
         if whole:
             part = pixels.resize(part, size, preprocessing.resize)
-            part = pixels.scale(part, preprocessing, 1.0)
+            part = pixels.rescale(part, preprocessing, 1.0)
         plain.append(part)
     images = tf.stack(plain)
     return tf.concat([images, tf.reverse(images, [2])], 0)
