@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.timing import medians, provenance
 from bn_keras import data
-from bn_keras.images.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Augmentation, Preprocessing
 from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import BNInception
 
@@ -55,7 +55,7 @@ def drain(split, size, batches):
             BATCH,
             data.Shuffling(0),
             Preprocessing(size, scale=1 / 127.5, offset=-1.0),
-            Distortion(),
+            Augmentation(),
             epochs=None,
         )
     )

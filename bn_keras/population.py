@@ -10,15 +10,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from bn_keras.layer.axes import broadcastable, full_mask, kept_axes
+from bn_keras.layer.axes import expand_mask, reshape_for_broadcast, resolve_channel_axes
 from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS
 from bn_keras.layer.kernels import normalize
 from bn_keras.layer.moments import (
     Moments,
-    average_in,
     batch_moments,
     merge_moments,
     unbiased_variance,
+    update_average,
 )
 
 
@@ -249,8 +249,8 @@ class _Estimate:
             weight = usable / np.maximum(number, 1)
             self.moments = Moments(
                 number,
-                average_in(self.moments.mean, mean, weight),
-                average_in(self.moments.variance, variance, weight),
+                update_average(self.moments.mean, mean, weight),
+                update_average(self.moments.variance, variance, weight),
             )
         else:
             self.moments = merge_moments(self.moments, Moments(count, mean, variance))
@@ -299,16 +299,16 @@ def _observed(layers, observe, by_batch=False):
         call = layer.call
 
         def observed(inputs, training=None, mask=None):
-            kept = kept_axes(layer.axis, inputs.shape)
+            kept = resolve_channel_axes(layer.axis, inputs.shape)
             axes = [axis for axis in range(len(inputs.shape)) if axis not in kept]
             dtype = keras.backend.result_type(inputs.dtype, "float32")
             values = ops.cast(inputs, dtype)
-            moments = batch_moments(values, axes, full_mask(mask, inputs))
+            moments = batch_moments(values, axes, expand_mask(mask, inputs))
             observe(layer, moments)
             if not by_batch:
                 return call(inputs, training=False)
             gamma, beta = (
-                broadcastable(weight, values, kept)
+                reshape_for_broadcast(weight, values, kept)
                 for weight in (layer.gamma, layer.beta)
             )
             _, mean, variance = moments

@@ -45,4 +45,4 @@ class Arrays(Split):
         return tf.gather(images, reference), tf.gather(labels, reference)
 
     def reads_batches_for(self, preprocessing):  # noqa: D102
-        return preprocessing.resized == self.shape[:2]
+        return preprocessing.resized_size == self.shape[:2]

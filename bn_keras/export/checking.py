@@ -14,7 +14,7 @@ from bn_keras.export.samples import (
     picture_samples,
     pixel_samples,
 )
-from bn_keras.images.pixels import scale
+from bn_keras.images.pixels import rescale
 
 # Largest difference that rounding explains, in units of an output's largest value.
 _TOLERANCES = {"bfloat16": 5e-2, "float16": 1e-2, "float32": 1e-4, "float64": 1e-8}
@@ -159,7 +159,7 @@ def _compare_images(loaded, model, contract, count, judge):
     preprocessing = contract.preprocessing
 
     def expected(pixels):
-        inputs = tf.cast(scale(pixels, preprocessing), spec.dtype).numpy()
+        inputs = tf.cast(rescale(pixels, preprocessing), spec.dtype).numpy()
         found = answers(model, contract, [inputs])
         return dict(zip(contract.outputs, found, strict=True))
 

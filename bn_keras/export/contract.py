@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bn_keras.export.naming import input_names, output_names
-from bn_keras.images.preprocessing import Preprocessing, takes_images
+from bn_keras.images.preprocessing import Preprocessing, is_image_shape
 
 
 class Spec(NamedTuple):
@@ -72,10 +72,10 @@ def contract_of(model, folded, preprocessing=None, labels=None, top_k=5):
         for keys, tensors in zip(names, (folded.inputs, folded.outputs), strict=True)
     )
     first, *others = inputs.values()
-    images = not others and takes_images(first.shape) and "float" in first.dtype
+    images = not others and is_image_shape(first.shape) and "float" in first.dtype
     if preprocessing is not None or images:
         shape = first.shape if images else ()
-        preprocessing = (preprocessing or Preprocessing()).fitted(shape)
+        preprocessing = (preprocessing or Preprocessing()).resolve(shape)
     classes = _classes(list(outputs.values()))
     if preprocessing is None or preprocessing.size is None:
         classes = None

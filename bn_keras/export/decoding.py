@@ -3,7 +3,13 @@
 Knows JPEG, PNG and `Preprocessing`; no model.
 """
 
-from bn_keras.images.pixels import JPEG, PNG, begins, cover, decode
+from bn_keras.images.pixels import (
+    JPEG,
+    PNG,
+    decode,
+    resize_and_center_crop,
+    starts_with,
+)
 
 # The feature of a tf.Example that holds a picture, as in TensorFlow's image data sets.
 IMAGE_FEATURE = "image/encoded"
@@ -39,11 +45,13 @@ def decode_batch(encoded, preprocessing):
             tf.data.Dataset.from_tensor_slices(encoded),
         )
         # The decoders would read GIF and BMP too.
-        .filter(lambda *pair: begins(pair[1], JPEG) | begins(pair[1], PNG))
+        .filter(lambda *pair: starts_with(pair[1], JPEG) | starts_with(pair[1], PNG))
         .map(
             lambda index, content: (
                 index,
-                cover(decode(content, preprocessing.channels), preprocessing),
+                resize_and_center_crop(
+                    decode(content, preprocessing.channels), preprocessing
+                ),
             ),
             num_parallel_calls=8,
             deterministic=True,

@@ -13,7 +13,7 @@ from keras import tree
 from bn_keras.export.contract import Spec
 from bn_keras.export.decoding import IMAGE_FEATURE, decode_batch
 from bn_keras.export.scanning import refuse_random_and_stateful
-from bn_keras.images.pixels import scale
+from bn_keras.images.pixels import rescale
 
 PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"
@@ -141,7 +141,7 @@ def _signatures(contract, run):
     ((name, spec),) = contract.inputs.items()
 
     def images(pixels):
-        return tf.cast(scale(pixels, preprocessing), spec.dtype)
+        return tf.cast(rescale(pixels, preprocessing), spec.dtype)
 
     pixels = _checked("predict_uint8_" + name, Spec(spec.shape, "uint8"))
     outputs = run("predict_uint8", [images(pixels[1])])

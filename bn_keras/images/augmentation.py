@@ -1,25 +1,32 @@
 """What chance does to a training picture: crops, mirrors, colours.
 
-Knows `Distortion` and its random numbers; no data set, no model.
+Knows `Augmentation` and its random numbers; no data set, no model.
 """
 
 from functools import partial
 
 import numpy as np
 
-from bn_keras.images.pixels import JPEG, begins, pixels, resize, scale, white
+from bn_keras.images.pixels import (
+    JPEG,
+    decode_if_encoded,
+    rescale,
+    resize,
+    starts_with,
+    white_level,
+)
 
 # Weights of red, green and blue in grey, ITU-R BT.601.
 GREY = (0.299, 0.587, 0.114)
 
 
-def distorted_input(content, preprocessing, distortion, seed):
+def augment(content, preprocessing, distortion, seed):
     """What a model takes of a picture that chance has changed.
 
     Args:
         content: bytes of a file, or pixels: uint8, or float32 in [0, 1].
         preprocessing: a `Preprocessing` with size and channels.
-        distortion: a `Distortion`.
+        distortion: a `Augmentation`.
         seed: int64 `(2,)`.
 
     Returns:
@@ -38,11 +45,11 @@ def distorted_input(content, preprocessing, distortion, seed):
         )
     picture = resize(part, preprocessing.size, preprocessing.resize)
     if distortion.photometric:
-        picture = distort_colours(
-            picture, distortion.photometric, white(part), seeds[2]
+        picture = distort_colors(
+            picture, distortion.photometric, white_level(part), seeds[2]
         )
     picture = tf.ensure_shape(picture, (*preprocessing.size, preprocessing.channels))
-    return scale(picture, preprocessing, white(part))
+    return rescale(picture, preprocessing, white_level(part))
 
 
 def _random_crop(content, channels, distortion, seed):
@@ -63,11 +70,13 @@ def _random_crop(content, channels, distortion, seed):
         )
 
     def part():
-        picture = pixels(content, channels)
+        picture = decode_if_encoded(content, channels)
         top, left, height, width = tf.unstack(box(tf.shape(picture)))
         return picture[top : top + height, left : left + width]
 
-    picture = tf.cond(begins(content, JPEG), part_of_file, part) if encoded else part()
+    picture = (
+        tf.cond(starts_with(content, JPEG), part_of_file, part) if encoded else part()
+    )
     return tf.ensure_shape(picture, (None, None, channels))
 
 
@@ -93,7 +102,7 @@ def _random_box(shape, distortion, seed):
     return tf.cast(tf.concat([begin, size], 0), tf.int32)
 
 
-def distort_colours(picture, strength, largest, seed):
+def distort_colors(picture, strength, largest, seed):
     """Change brightness, contrast and colour, in random order.
 
     Each becomes a mixture `f * picture + (1 - f) * other`, `f` drawn evenly between

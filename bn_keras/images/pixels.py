@@ -6,7 +6,7 @@ Knows `Preprocessing`; no chance, no data set, no model.
 import numpy as np
 
 # A picture may grow to this many times the wanted sides before it is cropped.
-MOST_RESIZED = 16
+MAX_ENLARGEMENT = 16
 JPEG = b"\xff\xd8\xff"
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -33,12 +33,12 @@ def decode(content, channels):
 
     def png_or_other():
         return tf.cond(
-            begins(content, PNG),
+            starts_with(content, PNG),
             lambda: tf.io.decode_png(content, channels),
             lambda: _decode_other(content, channels),
         )
 
-    picture = tf.cond(begins(content, JPEG), jpeg, png_or_other)
+    picture = tf.cond(starts_with(content, JPEG), jpeg, png_or_other)
     return tf.ensure_shape(picture, (None, None, channels))
 
 
@@ -47,7 +47,9 @@ def _decode_other(content, channels):
 
     # TensorFlow takes BMP's indices of a palette for grey values.
     start = tf.strings.substr(content, 0, 1078) + tf.constant(bytes(1078))
-    indices = begins(content, b"BM") & (tf.strings.substr(start, 28, 2) == b"\x08\x00")
+    indices = starts_with(content, b"BM") & (
+        tf.strings.substr(start, 28, 2) == b"\x08\x00"
+    )
     greys = b"".join(bytes((grey, grey, grey, 0)) for grey in range(256))
     known = ~indices | (tf.strings.substr(start, 54, 1024) == greys)
     with tf.control_dependencies(
@@ -58,14 +60,14 @@ def _decode_other(content, channels):
     return tf.image.rgb_to_grayscale(picture) if channels == 1 else picture
 
 
-def begins(content, start):
+def starts_with(content, start):
     """Whether the bytes begin so: a bool tensor of the shape of `content`."""
     import tensorflow as tf
 
     return tf.equal(tf.strings.substr(content, 0, len(start)), start)
 
 
-def cover(picture, preprocessing):
+def resize_and_center_crop(picture, preprocessing):
     """Resize a picture until it just covers the wanted pixels, and cut out the middle.
 
     Args:
@@ -78,14 +80,14 @@ def cover(picture, preprocessing):
     import tensorflow as tf
 
     height, width = preprocessing.size
-    covered = preprocessing.resized
+    covered = preprocessing.resized_size
     if tuple(picture.shape[:2]) != covered:
         given = tf.cast(tf.shape(picture)[:2], tf.float64)
         least = tf.constant(covered, tf.float64)
         ratio = tf.reduce_max(least / given)
         size = tf.cast(tf.maximum(tf.round(given * ratio), least), tf.int32)
         # A picture of 1 x 30,000 pixels, 100 bytes of PNG, would grow to 18 GB.
-        longest = tf.constant(MOST_RESIZED * max(covered), tf.int32)
+        longest = tf.constant(MAX_ENLARGEMENT * max(covered), tf.int32)
         with tf.control_dependencies([tf.debugging.assert_less_equal(size, longest)]):
             size = tf.identity(size)
         picture = resize(picture, size, preprocessing.resize)
@@ -110,15 +112,15 @@ def resize(picture, size, method="bilinear"):
 
     resized = tf.image.resize(picture, size, method, antialias=True)
     # Cubic and Lanczos kernels overshoot.
-    return tf.clip_by_value(tf.cast(resized, tf.float32), 0.0, white(picture))
+    return tf.clip_by_value(tf.cast(resized, tf.float32), 0.0, white_level(picture))
 
 
-def white(picture):
+def white_level(picture):
     """The largest value that a picture of that type holds: 255 or 1."""
     return 1.0 if picture.dtype.is_floating else 255.0
 
 
-def scale(values, preprocessing, largest=255.0):
+def rescale(values, preprocessing, largest=255.0):
     """`values * scale + offset`, in float32.
 
     Args:
@@ -137,7 +139,7 @@ def scale(values, preprocessing, largest=255.0):
     )
 
 
-def unit(content, channels):
+def decode_to_unit_range(content, channels):
     """A picture as numbers from 0 to 1.
 
     Args:
@@ -149,13 +151,13 @@ def unit(content, channels):
     """
     import tensorflow as tf
 
-    picture = pixels(content, channels)
+    picture = decode_if_encoded(content, channels)
     if picture.dtype.is_floating:
         return picture
     return tf.cast(picture, tf.float32) / 255
 
 
-def model_input(content, preprocessing):
+def preprocess(content, preprocessing):
     """What a model takes of the middle of a picture.
 
     Args:
@@ -168,18 +170,18 @@ def model_input(content, preprocessing):
     """
     import tensorflow as tf
 
-    given = picture = pixels(content, preprocessing.channels)
+    given = picture = decode_if_encoded(content, preprocessing.channels)
     if picture.shape[-3:-1] != preprocessing.size or (
-        preprocessing.resized != preprocessing.size
+        preprocessing.resized_size != preprocessing.size
     ):
-        picture = cover(picture, preprocessing)
+        picture = resize_and_center_crop(picture, preprocessing)
     picture = tf.ensure_shape(
         picture, (*picture.shape[:-3], *preprocessing.size, preprocessing.channels)
     )
-    return scale(picture, preprocessing, white(given))
+    return rescale(picture, preprocessing, white_level(given))
 
 
-def pixels(content, channels):
+def decode_if_encoded(content, channels):
     """The pixels of a file, or `content` where it is pixels already."""
     import tensorflow as tf
 

@@ -37,7 +37,7 @@ class Preprocessing:
     from bn_keras.images.preprocessing import Preprocessing
 
     inception = Preprocessing(scale=1 / 127.5, offset=-1.0, crop_fraction=0.875)
-    assert inception.fitted((None, 224, 224, 3)).resized == (256, 256)
+    assert inception.resolve((None, 224, 224, 3)).resized_size == (256, 256)
     ```
 
     Reference:
@@ -96,13 +96,13 @@ class Preprocessing:
                 )
 
     @property
-    def resized(self):
+    def resized_size(self):
         """Pixels that the resized picture covers, `(height, width)`, or None."""
         if self.size is None:
             return None
         return tuple(round(side / self.crop_fraction) for side in self.size)
 
-    def fitted(self, shape):
+    def resolve(self, shape):
         """The same preprocessing with the size and channels of a model's input.
 
         Args:
@@ -115,7 +115,7 @@ class Preprocessing:
         Raises:
             ValueError: where the model takes no images, or other ones.
         """
-        if not takes_images(shape):
+        if not is_image_shape(shape):
             raise ValueError(
                 "`preprocessing` needs a model whose only input is (batch, height, "
                 f"width, 1 or 3). Received: an input of shape {tuple(shape)}"
@@ -161,7 +161,7 @@ def _finite_number(value: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Distortion:
+class Augmentation:
     """What chance does to a training picture.
 
     A part of random area and aspect ratio is cut out, resized to the model's size,
@@ -179,9 +179,9 @@ class Distortion:
 
     Example:
     ```python
-    from bn_keras.images.preprocessing import Distortion
+    from bn_keras.images.preprocessing import Augmentation
 
-    assert Distortion(area=(0.5, 1.0), photometric=0.5).mirror
+    assert Augmentation(area=(0.5, 1.0), photometric=0.5).mirror
     ```
 
     Reference:
@@ -213,6 +213,6 @@ class Distortion:
             )
 
 
-def takes_images(shape):
+def is_image_shape(shape):
     """Whether `(batch, height, width, channels)` is of grey or colour images."""
     return len(shape) == 4 and shape[-1] in (1, 3)

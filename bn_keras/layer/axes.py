@@ -8,7 +8,7 @@ from operator import index
 from keras import ops
 
 
-def checked_axis(axis):
+def standardize_axis(axis):
     """`axis` as an int, or as a tuple of ints.
 
     Args:
@@ -27,7 +27,7 @@ def checked_axis(axis):
         ) from None
 
 
-def kept_axes(axis, shape):
+def resolve_channel_axes(axis, shape):
     """The axes with statistics of their own: checked, ascending, not negative.
 
     Args:
@@ -61,13 +61,13 @@ def kept_axes(axis, shape):
     return kept
 
 
-def broadcastable(weight, inputs, kept):
+def reshape_for_broadcast(weight, inputs, kept):
     """A weight of the kept axes, shaped and cast to meet `inputs`; None stays None.
 
     Args:
         weight: of the kept axes' sizes, in ascending order.
         inputs: `(batch, ...)`.
-        kept: what `kept_axes` returned.
+        kept: what `resolve_channel_axes` returned.
     """
     if weight is None:
         return None
@@ -75,7 +75,7 @@ def broadcastable(weight, inputs, kept):
     return ops.reshape(ops.cast(weight, inputs.dtype), shape)
 
 
-def full_mask(mask, inputs):
+def expand_mask(mask, inputs):
     """A mask of the inputs' rank that broadcasts to them; None stays None.
 
     Args:

@@ -9,16 +9,21 @@ from typing import Any
 import keras
 from keras import ops
 
-from bn_keras.layer.axes import broadcastable, checked_axis, full_mask, kept_axes
+from bn_keras.layer.axes import (
+    expand_mask,
+    reshape_for_broadcast,
+    resolve_channel_axes,
+    standardize_axis,
+)
 from bn_keras.layer.kernels import normalize, normalize_batch
 from bn_keras.layer.moments import (
     batch_moments,
     masked_mean,
     unbiased_variance,
-    weight_of_new,
+    update_weight,
 )
-from bn_keras.layer.renormalization import checked_clipping, corrections
-from bn_keras.layer.replicas import across_replicas, several_replicas
+from bn_keras.layer.renormalization import renorm_corrections, standardize_clipping
+from bn_keras.layer.replicas import in_several_replicas, merge_across_replicas
 
 AVERAGINGS = ("moving", "cumulative", "debiased")
 
@@ -171,7 +176,7 @@ class BatchNormalization(keras.layers.Layer):
                 f"`synchronized`. Received: virtual_batch_size={virtual_batch_size!r}, "
                 f"renorm={renorm}, synchronized={synchronized}"
             )
-        self.axis = checked_axis(axis)
+        self.axis = standardize_axis(axis)
         self.momentum = float(momentum)
         self.epsilon = float(epsilon)
         self.center = center
@@ -187,7 +192,7 @@ class BatchNormalization(keras.layers.Layer):
         self.beta_constraint = keras.constraints.get(beta_constraint)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
         self.renorm = renorm
-        self.renorm_clipping = checked_clipping(renorm_clipping) if renorm else None
+        self.renorm_clipping = standardize_clipping(renorm_clipping) if renorm else None
         self.renorm_momentum = renorm_momentum
         self.synchronized = synchronized
         self.unbiased = unbiased
@@ -199,7 +204,7 @@ class BatchNormalization(keras.layers.Layer):
 
     def build(self, input_shape):
         """Create `gamma`, `beta`, `moving_mean`, `moving_variance`, in Keras' order."""
-        kept = kept_axes(self.axis, input_shape)
+        kept = resolve_channel_axes(self.axis, input_shape)
         shape = tuple(input_shape[axis] for axis in kept)
         # Never below float32: a float16 variance overflows at a deviation of 256.
         dtype = keras.backend.result_type(self.variable_dtype, "float32")
@@ -250,17 +255,18 @@ class BatchNormalization(keras.layers.Layer):
 
     def call(self, inputs, training=None, mask=None):
         """Normalize `inputs`; see the class for the arguments."""
-        kept = kept_axes(self.axis, inputs.shape)
-        mask = full_mask(mask, inputs)
+        kept = resolve_channel_axes(self.axis, inputs.shape)
+        mask = expand_mask(mask, inputs)
         inputs = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         gamma, beta = (
-            broadcastable(weight, inputs, kept) for weight in (self.gamma, self.beta)
+            reshape_for_broadcast(weight, inputs, kept)
+            for weight in (self.gamma, self.beta)
         )
         if training and self.trainable and not self.frozen_statistics:
             outputs = self._normalize_batch(inputs, gamma, beta, kept, mask)
         else:
             mean, variance = (
-                broadcastable(weight, inputs, kept)
+                reshape_for_broadcast(weight, inputs, kept)
                 for weight in (self.moving_mean, self.moving_variance)
             )
             outputs = normalize(inputs, gamma, beta, mean, variance, self.epsilon)
@@ -268,7 +274,7 @@ class BatchNormalization(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         """The input's shape, its axes checked."""
-        kept_axes(self.axis, input_shape)
+        resolve_channel_axes(self.axis, input_shape)
         return input_shape
 
     def get_config(self):
@@ -317,8 +323,8 @@ class BatchNormalization(keras.layers.Layer):
             axes = [axis + 1 for axis in axes]
         at_once = not (virtual or self.renorm)
         factor, offset = (gamma, beta) if at_once else (None, None)
-        if self.synchronized and several_replicas():
-            moments = across_replicas(batch_moments(inputs, axes, mask))
+        if self.synchronized and in_several_replicas():
+            moments = merge_across_replicas(batch_moments(inputs, axes, mask))
             outputs = normalize(
                 inputs, factor, offset, moments.mean, moments.variance, self.epsilon
             )
@@ -328,11 +334,11 @@ class BatchNormalization(keras.layers.Layer):
             )
         outputs = ops.reshape(outputs, shape) if virtual else outputs
         if self.renorm:
-            r, d = corrections(
+            r, d = renorm_corrections(
                 moments.mean,
                 moments.variance,
-                broadcastable(self.renorm_mean, inputs, kept),
-                broadcastable(self.renorm_stddev, inputs, kept),
+                reshape_for_broadcast(self.renorm_mean, inputs, kept),
+                reshape_for_broadcast(self.renorm_stddev, inputs, kept),
                 self.epsilon,
                 self.renorm_clipping,
             )
@@ -361,7 +367,7 @@ class BatchNormalization(keras.layers.Layer):
         """Average the moments into the statistics, channel by channel."""
         count, mean, variance = moments
         # Replicas must all assign, whatever their share of the batch.
-        if isinstance(count, int) and count < 2 and not several_replicas():
+        if isinstance(count, int) and count < 2 and not in_several_replicas():
             return
         population = unbiased_variance(variance, count) if self.unbiased else variance
         # A mean that is not finite makes a variance that is not.
@@ -386,7 +392,7 @@ class BatchNormalization(keras.layers.Layer):
         weight = 1 - self.momentum
         if self.averaging != "moving":
             updates = ops.convert_to_tensor(self.updates)
-            weight = weight_of_new(self.averaging, self.momentum, updates)
+            weight = update_weight(self.averaging, self.momentum, updates)
             self.updates.assign(updates + ops.cast(usable, updates.dtype))
         average_into(self.moving_mean, mean, weight)
         if not self.renorm:

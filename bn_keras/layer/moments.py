@@ -64,7 +64,7 @@ def batch_moments(inputs, axes, mask=None, pairwise=False):
         mask = ops.broadcast_to(mask, ops.shape(inputs))
         count = ops.sum(ops.cast(mask, inputs.dtype), axis=axes, keepdims=True)
         inputs = ops.where(mask, inputs, 0)
-    divisor = at_least_one(count, inputs.dtype)
+    divisor = safe_divisor(count, inputs.dtype)
 
     nonempty = mask is None and (not isinstance(count, int) or count > 0)
 
@@ -78,7 +78,7 @@ def batch_moments(inputs, axes, mask=None, pairwise=False):
         mean = mean_of(inputs)
         return Moments(count, mean, mean_of(ops.square(inputs - mean)))
     first = inputs[:1] if 0 in axes else inputs
-    size = at_least_one(reduction_size(first, axes), inputs.dtype)
+    size = safe_divisor(reduction_size(first, axes), inputs.dtype)
     guess = ops.sum(first, axis=axes, keepdims=True) / size
     center = ops.stop_gradient(guess + mean_of(inputs - guess))
     distance = inputs - center
@@ -95,7 +95,7 @@ def reduction_size(inputs, axes):
     return size
 
 
-def at_least_one(count, dtype):
+def safe_divisor(count, dtype):
     """`count` as a divisor of `dtype`: 1 where nothing was counted."""
     if isinstance(count, int):
         return float(max(count, 1))
@@ -166,7 +166,7 @@ def unbiased_variance(variance, count):
     return variance * (count / ops.maximum(count - 1, 1))
 
 
-def weight_of_new(averaging, momentum, updates):
+def update_weight(averaging, momentum, updates):
     """Weight of the newest value in an average, after `updates` earlier ones.
 
     `"cumulative"`: `1 / (updates + 1)`, so that all values weigh the same.
@@ -190,7 +190,7 @@ def weight_of_new(averaging, momentum, updates):
     return (1 - momentum) / (1 - momentum ** (updates + 1))
 
 
-def average_in(average, value, weight):
+def update_average(average, value, weight):
     """`(1 - weight) * average + weight * value`, exact at the weights 0 and 1.
 
     Args:

@@ -8,7 +8,7 @@ from keras import ops
 LIMITS = ("rmax", "rmin", "dmax")
 
 
-def corrections(mean, variance, renorm_mean, renorm_stddev, epsilon, clipping):
+def renorm_corrections(mean, variance, renorm_mean, renorm_stddev, epsilon, clipping):
     """The factor and offset that renormalize `xhat`, as constants of the gradient.
 
     `r = sqrt(variance + epsilon) / renorm_stddev`, clipped to `[rmin, rmax]`;
@@ -40,7 +40,7 @@ def corrections(mean, variance, renorm_mean, renorm_stddev, epsilon, clipping):
     return ops.stop_gradient(r), ops.stop_gradient(d)
 
 
-def checked_clipping(clipping):
+def standardize_clipping(clipping):
     """`renorm_clipping` as a dict.
 
     Args:

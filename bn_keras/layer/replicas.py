@@ -9,7 +9,7 @@ import keras
 from bn_keras.layer.moments import Moments
 
 
-def several_replicas():
+def in_several_replicas():
     """Whether this runs in one of several replicas of a `tf.distribute` strategy."""
     if keras.backend.backend() != "tensorflow":
         return False
@@ -19,7 +19,7 @@ def several_replicas():
     return context is not None and context.num_replicas_in_sync > 1
 
 
-def across_replicas(moments):
+def merge_across_replicas(moments):
     """Merge the replicas' moments by count, mean and squared distances.
 
     With `n = sum n_i`: `mean = sum n_i mean_i / n`,
@@ -28,7 +28,7 @@ def across_replicas(moments):
     Gradients flow to every replica.
 
     Args:
-        moments: this replica's `Moments`; `several_replicas()` holds.
+        moments: this replica's `Moments`; `in_several_replicas()` holds.
 
     Returns:
         The `Moments` of all replicas together.

@@ -36,7 +36,7 @@ def preprocessing_for(recipe, data):
         found = replace(found, size=(height, width), crop_fraction=1.0)
     elif found.size is None:
         found = replace(found, size=_SIZE)
-    return found.fitted((None, None, None, channels))
+    return found.resolve((None, None, None, channels))
 
 
 def steps_per_epoch(recipe, data):

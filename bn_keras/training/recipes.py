@@ -5,7 +5,7 @@ Knows numbers and names; not how to build a model or to train one.
 
 from dataclasses import dataclass, replace
 
-from bn_keras.images.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Augmentation, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Recipe:
     synchronized: bool = False
     within_shards: bool = True
     preprocessing: Preprocessing = Preprocessing()  # noqa: RUF009 (it is frozen)
-    distortion: Distortion | None = None
+    distortion: Augmentation | None = None
     dtype: str = "float32"
     seed: int = 0
 
@@ -140,7 +140,7 @@ INCEPTION = Recipe(
     population_batches=1000,
     within_shards=False,
     preprocessing=Preprocessing(scale=1 / 127.5, offset=-1.0, crop_fraction=0.875),
-    distortion=Distortion(),
+    distortion=Augmentation(),
 )
 BN_BASELINE = replace(
     INCEPTION, name="bn-baseline", batch_normalization=True, epochs=332
@@ -154,7 +154,7 @@ BN_X5 = replace(
     l2=INCEPTION.l2 / 5,
     decay_epochs=INCEPTION.decay_epochs / 6,
     local_response_normalization=False,
-    distortion=Distortion(photometric=0.5),
+    distortion=Augmentation(photometric=0.5),
     epochs=150,
 )
 BN_X30 = replace(BN_X5, name="bn-x30", learning_rate=30 * INCEPTION.learning_rate)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bn_keras.atomic_files import atomic_write
-from bn_keras.images.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Augmentation, Preprocessing
 from bn_keras.training.recipes import Recipe
 
 _KEYS = ("recipe", "data", "examples", "class_names", "preprocessing")
@@ -86,7 +86,9 @@ def read(path):
         recipe = facts["recipe"]
         distortion = recipe["distortion"]
         recipe["preprocessing"] = Preprocessing(**recipe["preprocessing"])
-        recipe["distortion"] = None if distortion is None else Distortion(**distortion)
+        recipe["distortion"] = (
+            None if distortion is None else Augmentation(**distortion)
+        )
         return Run(
             Recipe(**recipe),
             facts["data"],

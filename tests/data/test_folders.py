@@ -10,7 +10,7 @@ import pytest
 from picture_files import encoded, slopes, write_folder
 
 from bn_keras import data
-from bn_keras.images.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Augmentation, Preprocessing
 
 CLASSES = ("cat", "dog")
 PREPROCESSING = Preprocessing((8, 8))
@@ -172,7 +172,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-@pytest.mark.parametrize("distortion", [None, Distortion()])
+@pytest.mark.parametrize("distortion", [None, Augmentation()])
 def test_a_bad_file_is_named_when_its_turn_comes(folder, kind, distortion):
     damage, reason = DAMAGE[kind]
     if kind == "stripe" and distortion is not None:

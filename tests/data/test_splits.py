@@ -12,7 +12,7 @@ from picture_files import encoded, slopes, write_folder
 
 from bn_keras import data
 from bn_keras.data import orders, shards
-from bn_keras.images.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Augmentation, Preprocessing
 
 KINDS = ("arrays", "files", "records")
 # Files have the orders of arrays.
@@ -119,7 +119,7 @@ def test_a_stream_may_begin_anywhere_bitwise(splits, kind, within_shards):
         return list(
             splits[kind]
             .batches(
-                8, shuffling, PREPROCESSING, Distortion(), first_epoch=1, **options
+                8, shuffling, PREPROCESSING, Augmentation(), first_epoch=1, **options
             )
             .as_numpy_iterator()
         )
@@ -137,7 +137,7 @@ def test_a_stream_may_begin_anywhere_bitwise(splits, kind, within_shards):
 
 @pytest.mark.parametrize("kind", ORDERS)
 def test_a_stream_without_end_is_the_same_stream(splits, kind):
-    arguments = (8, data.Shuffling(4), PREPROCESSING, Distortion())
+    arguments = (8, data.Shuffling(4), PREPROCESSING, Augmentation())
     endless = splits[kind].batches(*arguments, epochs=None, first=5).take(12)
     finite = splits[kind].batches(*arguments, epochs=3).skip(5).take(12)
     for one, other in zip(collect(endless), collect(finite), strict=True):
@@ -145,7 +145,7 @@ def test_a_stream_without_end_is_the_same_stream(splits, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("distortion", [None, Distortion()])
+@pytest.mark.parametrize("distortion", [None, Augmentation()])
 def test_the_parts_of_several_machines_are_the_batches(splits, kind, distortion):
     def stream(**options):
         return splits[kind].batches(
@@ -170,7 +170,7 @@ def test_the_global_seed_changes_nothing(splits, kind):
     def stream(seed):
         keras.utils.set_random_seed(seed)
         return collect(
-            splits[kind].batches(8, data.Shuffling(4), PREPROCESSING, Distortion())
+            splits[kind].batches(8, data.Shuffling(4), PREPROCESSING, Augmentation())
         )
 
     for one, other in zip(stream(1), stream(2), strict=True):
@@ -189,7 +189,7 @@ def test_another_process_makes_the_same_batches(splits, tmp_path):
 import numpy as np
 from bn_keras import data
 from bn_keras.data import orders, shards
-from bn_keras.images.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Augmentation, Preprocessing
 orders.SHARD, shards.CYCLE, shards.BUFFER = 10, 3, 16
 for kind, split in {
     "arrays": data.Arrays(*np.load("arrays.npz").values()),
@@ -197,7 +197,7 @@ for kind, split in {
     "records": data.records("records").train,
 }.items():
     batches = split.batches(
-        8, data.Shuffling(9), Preprocessing((6, 6)), Distortion(), epochs=2, first=2
+        8, data.Shuffling(9), Preprocessing((6, 6)), Augmentation(), epochs=2, first=2
     )
     images, labels = map(np.concatenate, zip(*batches.as_numpy_iterator()))
     np.savez(f"{kind}_theirs.npz", images=images, labels=labels)
@@ -207,7 +207,7 @@ for kind, split in {
         theirs = np.load(tmp_path / f"{kind}_theirs.npz")
         images, labels = collect(
             split.batches(
-                8, data.Shuffling(9), PREPROCESSING, Distortion(), epochs=2, first=2
+                8, data.Shuffling(9), PREPROCESSING, Augmentation(), epochs=2, first=2
             )
         )
         np.testing.assert_array_equal(images, theirs["images"])
@@ -217,7 +217,7 @@ for kind, split in {
 def test_distortions_of_an_example_differ_between_epochs():
     split = data.Arrays(np.full((4, 8, 8, 3), 0.5, "float32"), np.arange(4))
     images, _ = collect(
-        split.batches(4, data.Shuffling(1), PREPROCESSING, Distortion(), epochs=3)
+        split.batches(4, data.Shuffling(1), PREPROCESSING, Augmentation(), epochs=3)
     )
     assert len({image.tobytes() for image in images}) == 12
 
@@ -226,7 +226,7 @@ def test_arrays_of_bytes_and_of_floats_give_the_same_inputs():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3)).astype(np.uint8)
     labels = np.arange(9)
     preprocessing = Preprocessing(scale=1 / 127.5, offset=-1.0)
-    for distortion in (None, Distortion()):
+    for distortion in (None, Augmentation()):
         one, other = (
             collect(
                 data.Arrays(images, labels).batches(

@@ -111,7 +111,7 @@ def test_probabilities_are_averaged_over_crops_and_models(photographs, crops, en
     preprocessing = Preprocessing(scale=1 / 127.5, offset=-1.0)
     found = evaluate(models, photographs, crops, preprocessing, batch_size=50)
     confusion = np.zeros((7, 7), int)
-    fitted = preprocessing.fitted((None, 14, 14, 3))
+    fitted = preprocessing.resolve((None, 14, 14, 3))
     for path, label in zip(photographs.paths, photographs.labels, strict=True):
         if crops == 1:
             images = decode_batch(tf.constant([tf.io.read_file(path).numpy()]), fitted)

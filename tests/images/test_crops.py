@@ -9,7 +9,7 @@ from PIL import Image
 
 from bn_keras.evaluation.crop_batches import cut
 from bn_keras.images.crops import locate_crops
-from bn_keras.images.pixels import cover
+from bn_keras.images.pixels import resize_and_center_crop
 from bn_keras.images.preprocessing import Preprocessing
 
 # By hand, for a picture of 375 x 500 pixels and a model of 224: the shorter side, the
@@ -180,7 +180,7 @@ def test_the_centre_of_ten_is_the_single_crop_of_seven_eighths(sides):
     picture = np.random.default_rng(0).uniform(0, 1, (*sides, 3)).astype("float32")
     preprocessing = Preprocessing(size=(224, 224), scale=1.0, crop_fraction=0.875)
     ten = cut(tf.constant(picture), preprocessing, 10)
-    single = cover(tf.constant(picture), preprocessing) * 255
+    single = resize_and_center_crop(tf.constant(picture), preprocessing) * 255
     np.testing.assert_array_equal(ten[4], single)
     np.testing.assert_array_equal(ten[9], single[:, ::-1])
 

@@ -7,7 +7,7 @@ from picture_files import encoded, opened, slopes
 from PIL import Image
 
 from bn_keras.images import augmentation, pixels
-from bn_keras.images.preprocessing import Distortion, Preprocessing
+from bn_keras.images.preprocessing import Augmentation, Preprocessing
 
 PIXELS = slopes()
 PICTURE = Image.fromarray(PIXELS)
@@ -109,12 +109,12 @@ def coordinates(height, width):
 def draw_inputs(content, distortion, preprocessing, count=DRAWS):
     """Many random inputs made of one picture."""
     content = tf.constant(content)
-    fitted = preprocessing.fitted((None, None, None, 3))
+    fitted = preprocessing.resolve((None, None, None, 3))
     return np.stack(
         list(
             tf.data.Dataset.range(count)
             .map(
-                lambda number: augmentation.distorted_input(
+                lambda number: augmentation.augment(
                     content, fitted, distortion, tf.stack([number * 0 + 5, number])
                 )
             )
@@ -134,7 +134,7 @@ def crops(request):
     options = {"quality": 100, "subsampling": 0} if request.param == "JPEG" else {}
     inputs = draw_inputs(
         encoded(pixels, request.param, **options),
-        Distortion(AREA, ASPECT, mirror=True, photometric=0),
+        Augmentation(AREA, ASPECT, mirror=True, photometric=0),
         Preprocessing((64, 64), scale=1.0),
     )
     # A pixel of the crop is height / 64 of its own, the outer ones half inside.
@@ -179,7 +179,7 @@ def test_crops_lie_anywhere_and_half_of_them_are_mirrored(crops):
 
 
 def test_without_mirrors_none_is_mirrored():
-    distortion = Distortion(AREA, ASPECT, mirror=False, photometric=0)
+    distortion = Augmentation(AREA, ASPECT, mirror=False, photometric=0)
     inputs = draw_inputs(
         coordinates(60, 80), distortion, Preprocessing((16, 16), scale=1.0), 50
     )
@@ -190,9 +190,11 @@ def test_a_mirrored_crop_is_that_crop_mirrored():
     settings = {"area": AREA, "aspect": ASPECT, "photometric": 0}
     preprocessing = Preprocessing((16, 16), scale=1.0)
     pixels = slopes(60, 80)
-    plain = draw_inputs(pixels, Distortion(mirror=False, **settings), preprocessing, 30)
+    plain = draw_inputs(
+        pixels, Augmentation(mirror=False, **settings), preprocessing, 30
+    )
     mirrored = draw_inputs(
-        pixels, Distortion(mirror=True, **settings), preprocessing, 30
+        pixels, Augmentation(mirror=True, **settings), preprocessing, 30
     )
     same = np.isclose(plain, mirrored, atol=1e-3).all((1, 2, 3))
     turned = np.isclose(plain[:, :, ::-1], mirrored, atol=1e-3).all((1, 2, 3))
@@ -201,7 +203,7 @@ def test_a_mirrored_crop_is_that_crop_mirrored():
 
 
 def test_the_whole_picture_is_a_crop_too():
-    distortion = Distortion((1.0, 1.0), (1.0, 1.0), mirror=False, photometric=0)
+    distortion = Augmentation((1.0, 1.0), (1.0, 1.0), mirror=False, photometric=0)
     preprocessing = Preprocessing((32, 32), scale=2.0, offset=-1.0)
     pixels = slopes(32, 32)
     inputs = draw_inputs(pixels, distortion, preprocessing, 3)
@@ -235,7 +237,7 @@ def test_colours_are_the_mixtures_of_the_formula_in_every_order(channels, larges
         order = tf.random.experimental.stateless_shuffle(tf.range(3), order_seed)
         seen.add(tuple(order.numpy().tolist()))
         np.testing.assert_allclose(
-            augmentation.distort_colours(tf.constant(pixels), 0.8, largest, seed),
+            augmentation.distort_colors(tf.constant(pixels), 0.8, largest, seed),
             mixtures(pixels, factors, order.numpy(), largest),
             atol=3e-6 * largest,
         )
@@ -246,7 +248,7 @@ def test_the_strength_of_the_colours_bounds_what_brightness_does():
     # Of one grey value neither contrast nor colour changes anything.
     pixels = np.full((8, 8, 3), 100, np.uint8)
     for strength in (0.0, 0.5, 1.0):
-        distortion = Distortion(photometric=strength)
+        distortion = Augmentation(photometric=strength)
         inputs = draw_inputs(pixels, distortion, Preprocessing((4, 4), scale=1.0), 300)
         factors = inputs[:, 0, 0, 0] / 100
         spread = strength / np.sqrt(12 * 300)
@@ -258,18 +260,18 @@ def test_the_strength_of_the_colours_bounds_what_brightness_does():
 
 def test_a_picture_far_too_long_is_not_blown_up():
     content = encoded(np.zeros((1, 600, 3), np.uint8), "PNG")
-    preprocessing = Preprocessing((32, 32)).fitted((None, None, None, 3))
+    preprocessing = Preprocessing((32, 32)).resolve((None, None, None, 3))
     with pytest.raises(tf.errors.InvalidArgumentError):
-        pixels.model_input(tf.constant(content), preprocessing)
+        pixels.preprocess(tf.constant(content), preprocessing)
 
 
 @pytest.mark.parametrize("crop_fraction", [1.0, 0.875])
 def test_the_middle_is_what_pil_cuts_out(crop_fraction):
     pixels = slopes(50, 90)
     preprocessing = Preprocessing((28, 28), 1.0, crop_fraction=crop_fraction)
-    fitted = preprocessing.fitted((None, None, None, 3))
-    actual = pixels.model_input(tf.constant(pixels), fitted).numpy()
-    side = fitted.resized[0]
+    fitted = preprocessing.resolve((None, None, None, 3))
+    actual = pixels.preprocess(tf.constant(pixels), fitted).numpy()
+    side = fitted.resized_size[0]
     width = round(90 * side / 50)
     resized = Image.fromarray(pixels).resize((width, side), Image.Resampling.BILINEAR)
     top, left = (side - 28) // 2, (width - 28) // 2

@@ -6,11 +6,11 @@ from bn_keras.images.preprocessing import Preprocessing
 
 
 def test_the_model_gives_the_size_and_the_channels():
-    fitted = Preprocessing(crop_fraction=0.875).fitted((None, 224, 192, 3))
+    fitted = Preprocessing(crop_fraction=0.875).resolve((None, 224, 192, 3))
     assert (fitted.size, fitted.channels) == ((224, 192), 3)
-    assert fitted.resized == (256, 219)
-    assert Preprocessing().fitted((None, None, 8, 1)).size is None
-    assert Preprocessing(size=(8, 8)).fitted((None, None, 8, 1)).size == (8, 8)
+    assert fitted.resized_size == (256, 219)
+    assert Preprocessing().resolve((None, None, 8, 1)).size is None
+    assert Preprocessing(size=(8, 8)).resolve((None, None, 8, 1)).size == (8, 8)
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_one_factor_for_each_channel():
 )
 def test_it_must_be_the_models(given, shape):
     with pytest.raises(ValueError, match="the size and channels of the model's input"):
-        given.fitted(shape)
+        given.resolve(shape)
 
 
 @pytest.mark.parametrize("shape", [(None, 4), (None, 8, 8, 2), (None, 3, 8, 8)])
 def test_other_models_take_no_images(shape):
     with pytest.raises(ValueError, match="needs a model whose only input is"):
-        Preprocessing().fitted(shape)
+        Preprocessing().resolve(shape)

@@ -9,11 +9,11 @@ from keras import ops
 
 from bn_keras.layer.moments import (
     Moments,
-    average_in,
     batch_moments,
     merge_moments,
     unbiased_variance,
-    weight_of_new,
+    update_average,
+    update_weight,
 )
 
 
@@ -124,9 +124,9 @@ def test_one_value_keeps_its_variance_of_zero():
 
 
 def test_averaging_weighs_old_and_new():
-    assert average_in(10.0, 20.0, 0.25) == 12.5
-    assert average_in(10.0, 20.0, 1) == 20.0
-    assert average_in(10.0, 20.0, 0) == 10.0
+    assert update_average(10.0, 20.0, 0.25) == 12.5
+    assert update_average(10.0, 20.0, 1) == 20.0
+    assert update_average(10.0, 20.0, 0) == 10.0
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=20), st.floats(0, 0.999))
@@ -137,7 +137,7 @@ def test_debiased_and_cumulative_averages_are_weighted_means(values, momentum):
     ):
         average = 1e6  # forgotten at the first value
         for updates, value in enumerate(values):
-            weight = weight_of_new(averaging, momentum, updates)
-            average = average_in(average, value, weight)
+            weight = update_weight(averaging, momentum, updates)
+            average = update_average(average, value, weight)
         expected = np.average(values, weights=weights)
         np.testing.assert_allclose(average, expected, atol=1e-6)

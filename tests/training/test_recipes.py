@@ -125,4 +125,4 @@ def test_a_recipe_takes_pictures_of_one_size_whole_and_others_at_224_from_256(ti
             pass
 
     found = preprocessing_for(BN_X5, replace(tiny, train=Photographs()))
-    assert (found.size, found.resized) == ((224, 224), (256, 256))
+    assert (found.size, found.resized_size) == ((224, 224), (256, 256))

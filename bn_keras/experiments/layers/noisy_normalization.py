@@ -9,9 +9,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from bn_keras.layer.axes import broadcastable, checked_axis, kept_axes
+from bn_keras.layer.axes import (
+    reshape_for_broadcast,
+    resolve_channel_axes,
+    standardize_axis,
+)
 from bn_keras.layer.batch_normalization import BatchNormalization
-from bn_keras.layer.moments import average_in
+from bn_keras.layer.moments import update_average
 
 # The noise of the paper: mean of a channel from -MEAN to MEAN, scale from 1 to SCALE,
 # both of a step; SPREAD around them for each value.
@@ -30,7 +34,7 @@ def add_noise(inputs, kept, seed_generator):
 
     Args:
         inputs: tensor `(batch, ...)`.
-        kept: the axes of the channels, as `bn_keras.layer.axes.kept_axes` has them.
+        kept: the channel axes, from `bn_keras.layer.axes.resolve_channel_axes`.
         seed_generator: a `keras.random.SeedGenerator`.
 
     Returns:
@@ -99,7 +103,7 @@ class NoisyBatchNormalization(BatchNormalization):
         outputs = super().call(inputs, training=training, mask=mask)
         if not training:
             return outputs
-        kept = kept_axes(self.axis, outputs.shape)
+        kept = resolve_channel_axes(self.axis, outputs.shape)
         return add_noise(outputs, kept, self.seed_generator)
 
     def get_config(self):
@@ -135,19 +139,21 @@ class NoisyBias(keras.layers.Layer):
 
     def __init__(self, axis=-1, seed=None, **kwargs):
         super().__init__(**kwargs)
-        self.axis = checked_axis(axis)
+        self.axis = standardize_axis(axis)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape):
         """Create `bias`."""
-        shape = [input_shape[axis] for axis in kept_axes(self.axis, input_shape)]
+        shape = [
+            input_shape[axis] for axis in resolve_channel_axes(self.axis, input_shape)
+        ]
         self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros")
 
     def call(self, inputs, training=None):
         """Add the bias, and in training the noise."""
-        kept = kept_axes(self.axis, inputs.shape)
-        outputs = inputs + broadcastable(self.bias, inputs, kept)
+        kept = resolve_channel_axes(self.axis, inputs.shape)
+        outputs = inputs + reshape_for_broadcast(self.bias, inputs, kept)
         return add_noise(outputs, kept, self.seed_generator) if training else outputs
 
     def get_config(self):
@@ -194,13 +200,15 @@ class LpNormalization(keras.layers.Layer):
         if not p >= 1:
             raise ValueError(f"`p` must be 1 or more, or infinity. Received: p={p}")
         self.p = float(p)
-        self.axis = checked_axis(axis)
+        self.axis = standardize_axis(axis)
         self.momentum = momentum
         self.epsilon = epsilon
 
     def build(self, input_shape):
         """Create `gamma`, `beta`, `moving_mean`, `moving_norm`."""
-        shape = [input_shape[axis] for axis in kept_axes(self.axis, input_shape)]
+        shape = [
+            input_shape[axis] for axis in resolve_channel_axes(self.axis, input_shape)
+        ]
 
         def add(name, initializer, trainable):
             return self.add_weight(
@@ -214,9 +222,9 @@ class LpNormalization(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         """Normalize `inputs`; see the class for the arguments."""
-        kept = kept_axes(self.axis, inputs.shape)
+        kept = resolve_channel_axes(self.axis, inputs.shape)
         gamma, beta, mean, norm = (
-            broadcastable(weight, inputs, kept)
+            reshape_for_broadcast(weight, inputs, kept)
             for weight in (self.gamma, self.beta, self.moving_mean, self.moving_norm)
         )
         if training and self.trainable:
@@ -225,7 +233,7 @@ class LpNormalization(keras.layers.Layer):
             norm = self._norm(ops.abs(inputs), axes)
             for average, new in ((self.moving_mean, mean), (self.moving_norm, norm)):
                 new = ops.cast(ops.reshape(new, average.shape), average.dtype)
-                average.assign(average_in(average.value, new, 1 - self.momentum))
+                average.assign(update_average(average.value, new, 1 - self.momentum))
         return gamma * (inputs - mean) / norm + beta
 
     def get_config(self):
