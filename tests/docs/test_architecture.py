@@ -16,6 +16,7 @@ PACKAGES = {
 LEVELS = {
     "bn_keras.atomic_files": 0,
     "bn_keras.errors": 0,
+    "bn_keras.html_tables": 0,
     "bn_keras.images": 0,
     "bn_keras.keras_graph": 0,
     "bn_keras.layer": 0,
