@@ -1,6 +1,6 @@
-"""Ask a TensorFlow Serving server, this one or the real one.
+"""Clients of TensorFlow Serving servers, this project's or the original.
 
-Knows no SavedModel.
+They need NumPy, grpcio and protobuf, and neither TensorFlow nor Keras.
 """
 
 from bn_keras_serving.client.aio import AsyncPredictionClient

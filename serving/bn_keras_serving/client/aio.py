@@ -1,13 +1,16 @@
-"""Ask a TensorFlow Serving server for predictions from an event loop.
-
-Knows no SavedModel and not which server answers: the one here or the real one.
-"""
+"""A client of a TensorFlow Serving server for event loops, over gRPC."""
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
-from pathlib import Path
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
 from typing import Any
 
 import grpc
@@ -16,34 +19,40 @@ import numpy as np
 from bn_keras_serving.client import channel, streaming
 from bn_keras_serving.client.channel import Tls
 from bn_keras_serving.client.conversation import (
+    Answer,
     Classes,
     Conversation,
     Steps,
     VersionState,
 )
+from bn_keras_serving.client.examples import ExampleLike, ImageLike
+from bn_keras_serving.client.inputs import Specs
 
 
 class AsyncPredictionClient:
-    """Asks one model of a server, as `PredictionClient` does, to be awaited.
+    """A client of one model on a server, for event loops.
 
-    Arguments, answers and errors are those of `PredictionClient`; the streams take
-    asynchronous iterables too. A stream that is left early is best closed with
+    Arguments, answers and errors are those of `PredictionClient`, and its methods are
+    coroutines. `predict_many` and `predict_many_images` return asynchronous iterators
+    and take asynchronous iterables too; close one that you leave early with
     `contextlib.aclosing`.
 
     Args:
-        address: `host:port` of the server, or `unix:path`.
+        address: Address of the server, `host:port` or `unix:path`.
         model_name: Name of the model.
-        timeout: Seconds each answer may take, look-ups and repetitions included.
-        tls: A `Tls` for an encrypted connection; none by default.
-        retries: Times a call is repeated, 0 to 4.
-        wait_for_ready: Wait for a server that is not there yet, up to the timeout,
-            instead of raising UNAVAILABLE.
-        check: Whether inputs are compared with the signature. Without it arrays are
-            sent as they are.
+        timeout: Seconds that each answer may take, including look-ups and retries.
+        tls: Certificates for an encrypted connection, a `Tls`. None for a connection
+            without encryption.
+        retries: How many times to repeat a call, from 0 to 4.
+        wait_for_ready: Whether to wait for a server that is not there yet, until the
+            timeout, instead of raising UNAVAILABLE.
+        check: Whether to compare inputs with the signature. If False, arrays are sent
+            as they are.
 
     Raises:
-        ValueError: Retries out of range, or TLS files that do not fit.
-        RuntimeError: It is made where no event loop runs.
+        ValueError: An argument is out of range, or the TLS files do not fit.
+        OSError: A TLS file cannot be read.
+        RuntimeError: No event loop is running.
 
     Example:
         ```python
@@ -63,11 +72,11 @@ class AsyncPredictionClient:
 
         async def ask(address):
             async with AsyncPredictionClient(address, "double", timeout=30.0) as client:
-                one, other = await asyncio.gather(
+                first, second = await asyncio.gather(
                     client.predict([1, 2]), client.predict([3])
                 )
-                assert one["y"].tolist() == [2, 4]
-                assert other["y"].tolist() == [6]
+                assert first["y"].tolist() == [2, 4]
+                assert second["y"].tolist() == [6]
                 rows = client.predict_many(range(100), batch_size=32)
                 assert [row["y"] async for row in rows] == [2 * x for x in range(100)]
 
@@ -89,21 +98,18 @@ class AsyncPredictionClient:
         wait_for_ready: bool = False,
         check: bool = True,
     ):
-        asyncio.get_running_loop()  # the one that gRPC will stay with
-        channel.check(address, timeout)
+        asyncio.get_running_loop()  # gRPC would bind to a loop that never runs
         self._timeout = timeout
         self._conversation = Conversation(model_name, check)
-        options = channel.options(tls, retries, wait_for_ready)
-        if tls is None:
-            self._channel = grpc.aio.insecure_channel(address, options)
-        else:
-            self._channel = grpc.aio.secure_channel(address, tls.credentials(), options)
-        self._methods: Mapping[str, Any] = channel.methods(self._channel)
+        self._channel = channel.connect(
+            grpc.aio, address, timeout, tls, retries, wait_for_ready
+        )
+        self._methods = channel.methods(self._channel)
 
     async def __aenter__(self) -> "AsyncPredictionClient":
         return self
 
-    async def __aexit__(self, *_) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -128,14 +134,14 @@ class AsyncPredictionClient:
 
     async def predict_images(
         self,
-        images: Iterable[str | Path | bytes | np.ndarray] | np.ndarray,
+        images: Iterable[ImageLike] | np.ndarray,
         version: int | None = None,
         output_filter: Iterable[str] = (),
         *,
         version_label: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Return the model's outputs for a batch of images."""
-        # Files are read beside the event loop.
+        # In a thread, since reading files would block the event loop.
         steps = await asyncio.to_thread(
             self._conversation.predict_images,
             images,
@@ -147,7 +153,7 @@ class AsyncPredictionClient:
 
     def predict_many(
         self,
-        items: Iterable | AsyncIterable,
+        items: Iterable[Any] | AsyncIterable[Any],
         signature_name: str | None = None,
         version: int | None = None,
         output_filter: Iterable[str] = (),
@@ -157,20 +163,20 @@ class AsyncPredictionClient:
         in_flight: int = 8,
         progress: bool = False,
     ) -> AsyncIterator[dict[str, np.ndarray]]:
-        """Yield the answers to many items, in order, several requests at a time."""
-        names = list(output_filter)
-
-        def ask(inputs):
-            return self.predict(
-                inputs, signature_name, version, names, version_label=version_label
-            )
-
-        look_up = self._conversation.look_up(version, version_label)
-        return self._stream(items, ask, look_up, batch_size, in_flight, progress)
+        """Yield the answers to many items in order, several requests at a time."""
+        return self._stream(
+            items,
+            self.predict,
+            (batch_size, in_flight, progress),
+            signature_name=signature_name,
+            version=version,
+            output_filter=list(output_filter),
+            version_label=version_label,
+        )
 
     def predict_many_images(
         self,
-        images: Iterable[str | Path | bytes | np.ndarray] | AsyncIterable,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
         version: int | None = None,
         output_filter: Iterable[str] = (),
         *,
@@ -179,20 +185,19 @@ class AsyncPredictionClient:
         in_flight: int = 8,
         progress: bool = False,
     ) -> AsyncIterator[dict[str, np.ndarray]]:
-        """Yield the answers to many images, in order, several requests at a time."""
-        names = list(output_filter)
-
-        def ask(batch):
-            return self.predict_images(
-                batch, version, names, version_label=version_label
-            )
-
-        look_up = self._conversation.look_up(version, version_label)
-        return self._stream(images, ask, look_up, batch_size, in_flight, progress)
+        """Yield the answers to many images in order, several requests at a time."""
+        return self._stream(
+            images,
+            self.predict_images,
+            (batch_size, in_flight, progress),
+            version=version,
+            output_filter=list(output_filter),
+            version_label=version_label,
+        )
 
     async def classify(
         self,
-        examples: Iterable[Mapping[str, Any] | bytes],
+        examples: Iterable[ExampleLike],
         signature_name: str | None = None,
         version: int | None = None,
         *,
@@ -207,7 +212,7 @@ class AsyncPredictionClient:
 
     async def regress(
         self,
-        examples: Iterable[Mapping[str, Any] | bytes],
+        examples: Iterable[ExampleLike],
         signature_name: str | None = None,
         version: int | None = None,
         *,
@@ -220,42 +225,56 @@ class AsyncPredictionClient:
 
     async def metadata(
         self, version: int | None = None, *, version_label: str | None = None
-    ) -> dict[str, dict[str, dict]]:
-        """Return the signatures of the model, asked anew."""
+    ) -> dict[str, dict[str, Specs]]:
+        """Return the signatures of the model, looked up again."""
         return await self._run(self._conversation.metadata(version, version_label))
 
     async def status(self, version: int | None = None) -> list[VersionState]:
-        """Return the state of each version the server knows, the newest first."""
+        """Return the state of each version that the server knows, the newest first."""
         return await self._run(self._conversation.status(version))
 
     async def _run(self, steps: Steps) -> Any:
-        """Carry every call of a conversation."""
+        """Make the calls of a conversation, and return its answer."""
         deadline = time.monotonic() + self._timeout
         try:
             call = next(steps)
             while True:
-                left = max(0.0, deadline - time.monotonic())
+                remaining = max(0.0, deadline - time.monotonic())
                 method = self._methods[call.method]
                 try:
-                    response = await method(call.request, timeout=left)
+                    response = await method(call.request, timeout=remaining)
                 except grpc.RpcError as error:
                     call = steps.throw(error)
                 else:
                     call = steps.send(response)
-        except StopIteration as done:
-            return done.value
+        except StopIteration as stop:
+            return stop.value
 
-    def _stream(self, items, ask, look_up, batch_size, in_flight, progress):
+    def _stream(
+        self,
+        items: Iterable[Any] | AsyncIterable[Any],
+        predict: Callable[..., Awaitable[Answer]],
+        settings: tuple[int | None, int, bool],
+        **selection: Any,
+    ) -> AsyncIterator[Answer]:
+        batch_size, in_flight, progress = settings
+        # Outside the generator, so that errors are raised by the call itself.
         streaming.check(batch_size, in_flight)
         bar = streaming.progress_bar(items, progress)
-        chunks = streaming.chunks_of_either(items, batch_size)
+        chunks = streaming.async_chunks(items, batch_size)
+        look_up = self._conversation.look_up(
+            selection["version"], selection["version_label"]
+        )
+        ask = functools.partial(predict, **selection)
 
-        async def answers():
-            with bar:
+        async def answers() -> AsyncIterator[Answer]:
+            with bar as advance:
+                # First, or each of the first requests would look the signatures up.
                 await self._run(look_up)
-                found = streaming.answers_awaited(chunks, ask, in_flight, bar)
-                async with contextlib.aclosing(found):
-                    async for answer in found:
-                        yield answer
+                results = streaming.async_answers(chunks, ask, in_flight, advance)
+                # Not left to the garbage collector, which cannot await the tasks.
+                async with contextlib.aclosing(results):
+                    async for result in results:
+                        yield result
 
         return answers()

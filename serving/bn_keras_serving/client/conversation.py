@@ -1,36 +1,42 @@
-"""What is asked of a model, in which order, and what the answers mean.
+"""The calls that answer a question about a model, and what their responses mean."""
 
-Knows messages and what was learnt of the model; not who carries a call, and who waits.
-"""
-
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
-import tensorflow as tf
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    input_pb2,
-    model_pb2,
-    predict_pb2,
-    regression_pb2,
+
+from bn_keras_serving.client import messages, tensors
+from bn_keras_serving.client.examples import (
+    ExampleLike,
+    to_examples,
+    to_image_inputs,
+)
+from bn_keras_serving.client.inputs import (
+    as_array,
+    check_output_filter,
+    describe,
+    find_signature,
+    fit_inputs,
+    name_inputs,
 )
 
-from bn_keras_serving.client import examples, inputs
-from bn_keras_serving.common import tensors
-from bn_keras_serving.servable.signature import DEFAULT_SIGNATURE
-
-_REFUSALS = (
+DEFAULT_SIGNATURE = "serving_default"
+# Refusals that a signature unlike the one the client knows would explain.
+_SIGNATURE_ERRORS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.FAILED_PRECONDITION,
 )
 
 
 class VersionState(NamedTuple):
-    """State of one version: START, LOADING, AVAILABLE, UNLOADING or END."""
+    """State of a version of a model.
+
+    Attributes:
+        version: Number of the version.
+        state: `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`.
+        error: Why the version cannot be served; empty if it can.
+    """
 
     version: int
     state: str
@@ -38,9 +44,11 @@ class VersionState(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """Answer of `classify`: `labels` of str and `scores`, `(examples, classes)` each.
+    """Answer of `classify`.
 
-    A signature without labels answers empty ones, one without scores zeros.
+    Attributes:
+        labels: Strings, `(examples, classes)`; empty if the signature has no labels.
+        scores: float32, `(examples, classes)`; zeros if the signature has no scores.
     """
 
     labels: np.ndarray
@@ -48,31 +56,37 @@ class Classes(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call to make: the method's name and its message."""
+    """A remote call to make: the method's name and its request."""
 
     method: str
     request: Any
 
 
+Answer = dict[str, np.ndarray]
 Steps = Generator[Call, Any, Any]
 
 
 class Conversation:
-    """What is asked of one model, and what was learnt of it.
+    """The calls that answer questions about one model.
 
-    Each method is a generator: it yields a `Call`, gets its response or its
-    `grpc.RpcError`, and returns the answer. What the model's signatures were is kept
-    and checked against; neither side's refusal counts before it was asked again.
+    Each method is a generator, so that the synchronous and the asyncio client can share
+    it: it yields a `Call`, is sent the response or thrown the `grpc.RpcError`, and
+    returns the answer.
+
+    The model's signatures are looked up once and kept. Since a model may be replaced
+    by one of other signatures at any time, neither a mismatch found here nor a refusal
+    of the server is final before the signatures have been looked up again.
 
     Args:
         model_name: Name of the model.
-        check: Whether inputs are fitted to the signature before they are sent.
+        check: Whether to compare inputs with the signature before they are sent.
     """
 
     def __init__(self, model_name: str, check: bool = True):
         self.check = check
         self._model_name = model_name
-        self._known: dict[bytes, dict[str, Any]] = {}
+        # Signatures of each version asked for; see `_version_key`.
+        self._signatures: dict[bytes, dict[str, Any]] = {}
 
     def predict(
         self,
@@ -81,37 +95,32 @@ class Conversation:
         version: int | None = None,
         output_filter: Iterable[str] = (),
         version_label: str | None = None,
-        mend: str = "choose another signature_name",
+        hint: str = "Pass another signature_name.",
     ) -> Steps:
         """Predict; returns output name to array."""
         spec = self._spec(version, version_label, signature_name)
         output_filter = list(output_filter)
 
-        def build(signatures):
+        def build(signatures: dict[str, Any] | None) -> Any:
             arrays = inputs
             if signatures is not None:
                 name = signature_name or DEFAULT_SIGNATURE
-                definition = inputs.chosen(signatures, name, "", mend)
-                arrays = inputs.named(inputs, definition)
+                definition = find_signature(signatures, name, "", hint)
+                arrays = name_inputs(inputs, definition)
                 if self.check:
-                    arrays = inputs.fitted(arrays, definition)
-                    inputs.check_outputs(output_filter, definition)
+                    arrays = fit_inputs(arrays, definition)
+                    check_output_filter(output_filter, definition)
             if not self.check:
-                arrays = {name: inputs.unchecked(one) for name, one in arrays.items()}
-            return predict_pb2.PredictRequest(
+                arrays = {name: as_array(value) for name, value in arrays.items()}
+            return messages.PredictRequest(
                 model_spec=spec,
-                inputs={
-                    name: tf.make_tensor_proto(one) for name, one in arrays.items()
-                },
+                inputs={name: tensors.encode(array) for name, array in arrays.items()},
                 output_filter=output_filter,
             )
 
         look_up = self.check or not isinstance(inputs, Mapping)
         response = yield from self._ask("Predict", build, spec, look_up)
-        return {
-            name: tensors.from_response(proto)
-            for name, proto in response.outputs.items()
-        }
+        return {name: tensors.decode(proto) for name, proto in response.outputs.items()}
 
     def predict_images(
         self,
@@ -120,149 +129,170 @@ class Conversation:
         output_filter: Iterable[str] = (),
         version_label: str | None = None,
     ) -> Steps:
-        """Predict for image files or uint8 arrays."""
-        name, inputs = examples.pictures(images)
-        mend = (
-            "export a model of images with bn_keras.export_saved_model, or send its "
-            "inputs with predict"
+        """Predict for image files or uint8 arrays; files are read at once."""
+        name, inputs = to_image_inputs(images)
+        hint = (
+            "Export a model of images with bn_keras.export_saved_model, or send its "
+            "inputs with `predict`."
         )
-        return self.predict(inputs, name, version, output_filter, version_label, mend)
+        return self.predict(inputs, name, version, output_filter, version_label, hint)
 
-    def classify(self, examples, signature_name, version, version_label) -> Steps:
+    def classify(
+        self,
+        examples: Iterable[ExampleLike],
+        signature_name: str | None,
+        version: int | None,
+        version_label: str | None,
+    ) -> Steps:
         """Classify examples; returns `Classes`."""
-        response = yield from self._ask_of_examples(
+        response = yield from self._ask_about_examples(
             "Classify", examples, signature_name, version, version_label
         )
-        rows = [one.classes for one in response.result.classifications]
+        rows = [row.classes for row in response.result.classifications]
         return Classes(
-            np.array([[one.label for one in row] for row in rows], np.str_),
-            np.array([[one.score for one in row] for row in rows], np.float32),
+            np.array([[entry.label for entry in row] for row in rows], np.str_),
+            np.array([[entry.score for entry in row] for row in rows], np.float32),
         )
 
-    def regress(self, examples, signature_name, version, version_label) -> Steps:
+    def regress(
+        self,
+        examples: Iterable[ExampleLike],
+        signature_name: str | None,
+        version: int | None,
+        version_label: str | None,
+    ) -> Steps:
         """Regress examples; returns a value for each."""
-        response = yield from self._ask_of_examples(
+        response = yield from self._ask_about_examples(
             "Regress", examples, signature_name, version, version_label
         )
-        return np.array([one.value for one in response.result.regressions], np.float32)
+        return np.array([row.value for row in response.result.regressions], np.float32)
 
     def look_up(self, version: int | None, version_label: str | None) -> Steps:
-        """Learn the signatures, where they are needed and not known yet."""
+        """Look up the signatures if they are needed and not known yet."""
         spec = self._spec(version, version_label)
-        if self.check and self._key(spec) not in self._known:
-            yield from self._learn(spec)
+        if self.check and _version_key(spec) not in self._signatures:
+            yield from self._fetch_signatures(spec)
 
     def metadata(self, version: int | None, version_label: str | None) -> Steps:
-        """Ask for the signatures anew; returns their inputs and outputs."""
-        signatures = yield from self._learn(self._spec(version, version_label))
+        """Look up the signatures again; returns their inputs and outputs."""
+        signatures = yield from self._fetch_signatures(
+            self._spec(version, version_label)
+        )
         return {
             name: {
-                "inputs": inputs.described(definition.inputs),
-                "outputs": inputs.described(definition.outputs),
+                "inputs": describe(definition.inputs),
+                "outputs": describe(definition.outputs),
             }
             for name, definition in sorted(signatures.items())
         }
 
     def status(self, version: int | None) -> Steps:
-        """Ask for the versions' states."""
-        request = get_model_status_pb2.GetModelStatusRequest(
-            model_spec=self._spec(version, None)
-        )
+        """Ask for the state of each version; returns a list of `VersionState`."""
+        request = messages.GetModelStatusRequest(model_spec=self._spec(version, None))
         response = yield Call("GetModelStatus", request)
-        names = get_model_status_pb2.ModelVersionStatus.State.Name
         return [
-            VersionState(one.version, names(one.state), one.status.error_message)
-            for one in response.model_version_status
+            VersionState(
+                status.version,
+                messages.VERSION_STATES[status.state],
+                status.status.error_message,
+            )
+            for status in response.model_version_status
         ]
 
-    def _ask_of_examples(
-        self, method, examples, signature_name, version, version_label
+    def _ask_about_examples(
+        self,
+        method: str,
+        examples: Iterable[ExampleLike],
+        signature_name: str | None,
+        version: int | None,
+        version_label: str | None,
     ) -> Steps:
+        request_class = {
+            "Classify": messages.ClassificationRequest,
+            "Regress": messages.RegressionRequest,
+        }[method]
         spec = self._spec(version, version_label, signature_name)
-        messages = classification_pb2 if method == "Classify" else regression_pb2
-        kind = "ClassificationRequest" if method == "Classify" else "RegressionRequest"
-        request = getattr(messages, kind)(
-            model_spec=spec,
-            input=input_pb2.Input(
-                example_list=input_pb2.ExampleList(examples=examples.examples(examples))
-            ),
-        )
+        request = request_class(model_spec=spec)
+        request.input.example_list.examples.extend(to_examples(examples))
 
-        def build(signatures):
+        def build(signatures: dict[str, Any] | None) -> Any:
             if signatures is not None:
-                inputs.chosen(
+                find_signature(
                     signatures,
                     signature_name or DEFAULT_SIGNATURE,
                     f"tensorflow/serving/{method.lower()}",
-                    "choose another signature_name",
+                    "Pass another signature_name.",
                 )
             return request
 
         return (yield from self._ask(method, build, spec, self.check))
 
-    def _ask(self, method, build, spec, look_up) -> Steps:
-        """Build a request by the signatures as they are known, and make the call.
-
-        The model may have been swapped for one of other signatures since.
-        """
+    def _ask(
+        self,
+        method: str,
+        build: Callable[[dict[str, Any] | None], Any],
+        spec: Any,
+        look_up: bool,
+    ) -> Steps:
+        """Build a request for the signatures as they are known, and make the call."""
         if not look_up:
             return (yield Call(method, build(None)))
-        known = self._known.get(self._key(spec))
-        signatures = known or (yield from self._learn(spec))
+        known = self._signatures.get(_version_key(spec))
+        signatures = known or (yield from self._fetch_signatures(spec))
         request = None
         try:
             request = build(signatures)
         except ValueError:
+            # Signatures fetched a moment ago are right, so the inputs are wrong.
             if known is None:
                 raise
-        if request is None:
-            signatures = yield from self._learn(spec)
+        if request is None:  # outside `except`, to keep its error out of the next one
+            signatures = yield from self._fetch_signatures(spec)
             request = build(signatures)
         try:
             return (yield Call(method, request))
         except grpc.RpcError as error:
-            if error.code() not in _REFUSALS:
+            if error.code() not in _SIGNATURE_ERRORS:
                 raise
             try:
-                now = yield from self._learn(spec)
+                new_signatures = yield from self._fetch_signatures(spec)
             except grpc.RpcError:
-                raise error from None
-            if now == signatures:
+                raise error from None  # the refusal says more than a failed look-up
+            if new_signatures == signatures:
                 raise
-        return (yield Call(method, build(now)))
+        return (yield Call(method, build(new_signatures)))
 
-    def _learn(self, spec) -> Generator[Call, Any, dict[str, Any]]:
-        key = self._key(spec)
-        self._known.pop(key, None)
-        request = get_model_metadata_pb2.GetModelMetadataRequest(
-            metadata_field=["signature_def"]
-        )
+    def _fetch_signatures(self, spec: Any) -> Generator[Call, Any, dict[str, Any]]:
+        """Ask for the signatures of a version, name to `SignatureDef`."""
+        key = _version_key(spec)
+        # A failed call must not leave the former signatures in place.
+        self._signatures.pop(key, None)
+        request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.ParseFromString(key)
         response = yield Call("GetModelMetadata", request)
-        found = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(found)
-        self._known[key] = {
+        signatures = messages.SignatureDefMap.FromString(
+            response.metadata["signature_def"].value
+        )
+        self._signatures[key] = {
             name: definition
-            for name, definition in found.signature_def.items()
+            for name, definition in signatures.signature_def.items()
             # TensorFlow's own, such as __saved_model_init_op.
             if not name.startswith("__saved_model")
         }
-        return self._known[key]
+        return self._signatures[key]
 
-    def _key(self, spec) -> bytes:
-        """The version asked; one answer tells all of its signatures."""
-        key = model_pb2.ModelSpec()
-        key.CopyFrom(spec)
-        key.ClearField("signature_name")
-        return key.SerializeToString(deterministic=True)
-
-    def _spec(self, version, version_label, signature_name=None):
+    def _spec(
+        self,
+        version: int | None,
+        version_label: str | None,
+        signature_name: str | None = None,
+    ) -> Any:
         if version is not None and version_label is not None:
             raise ValueError(
                 "`version` and `version_label` must not be given together. Received: "
-                f"version={version}, version_label={version_label!r}; choose one"
+                f"version={version}, version_label={version_label!r}. Pass one of them."
             )
-        spec = model_pb2.ModelSpec(
+        spec = messages.ModelSpec(
             name=self._model_name, signature_name=signature_name or ""
         )
         if version is not None:
@@ -270,3 +300,14 @@ class Conversation:
         if version_label is not None:
             spec.version_label = version_label
         return spec
+
+
+def _version_key(spec: Any) -> bytes:
+    """Return a key for the version asked for, whatever the signature.
+
+    One look-up returns all signatures of a version.
+    """
+    key = messages.ModelSpec()
+    key.CopyFrom(spec)
+    key.ClearField("signature_name")
+    return key.SerializeToString(deterministic=True)

@@ -1,11 +1,7 @@
-"""Ask a TensorFlow Serving server for predictions over gRPC.
-
-Knows no SavedModel and not which server answers: the one here or the real one.
-"""
+"""A client of a TensorFlow Serving server, over gRPC."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -14,45 +10,50 @@ import numpy as np
 from bn_keras_serving.client import channel, streaming
 from bn_keras_serving.client.channel import Tls
 from bn_keras_serving.client.conversation import (
+    Answer,
     Classes,
     Conversation,
     Steps,
     VersionState,
 )
+from bn_keras_serving.client.examples import ExampleLike, ImageLike
+from bn_keras_serving.client.inputs import Specs
 
 
 class PredictionClient:
-    """Asks one model of a server.
+    """A client of one model on a server.
 
-    Inputs are compared with the model's signature, which is looked up once, before
-    they are sent: what does not fit raises ValueError. Python's numbers and NumPy's
-    float64 and int64 take the input's type where every value is within its range;
-    arrays of other types must have it, and floats never become integers.
+    Before inputs are sent they are compared with the model's signature, which is looked
+    up once; a mismatch raises ValueError. Python's numbers and NumPy's float64 and
+    int64 take the type of the input if every value is within its range. Arrays of other
+    types must have that type, and floats never become integers.
 
-    A call that fails raises `grpc.RpcError` as gRPC made it, with `code()` and
-    `details()`: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE, DEADLINE_EXCEEDED, ...
-    Where the server is UNAVAILABLE the call is repeated after growing random pauses,
-    about 2.5 s in all.
+    A call that fails raises gRPC's own `grpc.RpcError` with `code()` and `details()`:
+    NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE, DEADLINE_EXCEEDED, ... While the server is
+    UNAVAILABLE the call is repeated after growing random pauses, for about 2.5 s in
+    all.
 
-    What every question takes:
+    The methods share these arguments:
 
-    - `signature_name`: the signature to call; `serving_default` by default.
-    - `version`, or `version_label`: the version to ask; the latest by default.
-    - `output_filter`: names of the outputs wanted; none of them means all.
+    - `signature_name`: Signature to call. Defaults to `serving_default`.
+    - `version`, or `version_label`: Version to ask. Defaults to the latest.
+    - `output_filter`: Names of the outputs to return. Empty means all.
 
     Args:
-        address: `host:port` of the server, or `unix:path`.
+        address: Address of the server, `host:port` or `unix:path`.
         model_name: Name of the model.
-        timeout: Seconds each answer may take, look-ups and repetitions included.
-        tls: A `Tls` for an encrypted connection; none by default.
-        retries: Times a call is repeated, 0 to 4.
-        wait_for_ready: Wait for a server that is not there yet, up to the timeout,
-            instead of raising UNAVAILABLE.
-        check: Whether inputs are compared with the signature. Without it arrays are
-            sent as they are.
+        timeout: Seconds that each answer may take, including look-ups and retries.
+        tls: Certificates for an encrypted connection, a `Tls`. None for a connection
+            without encryption.
+        retries: How many times to repeat a call, from 0 to 4.
+        wait_for_ready: Whether to wait for a server that is not there yet, until the
+            timeout, instead of raising UNAVAILABLE.
+        check: Whether to compare inputs with the signature. If False, arrays are sent
+            as they are.
 
     Raises:
-        ValueError: Retries out of range, or TLS files that do not fit.
+        ValueError: An argument is out of range, or the TLS files do not fit.
+        OSError: A TLS file cannot be read.
 
     Example:
         ```python
@@ -98,20 +99,17 @@ class PredictionClient:
         wait_for_ready: bool = False,
         check: bool = True,
     ):
-        channel.check(address, timeout)
         self._timeout = timeout
         self._conversation = Conversation(model_name, check)
-        options = channel.options(tls, retries, wait_for_ready)
-        if tls is None:
-            self._channel = grpc.insecure_channel(address, options)
-        else:
-            self._channel = grpc.secure_channel(address, tls.credentials(), options)
-        self._methods: Mapping[str, Any] = channel.methods(self._channel)
+        self._channel = channel.connect(
+            grpc, address, timeout, tls, retries, wait_for_ready
+        )
+        self._methods = channel.methods(self._channel)
 
     def __enter__(self) -> "PredictionClient":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -131,7 +129,7 @@ class PredictionClient:
 
         Args:
             inputs: Input name to array or nested list, of the signature's shape; or
-                one array or list where the signature has one required input.
+                a single array or list if the signature has one required input.
 
         Returns:
             Output name to array.
@@ -148,7 +146,7 @@ class PredictionClient:
 
     def predict_images(
         self,
-        images: Iterable[str | Path | bytes | np.ndarray] | np.ndarray,
+        images: Iterable[ImageLike] | np.ndarray,
         version: int | None = None,
         output_filter: Iterable[str] = (),
         *,
@@ -157,15 +155,16 @@ class PredictionClient:
         """Return the model's outputs for a batch of images.
 
         Args:
-            images: Paths or contents of JPEG and PNG files, of any size, which the
+            images: Paths or contents of JPEG and PNG files of any size, which the
                 signature `predict_encoded` decodes; or uint8 arrays
                 `(height, width, channels)` of the model's size for `predict_uint8`.
 
         Returns:
-            Output name to array, a row for each image.
+            Output name to array, with a row for each image.
 
         Raises:
-            ValueError: A file is no such image, or the model has no such signature.
+            ValueError: A file is not an image, or the model does not have the
+                signature.
             OSError: A file cannot be read.
             grpc.RpcError: The call failed.
         """
@@ -177,7 +176,7 @@ class PredictionClient:
 
     def predict_many(
         self,
-        items: Iterable,
+        items: Iterable[Any],
         signature_name: str | None = None,
         version: int | None = None,
         output_filter: Iterable[str] = (),
@@ -187,39 +186,42 @@ class PredictionClient:
         in_flight: int = 8,
         progress: bool = False,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Yield the answers to many items, in order, several requests at a time.
+        """Yield the answers to many items in order, several requests at a time.
 
-        Items are taken only as requests can be sent, so memory holds those of
-        `in_flight` requests. Leaving the loop cancels what is under way. An error
-        comes after the answers to the items before it, and its note names the item.
+        Items are taken only when a request can be sent, so memory holds the items of
+        `in_flight` requests. Leaving the loop cancels the open requests. An error is
+        raised after the answers to the items before it, with a note that names the
+        item.
 
         Args:
-            items: Each as `predict` takes its inputs; with `batch_size` each one
-                example, without the axis of the batch.
-            batch_size: Examples to send in one request; the last may have fewer.
-            in_flight: Requests open at a time.
-            progress: Whether to show a bar on standard error if it is a terminal.
+            items: Items, each as `predict` takes its inputs. With `batch_size`, each
+                item is one example, without the batch axis.
+            batch_size: Number of examples in a request; the last one may have fewer.
+            in_flight: Number of requests open at a time.
+            progress: Whether to show a progress bar on standard error if that is a
+                terminal. Needs the package rich.
 
         Returns:
-            For each item output name to array; with `batch_size` the item's row.
+            An iterator of output name to array for each item. With `batch_size` the
+            arrays are the item's rows.
 
         Raises:
-            ValueError: An item does not fit the signature.
+            ValueError: An item does not fit the signature, or a number is below 1.
             grpc.RpcError: A call failed.
         """
-        names = list(output_filter)
-
-        def start(inputs):
-            return self._conversation.predict(
-                inputs, signature_name, version, names, version_label
-            )
-
-        look_up = self._conversation.look_up(version, version_label)
-        return self._stream(items, start, look_up, batch_size, in_flight, progress)
+        return self._stream(
+            items,
+            self._conversation.predict,
+            (batch_size, in_flight, progress),
+            signature_name=signature_name,
+            version=version,
+            output_filter=list(output_filter),
+            version_label=version_label,
+        )
 
     def predict_many_images(
         self,
-        images: Iterable[str | Path | bytes | np.ndarray],
+        images: Iterable[ImageLike],
         version: int | None = None,
         output_filter: Iterable[str] = (),
         *,
@@ -228,24 +230,23 @@ class PredictionClient:
         in_flight: int = 8,
         progress: bool = False,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Yield the answers to many images, in order, several requests at a time.
+        """Yield the answers to many images in order, several requests at a time.
 
-        As `predict_many` does, for images as `predict_images` takes them; files are
-        read when their turn comes.
+        As `predict_many` does, for images as `predict_images` takes them. Files are
+        read when their request is sent.
         """
-        names = list(output_filter)
-
-        def start(batch):
-            return self._conversation.predict_images(
-                batch, version, names, version_label
-            )
-
-        look_up = self._conversation.look_up(version, version_label)
-        return self._stream(images, start, look_up, batch_size, in_flight, progress)
+        return self._stream(
+            images,
+            self._conversation.predict_images,
+            (batch_size, in_flight, progress),
+            version=version,
+            output_filter=list(output_filter),
+            version_label=version_label,
+        )
 
     def classify(
         self,
-        examples: Iterable[Mapping[str, Any] | bytes],
+        examples: Iterable[ExampleLike],
         signature_name: str | None = None,
         version: int | None = None,
         *,
@@ -254,14 +255,15 @@ class PredictionClient:
         """Return the classes of examples.
 
         Args:
-            examples: For each a dictionary from feature to a number, a string or a
-                list of them, or a serialized `tf.train.Example`.
+            examples: For each example a dictionary from feature name to a number, a
+                string or a list of them; or a `tf.train.Example`, serialized or not.
 
         Returns:
             `Classes(labels, scores)`, arrays `(examples, classes)`.
 
         Raises:
-            ValueError: No examples these, or no signature of that method.
+            ValueError: An example is not one of these, or the model has no signature
+                of that name for classification.
             grpc.RpcError: The call failed.
         """
         return self._run(
@@ -272,79 +274,104 @@ class PredictionClient:
 
     def regress(
         self,
-        examples: Iterable[Mapping[str, Any] | bytes],
+        examples: Iterable[ExampleLike],
         signature_name: str | None = None,
         version: int | None = None,
         *,
         version_label: str | None = None,
     ) -> np.ndarray:
-        """Return the values of examples, float32 `(examples,)`; as `classify`."""
+        """Return the values of examples, float32 `(examples,)`.
+
+        Takes and raises what `classify` does.
+        """
         return self._run(
             self._conversation.regress(examples, signature_name, version, version_label)
         )
 
     def metadata(
         self, version: int | None = None, *, version_label: str | None = None
-    ) -> dict[str, dict[str, dict]]:
-        """Return the signatures of the model, asked anew.
+    ) -> dict[str, dict[str, Specs]]:
+        """Return the signatures of the model, looked up again.
 
         Returns:
-            `{signature: {"inputs": {name: (dtype, shape)}, "outputs": ...}}`, the
-            dtype NumPy's (object for strings), None in a shape for any size, and
-            None for a shape of any rank.
+            `{signature: {"inputs": {name: (dtype, shape)}, "outputs": ...}}`. The dtype
+            is NumPy's (object for strings). In a shape None stands for any size; None
+            instead of a shape stands for any rank.
 
         Raises:
+            ImportError: A type is one of the package ml_dtypes, such as bfloat16, and
+                that is not installed.
             grpc.RpcError: The call failed.
         """
         return self._run(self._conversation.metadata(version, version_label))
 
     def status(self, version: int | None = None) -> list[VersionState]:
-        """Return the state of each version the server knows, the newest first.
+        """Return the state of each version that the server knows, the newest first.
 
         Args:
-            version: The one version to tell of; all by default.
+            version: The only version to report. Defaults to all.
 
         Raises:
             grpc.RpcError: The call failed.
         """
         return self._run(self._conversation.status(version))
 
-    def _run(self, steps: Steps, begun: Any = None) -> Any:
-        """Carry every call of a conversation, or those after one that has begun."""
+    def _run(self, steps: Steps, future: Any = None) -> Any:
+        """Make the calls of a conversation, and return its answer.
+
+        Args:
+            steps: The conversation.
+            future: Its first call, if that has begun; `steps` waits for its response.
+        """
         deadline = time.monotonic() + self._timeout
         try:
-            call = None if begun else next(steps)
+            call = None if future else next(steps)
             while True:
                 try:
                     if call is None:
-                        response = begun.result()
+                        response = future.result()
                     else:
-                        left = max(0.0, deadline - time.monotonic())
+                        remaining = max(0.0, deadline - time.monotonic())
                         method = self._methods[call.method]
-                        response = method(call.request, timeout=left)
+                        response = method(call.request, timeout=remaining)
                 except grpc.FutureCancelledError:
-                    call = steps.throw(begun)
+                    # Not an RpcError; the future itself is, with code CANCELLED.
+                    call = steps.throw(future)
                 except grpc.RpcError as error:
                     call = steps.throw(error)
                 else:
                     call = steps.send(response)
-        except StopIteration as done:
-            return done.value
+        except StopIteration as stop:
+            return stop.value
 
-    def _stream(self, items, start, look_up, batch_size, in_flight, progress):
+    def _stream(
+        self,
+        items: Iterable[Any],
+        predict: Callable[..., Steps],
+        settings: tuple[int | None, int, bool],
+        **selection: Any,
+    ) -> Iterator[Answer]:
+        batch_size, in_flight, progress = settings
+        # Outside the generator, so that errors are raised by the call itself.
         streaming.check(batch_size, in_flight)
         bar = streaming.progress_bar(items, progress)
         chunks = streaming.chunks(items, batch_size)
+        look_up = self._conversation.look_up(
+            selection["version"], selection["version_label"]
+        )
 
-        def begin(inputs):
-            steps = start(inputs)
+        def begin(inputs: Any) -> tuple[Steps, Any]:
+            steps = predict(inputs, **selection)
             call = next(steps)
-            method = self._methods[call.method]
+            method: Any = self._methods[call.method]
             return steps, method.future(call.request, timeout=self._timeout)
 
-        def answers():
-            with bar:
+        def answers() -> Iterator[Answer]:
+            with bar as advance:
+                # First, or each of the first requests would look the signatures up.
                 self._run(look_up)
-                yield from streaming.answers(chunks, begin, self._run, in_flight, bar)
+                yield from streaming.answers(
+                    chunks, begin, self._run, in_flight, advance
+                )
 
         return answers()
