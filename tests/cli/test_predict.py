@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import trustme
-from client_servers import Told, definition, serving
+from client_servers import ScriptedServer, make_signature, serve
 from PIL import Image
 
 from bn_keras.cli import predict
@@ -20,15 +20,15 @@ PIXELS = (tf.float32, [None, 6, 5, 3])
 
 
 @pytest.fixture
-def told():
-    told = Told()
-    told.signatures = {"serving_default": definition(ROWS)}
-    return told
+def scripted():
+    scripted = ScriptedServer()
+    scripted.signatures = {"serving_default": make_signature(ROWS)}
+    return scripted
 
 
 @pytest.fixture
-def address(told):
-    with serving(told) as address:
+def address(scripted):
+    with serve(scripted) as address:
         yield address
 
 
@@ -56,8 +56,8 @@ def ask(capsys):
     return asked
 
 
-def test_a_line_for_each_file_in_order(told, address, ask, files):
-    told.slow_from, told.slow_seconds = 11, 0.2
+def test_a_line_for_each_file_in_order(scripted, address, ask, files):
+    scripted.slow_from, scripted.slow_delay = 11, 0.2
     files = files[::-1]
     status, out, error = ask(address, *files)
     assert (status, error) == (0, "")
@@ -65,18 +65,18 @@ def test_a_line_for_each_file_in_order(told, address, ask, files):
         {"file": str(file), "y": [[index, index]]}
         for index, file in zip(range(11, -1, -1), files, strict=True)
     ]
-    assert len(told.requests) == 12
-    assert len(told.looked_up) <= 2
+    assert len(scripted.requests) == 12
+    assert len(scripted.look_ups) <= 2
 
 
-def test_version_label_and_signature_are_asked_for(told, address, ask, files):
-    told.signatures["other"] = definition(ROWS)
+def test_version_label_and_signature_are_asked_for(scripted, address, ask, files):
+    scripted.signatures["other"] = make_signature(ROWS)
     ask(address, files[0], "--version", 7, "--signature", "other")
     ask(address, files[0], "--version-label", "stable")
-    first, second = (request.model_spec for request in told.requests)
+    first, second = (request.model_spec for request in scripted.requests)
     assert (first.version.value, first.signature_name) == (7, "other")
     assert second.version_label == "stable"
-    assert {spec.version.value for spec in told.looked_up} == {7, 0}
+    assert {spec.version.value for spec in scripted.look_ups} == {7, 0}
 
 
 def test_version_and_label_exclude_one_another(ask, capsys):
@@ -86,12 +86,12 @@ def test_version_and_label_exclude_one_another(ask, capsys):
 
 
 def test_arrays_and_pictures_go_to_their_signatures_in_order(
-    told, address, ask, tmp_path
+    scripted, address, ask, tmp_path
 ):
-    told.signatures = {
-        "serving_default": definition({"x": PIXELS}),
-        "predict_encoded": definition({"files": (tf.string, [None])}),
-        "predict_uint8": definition({"x": (tf.uint8, [None, 6, 5, 3])}),
+    scripted.signatures = {
+        "serving_default": make_signature({"x": PIXELS}),
+        "predict_encoded": make_signature({"files": (tf.string, [None])}),
+        "predict_uint8": make_signature({"x": (tf.uint8, [None, 6, 5, 3])}),
     }
     picture = Image.fromarray(np.full((6, 5, 3), 51, np.uint8))
     for name in ("a.png", "b.png", "d.bmp"):
@@ -112,8 +112,8 @@ def test_arrays_and_pictures_go_to_their_signatures_in_order(
     assert json.loads(out)["y"] == answers[0]["y"]
 
 
-def test_a_unix_socket_and_tls(told, ask, files, tmp_path):
-    with serving(told, f"unix:{tmp_path}/socket") as address:
+def test_a_unix_socket_and_tls(scripted, ask, files, tmp_path):
+    with serve(scripted, f"unix:{tmp_path}/socket") as address:
         assert ask(address, files[0])[0] == 0
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -126,7 +126,7 @@ def test_a_unix_socket_and_tls(told, ask, files, tmp_path):
         True,
     )
     key = ("--client-key", tmp_path / "client.key")
-    with serving(told, credentials=credentials) as address:
+    with serve(scripted, credentials=credentials) as address:
         status, *_ = ask(
             address, files[0], "--ca", tmp_path / "ca.pem", *key,
             "--client-cert", tmp_path / "client.pem", "--server-name", "m.example",
@@ -144,14 +144,14 @@ def test_an_address_has_a_port_or_a_path(ask, capsys, address):
 
 
 def test_an_error_names_its_file_after_the_answers_before_it(
-    told, address, ask, files, capsys
+    scripted, address, ask, files, capsys
 ):
     np.save(files[2], np.zeros((1, 3)))
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         ask(address, *files)
     assert str(raised.value) == (
-        f"{files[2]}: `x` must be of shape (None, 2). Received: x of shape (1, 3); "
-        "None stands for any size"
+        f"{files[2]}: `x` must be of shape (None, 2). Received: x of shape (1, 3). "
+        "None stands for any size."
     )
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["file"] for line in lines] == [*map(str, files[:2])]
@@ -164,8 +164,8 @@ def test_an_error_names_its_file_after_the_answers_before_it(
         ask(address, *files[1:])
 
 
-def test_what_the_server_refuses_is_named_too(told, address, ask, files):
-    told.refusals = [(grpc.StatusCode.NOT_FOUND, "gone")] * 12
+def test_what_the_server_refuses_is_named_too(scripted, address, ask, files):
+    scripted.refusals = [(grpc.StatusCode.NOT_FOUND, "gone")] * 12
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         ask(address, *files)
     assert str(raised.value) == f"{files[0]}: NOT_FOUND: gone"

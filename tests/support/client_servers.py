@@ -1,4 +1,4 @@
-"""A server that does what a test tells it, to ask with the clients."""
+"""A server whose answers a test scripts, for tests of the clients."""
 
 import contextlib
 import math
@@ -20,8 +20,8 @@ from tensorflow_serving.apis import (
 )
 
 
-def definition(inputs, outputs=None, method="predict", defaults=()):
-    """A signature of inputs and outputs, name to (dtype, shape)."""
+def make_signature(inputs, outputs=None, method="predict", defaults=()):
+    """Make a signature of inputs and outputs, name to `(dtype, shape)`."""
 
     def infos(specs):
         return {
@@ -41,41 +41,45 @@ def definition(inputs, outputs=None, method="predict", defaults=()):
     )
 
 
-ROWS_OF_FOUR = definition({"x": (tf.float32, [None, 4])})
+ROWS_OF_FOUR = make_signature({"x": (tf.float32, [None, 4])})
 
 
-class Told(
+class ScriptedServer(
     prediction_service_pb2_grpc.PredictionServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
 ):
-    """Answers `y` = `x`, unless told otherwise, and remembers what it was asked."""
+    """Answers `y` = `x` unless a test scripts something else; records its calls."""
 
     def __init__(self):
         self.signatures = {"serving_default": ROWS_OF_FOUR}
-        self.refusals = []  # (code, details) of the next calls, None for an answer
-        self.answer = None  # a tensor proto, instead of the input
-        self.seconds = 0.0  # that each prediction takes
-        self.slow_from, self.slow_seconds = math.inf, 60.0  # where the input is larger
-        self.together = 1  # predictions that must be open at a time before any answer
+        self.refusals = []  # (code, details) for each of the next calls, None to answer
+        self.answer = None  # a tensor proto to return instead of the input
+        self.delay = 0.0  # seconds that a prediction takes
+        self.look_up_delay = 0.0
+        # Predictions take `slow_delay` if the first value is at least `slow_from`.
+        self.slow_from, self.slow_delay = math.inf, 60.0
+        self.barrier = 1  # predictions that must be open together before any answer
         self.requests = []  # of Predict, Classify and Regress
-        self.times = []
-        self.looked_up = []
-        self.open = self.most_open = self.cancelled = 0
+        self.arrivals = []
+        self.remaining = []  # seconds until the deadline of each prediction
+        self.look_ups = []
+        self.open = self.peak_open = self.cancelled = 0
         self._lock = threading.Lock()
 
     def Predict(self, request, context):  # noqa: N802
-        self._remember(request)
+        self._record(request)
         with self._lock:
+            self.remaining.append(context.time_remaining())
             self.open += 1
-            self.most_open = max(self.most_open, self.open)
+            self.peak_open = max(self.peak_open, self.open)
         try:
             ended = threading.Event()
             if not context.add_callback(ended.set):
-                ended.set()  # the call ended before this
-            slow = next(iter(request.inputs.values())).float_val[:1] >= [self.slow_from]
-            while self.most_open < self.together and not ended.wait(0.005):
+                ended.set()  # the call ended before the callback was added
+            delay = self.slow_delay if self._is_slow(request) else self.delay
+            while self.peak_open < self.barrier and not ended.wait(0.005):
                 pass
-            if ended.wait(self.slow_seconds if slow else self.seconds):
+            if ended.wait(delay):
                 self.cancelled += 1
             self._refuse(context)
             answer = self.answer or next(iter(request.inputs.values()))
@@ -83,6 +87,12 @@ class Told(
         finally:
             with self._lock:
                 self.open -= 1
+
+    def _is_slow(self, request):
+        if self.slow_from == math.inf:
+            return False
+        array = tf.make_ndarray(next(iter(request.inputs.values())))
+        return array.flat[0] >= self.slow_from
 
     def Classify(self, request, context):  # noqa: N802
         self.requests.append(request)
@@ -101,7 +111,8 @@ class Told(
         return response
 
     def GetModelMetadata(self, request, context):  # noqa: N802
-        self.looked_up.append(request.model_spec)
+        self.look_ups.append(request.model_spec)
+        time.sleep(self.look_up_delay)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.metadata["signature_def"].Pack(
             get_model_metadata_pb2.SignatureDefMap(signature_def=self.signatures)
@@ -109,16 +120,16 @@ class Told(
         return response
 
     def GetModelStatus(self, request, context):  # noqa: N802
-        self._remember(request)
+        self._record(request)
         self._refuse(context)
         return get_model_status_pb2.GetModelStatusResponse(
             model_version_status=[{"version": 3, "state": "AVAILABLE"}]
         )
 
-    def _remember(self, request):
+    def _record(self, request):
         with self._lock:
             self.requests.append(request)
-            self.times.append(time.monotonic())
+            self.arrivals.append(time.monotonic())
 
     def _refuse(self, context):
         refusal = self.refusals.pop(0) if self.refusals else None
@@ -127,8 +138,8 @@ class Told(
 
 
 @contextlib.contextmanager
-def serving(told, address="127.0.0.1:0", credentials=None):
-    """Serve over gRPC; yields the address."""
+def serve(servicer, address="127.0.0.1:0", credentials=None):
+    """Serve over gRPC; yield the address."""
     server = grpc.server(
         futures.ThreadPoolExecutor(32),
         options=[
@@ -136,8 +147,10 @@ def serving(told, address="127.0.0.1:0", credentials=None):
             ("grpc.max_send_message_length", -1),
         ],
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(told, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(told, server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        servicer, server
+    )
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
     if credentials is None:
         port = server.add_insecure_port(address)
     else:
