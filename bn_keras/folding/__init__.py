@@ -1,4 +1,4 @@
-"""Fold batch normalization into the linear layers beside it, for inference."""
+"""Fold batch normalization into the neighboring linear layers, for inference."""
 
 from bn_keras.folding.fold_model import FoldingResult, fold_batch_normalization
 from bn_keras.folding.report import Entry, Report

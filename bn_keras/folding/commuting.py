@@ -1,7 +1,4 @@
-"""Which operations an affine map passes unchanged, split or on other axes.
-
-Knows operations, not what the map is finally folded into.
-"""
+"""Move an affine map past the operations that commute with it."""
 
 import keras
 import numpy as np
@@ -9,7 +6,9 @@ from keras import layers
 
 from bn_keras.folding.algebra import Affine
 from bn_keras.folding.linear import NotFoldableError
+from bn_keras.keras_graph import Call, Edge
 
+# Layers that return their input at inference.
 IDENTITIES = (
     layers.Identity,
     layers.Dropout,
@@ -56,140 +55,154 @@ SPATIAL = (
 )  # fmt: skip
 
 
-def backward(call, affine):
-    """The maps in front of an operation that equal a map behind it.
+def move_backward(call: Call, affine: Affine) -> list[tuple[Edge, Affine]]:
+    """Move a map from the output of an operation to its inputs.
 
     Args:
-        call: the `Call` of the operation.
-        affine: on the axes of its output.
+        call: The call of the operation.
+        affine: The map, along axes of the call's output.
 
     Returns:
-        Pairs of an input edge and the map on it.
+        Pairs of an input edge and the map to apply to it.
 
     Raises:
-        NotFoldableError: with the reason.
+        NotFoldableError: If the operation does not commute with the map.
     """
-    combination = _combination(call)
-    if combination == "concatenation":
-        return _split(call, affine)
-    if combination == "addition":
-        return _distribute(call, affine)
-    return [(call.inputs[0], _through(call, affine, forward=False))]
-
-
-def forward(call, affine):
-    """The map behind an operation of one input that equals a map in front of it."""
-    return _through(call, affine, forward=True)
-
-
-def _through(call, affine, forward):
-    operation, kind = call.operation, type(call.operation)
-    linear = keras.activations.linear
-    if kind in IDENTITIES or (
-        kind is layers.Activation and operation.activation is linear
+    operation_type = type(call.operation)
+    if operation_type is layers.Concatenate or _is_keras_op(
+        operation_type, "Concatenate"
     ):
+        return _split(call, affine)
+    if operation_type is layers.Add or _is_keras_op(operation_type, "Add"):
+        return _distribute(call, affine)
+    return [(call.inputs[0], _move(call, affine, forward=False))]
+
+
+def move_forward(call: Call, affine: Affine) -> Affine:
+    """Move a map from the only input of an operation to its output."""
+    return _move(call, affine, forward=True)
+
+
+def _move(call: Call, affine: Affine, forward: bool) -> Affine:
+    operation, operation_type = call.operation, type(call.operation)
+    if operation_type in IDENTITIES or (
+        operation_type is layers.Activation
+        and operation.activation is keras.activations.linear
+    ):
+        # With `training=True` dropout and noise act at inference too.
         if call.training not in (None, False):
             raise NotFoldableError(
                 f"{call.label!r} is called with training={call.training}"
             )
         return affine
-    if kind in SPATIAL:
-        return _through_spatial(call, affine, forward)
-    if kind in (layers.Flatten, layers.Reshape):
-        return _through_reshape(call, affine, forward)
-    if kind is layers.Permute:
-        dims = (0, *operation.dims)
+    if operation_type in SPATIAL:
+        return _move_past_spatial(call, affine, forward)
+    if operation_type in (layers.Flatten, layers.Reshape):
+        return _move_past_reshape(call, affine, forward)
+    if operation_type is layers.Permute:
+        # Axis `i` of the output is axis `source_axes[i]` of the input.
+        source_axes = (0, *operation.dims)
         if forward:
-            return affine.on(tuple(dims.index(axis) for axis in affine.axes))
-        return affine.on(tuple(dims[axis] for axis in affine.axes))
-    where = "in front of" if forward else "behind"
+            return affine.with_axes([source_axes.index(axis) for axis in affine.axes])
+        return affine.with_axes([source_axes[axis] for axis in affine.axes])
+    relation = "precedes" if forward else "follows"
     raise NotFoldableError(
-        f"it stands {where} {call.label!r} ({kind.__name__}), which it cannot pass"
+        f"it {relation} {call.label!r} ({operation_type.__name__}), which it cannot "
+        "pass"
     )
 
 
-def _through_spatial(call, affine, forward):
-    operation, kind = call.operation, type(call.operation)
-    name = f"{call.label!r} ({kind.__name__})"
-    if kind in (*MAXIMA, *GLOBAL_MAXIMA) and not (affine.scale > 0).all():
+def _move_past_spatial(call: Call, affine: Affine, forward: bool) -> Affine:
+    operation, operation_type = call.operation, type(call.operation)
+    name = f"{call.label!r} ({operation_type.__name__})"
+    # max(s * x) is s * max(x) for a positive scale and s * min(x) for a negative one.
+    if operation_type in (*MAXIMA, *GLOBAL_MAXIMA) and not (affine.scale > 0).all():
         raise NotFoldableError(
-            f"a scale that is not positive turns the maximum of {name}"
+            f"a scale that is not positive would turn the maximum of {name} into a "
+            "minimum"
         )
-    if kind in PADDINGS and affine.shift.any():
+    # Padding after the map adds zeros; padding before it would add `shift`.
+    if operation_type in PADDINGS and affine.shift.any():
         raise NotFoldableError(
-            f"{name} pads with zeros: the shift is wrong at the border"
+            f"{name} pads with zeros, so the shift would be wrong at the border"
         )
+    # A shift passes only a weighted mean. The weights of cubic and Lanczos kernels,
+    # cut off at the border, need not sum to 1.
     if getattr(operation, "interpolation", "nearest") not in ("nearest", "bilinear"):
         raise NotFoldableError(
-            f"{name} interpolates with weights that need not sum to 1"
+            f"{name} interpolates with weights that may not sum to 1"
         )
     rank = len(call.inputs[0].shape)
-    channels = 1 if _channels_first(operation) else rank - 1
-    kept = (0, channels)
+    channel_axis = 1 if _channels_first(operation) else rank - 1
+    input_axes = (0, channel_axis)
+    # Global pooling drops the positions, which leaves `(batch, channels)`.
     keeps_rank = rank == len(call.outputs[0].shape)
-    behind = kept if keeps_rank else (0, 1)
-    old, new = (kept, behind) if forward else (behind, kept)
+    output_axes = input_axes if keeps_rank else (0, 1)
+    old, new = (input_axes, output_axes) if forward else (output_axes, input_axes)
     if not set(affine.axes) <= set(old):
         raise NotFoldableError(f"its axes {affine.axes} are not the channels of {name}")
-    return affine.on(tuple(new[old.index(axis)] for axis in affine.axes))
+    return affine.with_axes([new[old.index(axis)] for axis in affine.axes])
 
 
-def _through_reshape(call, affine, forward):
-    sizes = [call.inputs[0].shape[1:], call.outputs[0].shape[1:]]
-    if None in (*sizes[0], *sizes[1]) or 0 in affine.axes:
+def _move_past_reshape(call: Call, affine: Affine, forward: bool) -> Affine:
+    input_sizes = call.inputs[0].shape[1:]
+    output_sizes = call.outputs[0].shape[1:]
+    if None in (*input_sizes, *output_sizes) or 0 in affine.axes:
         raise NotFoldableError(f"{call.label!r} reshapes axes of unknown size")
-    # Flatten moves the channels last before it flattens.
-    moves = type(call.operation) is layers.Flatten and _channels_first(call.operation)
+    # Flatten moves the channels to the last axis before it flattens.
+    moves_channels = type(call.operation) is layers.Flatten and _channels_first(
+        call.operation
+    )
 
-    def move(array):
+    def reshape(array: np.ndarray) -> np.ndarray:
         if forward:
-            array = np.moveaxis(array, 0, -1) if moves else array
-            return array.reshape(sizes[1])
-        if moves:
-            return np.moveaxis(array.reshape(*sizes[0][1:], sizes[0][0]), -1, 0)
-        return array.reshape(sizes[0])
+            if moves_channels:
+                array = np.moveaxis(array, 0, -1)
+            return array.reshape(output_sizes)
+        if moves_channels:
+            channels, *positions = input_sizes
+            return np.moveaxis(array.reshape(*positions, channels), -1, 0)
+        return array.reshape(input_sizes)
 
-    tiled = affine.tiled(sizes[0] if forward else sizes[1])
-    target = sizes[1] if forward else sizes[0]
-    axes = tuple(range(1, len(target) + 1))
-    moved = Affine(move(tiled.scale), move(tiled.shift), axes)
-    return moved.without_constant_axes()
+    # Reshaping mixes axes, so the map is first written out for every position and
+    # afterwards reduced to the axes along which it still varies.
+    tiled = affine.tile(input_sizes if forward else output_sizes)
+    new_sizes = output_sizes if forward else input_sizes
+    axes = tuple(range(1, len(new_sizes) + 1))
+    reshaped = Affine(reshape(tiled.scale), reshape(tiled.shift), axes)
+    return reshaped.without_constant_axes()
 
 
-def _channels_first(operation):
+def _channels_first(operation: keras.Operation) -> bool:
     return getattr(operation, "data_format", None) == "channels_first"
 
 
-def _combination(call):
-    kind = type(call.operation)
-    if kind is layers.Concatenate or _is_operation(kind, "Concatenate"):
-        return "concatenation"
-    if kind is layers.Add or _is_operation(kind, "Add"):
-        return "addition"
-    return ""
+def _is_keras_op(operation_type: type, name: str) -> bool:
+    # The classes of `keras.ops` cannot be imported publicly, but their names are those
+    # of the public functions.
+    return (
+        operation_type.__module__ == "keras.src.ops.numpy"
+        and operation_type.__name__ == name
+    )
 
 
-def _is_operation(kind, name):
-    # The classes behind keras.ops are not public; their names are.
-    return kind.__module__ == "keras.src.ops.numpy" and kind.__name__ == name
-
-
-def _split(call, affine):
+def _split(call: Call, affine: Affine) -> list[tuple[Edge, Affine]]:
     axis = call.operation.axis % len(call.outputs[0].shape)
-    parts, start = [], 0
+    maps, start = [], 0
     for edge in call.inputs:
         size = edge.shape[axis]
         if axis in affine.axes and size is None:
-            raise NotFoldableError(f"{call.label!r} joins axes of unknown size")
+            raise NotFoldableError(
+                f"{call.label!r} concatenates along an axis of unknown size"
+            )
         stop = start + (size or 0)
-        parts.append((edge, affine.part(axis, start, stop)))
+        maps.append((edge, affine.select(axis, start, stop)))
         start = stop
-    return parts
+    return maps
 
 
-def _distribute(call, affine):
-    shape = call.outputs[0].shape
-    edges = call.inputs
+def _distribute(call: Call, affine: Affine) -> list[tuple[Edge, Affine]]:
+    shape, edges = call.outputs[0].shape, call.inputs
     if len(edges) < 2:
         raise NotFoldableError(f"{call.label!r} adds a constant")
     for edge in edges:
@@ -199,5 +212,7 @@ def _distribute(call, affine):
             raise NotFoldableError(
                 f"{call.label!r} broadcasts along the normalized axis"
             )
+    # s * (x + y) + t is (s * x + t) + s * y: the scale goes into every term, the shift
+    # into one.
     unshifted = Affine(affine.scale, np.zeros_like(affine.shift), affine.axes)
     return [(edge, affine if i == 0 else unshifted) for i, edge in enumerate(edges)]

@@ -1,58 +1,67 @@
-"""Fold batch normalization into the linear layers beside it, for inference.
-
-This file names what is public; the parts are `algebra`, `graph`, `rules`, `report`.
-"""
+"""Fold batch normalization into the neighboring linear layers, for inference."""
 
 from dataclasses import dataclass
+from html import escape
 
 import keras
 
-from bn_keras.folding.rebuilding import build_model
+from bn_keras.folding.rebuilding import rebuild_model
 from bn_keras.folding.report import Report
-from bn_keras.folding.rules import fold
+from bn_keras.folding.rules import fold_graph
 from bn_keras.keras_graph import read_graph
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FoldingResult:
-    """A folded model and what became of each batch normalization.
+    """A folded model and the report of what happened to each batch normalization.
 
     Args:
-        model: a plain `keras.Model`, for inference, not compiled.
-        report: one entry for each call of a batch-normalization layer.
+        model: A plain `keras.Model` for inference, not compiled.
+        report: One entry for each call of a batch-normalization layer.
     """
 
     model: keras.Model
     report: Report
 
+    def __repr__(self) -> str:
+        return f"<FoldingResult: model {self.model.name!r}, report {self.report!r}>"
 
-def fold_batch_normalization(model):
+    def __str__(self) -> str:
+        return f"Folded model {self.model.name!r}\n{self.report}"
+
+    def _repr_html_(self) -> str:
+        name = escape(self.model.name)
+        return f"<p>Folded model <code>{name}</code></p>{self.report._repr_html_()}"
+
+
+def fold_batch_normalization(model: keras.Model) -> FoldingResult:
     """Fold every batch normalization of a model into its linear layers.
 
-    With the population statistics, batch normalization is
+    With the population statistics, batch normalization is the affine map
 
     `y = scale * x + shift`, `scale = gamma / sqrt(variance + epsilon)`,
     `shift = beta - mean * scale`,
 
-    which a linear layer in front or behind absorbs exactly. One that no linear layer
-    can absorb becomes a single multiply-add with constants. Nested models are inlined;
-    names, dtypes and structures of inputs and outputs stay; the given model is not
-    changed and shares no variable with the result. Scale, shift and weights are
-    computed in float64 and rounded once.
+    which the linear layer before or after it can absorb exactly. Where no linear layer
+    can, the batch normalization becomes a single multiply-add with constants. Nested
+    models are inlined. The names, dtypes and structures of inputs and outputs do not
+    change. The given model is not changed, and the result shares no variable with it.
+    Scales, shifts and weights are computed in float64 and rounded once.
 
-    A batch normalization called with `training=True`, or inside another layer such as
-    `TimeDistributed` or an RNN, stays as it is, and the report says so.
+    A batch normalization that is called with `training=True`, or that is inside another
+    layer such as `TimeDistributed` or an RNN, is kept, and the report says so.
 
     Args:
-        model: a built Functional or Sequential `keras.Model`, with layers of
-            `bn_keras.BatchNormalization` or `keras.layers.BatchNormalization`.
+        model: A built Functional or Sequential model. Layers of
+            `bn_keras.BatchNormalization` and of `keras.layers.BatchNormalization` are
+            folded.
 
     Returns:
-        A `FoldingResult`: `model` and `report`.
+        A `FoldingResult` with the attributes `model` and `report`.
 
     Raises:
-        TypeError: for a subclassed model, or no model.
-        ValueError: for a model that is not built, or a layer that cannot be copied.
+        TypeError: If `model` is subclassed, or not a model.
+        ValueError: If `model` is not built, or a layer cannot be copied.
 
     Example:
     ```python
@@ -79,5 +88,5 @@ def fold_batch_normalization(model):
         Ioffe & Szegedy 2015, Algorithm 2, step 11.
     """
     graph = read_graph(model)
-    report = fold(graph)
-    return FoldingResult(build_model(graph), report)
+    report = fold_graph(graph)
+    return FoldingResult(rebuild_model(graph), report)

@@ -1,20 +1,21 @@
-"""Which weights of which Keras layer an affine map folds into.
+"""Fold an affine map into the weights of one Keras layer."""
 
-Knows the layouts of Keras' linear layers; the arithmetic is in `algebra`, the graph
-elsewhere.
-"""
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
 from bn_keras.folding import algebra
+from bn_keras.folding.algebra import Affine
+from bn_keras.keras_graph import Call
 
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-# A subclass may override `call`, so types are compared exactly.
+# A subclass may override `call`, so a layer's type must be exactly one of these.
 LINEAR = (
     layers.Dense,
     layers.EinsumDense,
@@ -24,154 +25,178 @@ LINEAR = (
     *TRANSPOSED,
 )
 
+# New weights by attribute, and constructor arguments that change along with them.
+FoldedWeights = tuple[dict[str, Any], dict[str, Any]]
+
 
 class NotFoldableError(Exception):
-    """An affine map cannot move; the message is the reason."""
+    """An affine map cannot be moved; the message states the reason."""
 
 
-def fold_after(call, affine):
-    """New weights and settings of a linear layer that does the map behind it too.
+def fold_after(call: Call, affine: Affine) -> FoldedWeights:
+    """Return weights with which a linear layer also applies the map that follows it.
 
     Args:
-        call: a `Call` of one of `LINEAR`.
-        affine: on the axes of the call's output.
+        call: The call of a layer whose type is one of `LINEAR`.
+        affine: The map, along axes of the call's output.
 
     Returns:
-        Weights by attribute, in float64, and constructor arguments to change.
+        The float64 weights by attribute, and the constructor arguments to change.
 
     Raises:
-        NotFoldableError: with the reason.
+        NotFoldableError: If the layer cannot absorb the map.
     """
-    layer, kind = call.operation, type(call.operation)
+    layer, layer_type = call.operation, type(call.operation)
     _refuse_unless_plain(call)
     if layer.activation not in (None, keras.activations.linear):
         raise NotFoldableError(
-            f"it stands behind the nonlinearity of {call.label!r} "
+            f"it follows the nonlinearity of {call.label!r} "
             f"({keras.activations.serialize(layer.activation)})"
         )
-    weights = _weights(call)
-    if kind is layers.EinsumDense:
+    weights = _read_weights(call)
+    if layer_type is layers.EinsumDense:
         return _fold_einsum(call, weights, affine, algebra.fold_after_einsum)
     scale, shift = _along_channels(call, affine, len(call.outputs[0].shape))
-    name = "pointwise_kernel" if kind in SEPARABLE else "kernel"
-    if kind in DEPTHWISE:
-        folded = algebra.fold_after_depthwise(
-            weights[name], weights["bias"], scale, shift
-        )
+    # The pointwise convolution is the last step of a separable one.
+    name = "pointwise_kernel" if layer_type in SEPARABLE else "kernel"
+    kernel, bias = weights[name], weights["bias"]
+    if layer_type in DEPTHWISE:
+        kernel, bias = algebra.fold_after_depthwise(kernel, bias, scale, shift)
     else:
-        axis = -2 if kind in TRANSPOSED else -1
-        folded = algebra.fold_after(weights[name], weights["bias"], scale, shift, axis)
-    return _checked(call, {**weights, name: folded[0], "bias": folded[1]})
+        # Keras stores transposed kernels as `(..., outputs, inputs)`.
+        axis = -2 if layer_type in TRANSPOSED else -1
+        kernel, bias = algebra.fold_after(kernel, bias, scale, shift, axis)
+    return _require_finite(call, {**weights, name: kernel, "bias": bias})
 
 
-def fold_before(call, affine):
-    """As `fold_after`, for a map in front of the layer, on the axes of its input."""
-    layer, kind = call.operation, type(call.operation)
+def fold_before(call: Call, affine: Affine) -> FoldedWeights:
+    """Do the same as `fold_after` for a map before the layer, along input axes."""
+    layer, layer_type = call.operation, type(call.operation)
     _refuse_unless_plain(call)
-    weights = _weights(call)
-    if kind is layers.EinsumDense:
+    weights = _read_weights(call)
+    if layer_type is layers.EinsumDense:
         return _fold_einsum(call, weights, affine, algebra.fold_before_einsum)
     scale, shift = _along_channels(call, affine, len(call.inputs[0].shape))
-    bias = weights["bias"]
-    moved = shift.any()
-    if moved and kind in TRANSPOSED:
+    has_shift = shift.any()
+    # With strides or at the border, the outputs of a transposed convolution sum a
+    # different number of inputs, so no single bias replaces the shift.
+    if has_shift and layer_type in TRANSPOSED:
         raise NotFoldableError(
-            f"the shift is not uniform behind {call.label!r} ({kind.__name__})"
+            f"the shift would not be uniform after {call.label!r} "
+            f"({layer_type.__name__})"
         )
-    if moved and kind is not layers.Dense and _pads(layer):
+    # The zeros of the padding are not shifted, but the bias would shift them too.
+    if has_shift and layer_type is not layers.Dense and _pads(layer):
         raise NotFoldableError(
-            f"{call.label!r} pads with zeros (padding {layer.padding!r}): the shift "
+            f"{call.label!r} pads with zeros (padding {layer.padding!r}), so the shift "
             "would be wrong at the border"
         )
-    name = "depthwise_kernel" if kind in SEPARABLE else "kernel"
-    kernel = weights[name]
-    if kind is layers.Dense:
-        folded = algebra.fold_before_dense(kernel, bias, scale, shift)
-    elif kind in CONVOLUTIONS:
-        folded = algebra.fold_before_convolution(kernel, bias, scale, shift)
-    elif kind in DEPTHWISE:
-        folded = algebra.fold_before_depthwise(kernel, bias, scale, shift)
-    elif kind in SEPARABLE:
-        folded = algebra.fold_before_separable(
+    # The depthwise convolution is the first step of a separable one.
+    name = "depthwise_kernel" if layer_type in SEPARABLE else "kernel"
+    kernel, bias = weights[name], weights["bias"]
+    if layer_type is layers.Dense:
+        kernel, bias = algebra.fold_before_dense(kernel, bias, scale, shift)
+    elif layer_type in CONVOLUTIONS:
+        kernel, bias = algebra.fold_before_convolution(kernel, bias, scale, shift)
+    elif layer_type in DEPTHWISE:
+        kernel, bias = algebra.fold_before_depthwise(kernel, bias, scale, shift)
+    elif layer_type in SEPARABLE:
+        kernel, bias = algebra.fold_before_separable(
             kernel, weights["pointwise_kernel"], bias, scale, shift
         )
     else:
-        folded = algebra.fold_before_transposed(kernel, bias, scale)
-    return _checked(call, {**weights, name: folded[0], "bias": folded[1]})
+        kernel, bias = algebra.fold_before_transposed(kernel, bias, scale)
+    return _require_finite(call, {**weights, name: kernel, "bias": bias})
 
 
-def float64(variable):
-    """The value of a variable as a float64 array."""
+def to_float64(variable: Any) -> np.ndarray:
+    """Return the value of a variable as a float64 array."""
     return np.asarray(keras.ops.convert_to_numpy(variable)).astype("float64")
 
 
-def _weights(call):
-    # Those of an earlier fold first, so that rounding happens once.
+def _read_weights(call: Call) -> dict[str, Any]:
+    # Weights that an earlier fold has changed are still in float64, so that they are
+    # rounded only once, at the end.
     if call.weights is not None:
         return dict(call.weights)
-    kind = type(call.operation)
-    names = (
-        ("depthwise_kernel", "pointwise_kernel") if kind in SEPARABLE else ("kernel",)
-    )
-    weights = {name: float64(getattr(call.operation, name)) for name in names}
-    bias = call.operation.bias
-    return {**weights, "bias": None if bias is None else float64(bias)}
-
-
-def _along_channels(call, affine, rank):
     layer = call.operation
-    channels = rank - 1
+    separable = type(layer) in SEPARABLE
+    names = ("depthwise_kernel", "pointwise_kernel") if separable else ("kernel",)
+    weights = {name: to_float64(getattr(layer, name)) for name in names}
+    return {**weights, "bias": None if layer.bias is None else to_float64(layer.bias)}
+
+
+def _along_channels(
+    call: Call, affine: Affine, rank: int
+) -> tuple[np.ndarray, np.ndarray]:
+    layer = call.operation
+    channel_axis = rank - 1
+    # Dense layers have no `data_format`: their channels are always last.
     if getattr(layer, "data_format", None) == "channels_first":
-        channels = 1
-    if affine.axes != (channels,):
+        channel_axis = 1
+    if affine.axes != (channel_axis,):
         raise NotFoldableError(
-            f"its axes {affine.axes} are not the channel axis {channels} of "
+            f"its axes {affine.axes} are not the channel axis {channel_axis} of "
             f"{call.label!r} ({type(layer).__name__})"
         )
     return affine.scale, affine.shift
 
 
-def _pads(layer):
+def _pads(layer: Any) -> bool:
+    # A kernel of size 1 never reaches beyond the border, whatever the padding.
     return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
 
 
-def _fold_einsum(call, weights, affine, fold):
-    labels = algebra.einsum_labels(call.operation.equation, len(call.inputs[0].shape))
-    outputs, bias = labels[2], weights["bias"]
+def _fold_einsum(
+    call: Call, weights: dict[str, Any], affine: Affine, fold: Callable[..., Any]
+) -> FoldedWeights:
+    layer = call.operation
+    labels = algebra.einsum_labels(layer.equation, len(call.inputs[0].shape))
+    output_labels, bias = labels[2], weights["bias"]
     if bias is not None:
-        bias = bias.reshape((1,) * (len(outputs) - bias.ndim) + bias.shape)
+        # Keras leaves out the leading axes of size 1.
+        bias = bias.reshape((1,) * (len(output_labels) - bias.ndim) + bias.shape)
     try:
         kernel, bias = fold(labels, weights["kernel"], bias, affine)
     except ValueError as error:
         raise NotFoldableError(f"{call.label!r} (EinsumDense): {error}") from None
-    had = call.settings.get("bias_axes", call.operation.bias_axes) or ""
-    has = [i for i, one in enumerate(outputs) if bias.shape[i] > 1 or one in had] or [
-        affine.axes[0]
-    ]
-    bias = bias.reshape(bias.shape[has[0] :])
-    settings = {"bias_axes": "".join(outputs[i] for i in has)}
-    return _checked(call, {"kernel": kernel, "bias": bias}, settings)
+    # The bias now also varies along the axes of the map; `bias_axes` must name them
+    # all. Axes that it named before stay, even those of size 1.
+    named = call.settings.get("bias_axes", layer.bias_axes) or ""
+    bias_axes = [
+        axis
+        for axis, label in enumerate(output_labels)
+        if bias.shape[axis] > 1 or label in named
+    ] or [affine.axes[0]]
+    bias = bias.reshape(bias.shape[bias_axes[0] :])
+    settings = {"bias_axes": "".join(output_labels[axis] for axis in bias_axes)}
+    return _require_finite(call, {"kernel": kernel, "bias": bias}, settings)
 
 
-def _refuse_unless_plain(call):
+def _refuse_unless_plain(call: Call) -> None:
     layer = call.operation
     if getattr(layer, "quantization_mode", None) is not None:
         raise NotFoldableError(
             f"{call.label!r} is quantized ({layer.quantization_mode})"
         )
     if getattr(layer, "lora_enabled", False):
-        raise NotFoldableError(f"{call.label!r} has LoRA weights: merge them first")
+        raise NotFoldableError(f"{call.label!r} has LoRA weights; merge them first")
 
 
-def _checked(call, weights, settings=None):
+def _require_finite(
+    call: Call, weights: dict[str, Any], settings: dict[str, Any] | None = None
+) -> FoldedWeights:
+    # Compare with the narrowest type that the weights pass through: they may be stored
+    # in float32 and cast to float16 for the computation.
     layer = call.operation
     dtypes = (layer.compute_dtype, layer.variable_dtype)
-    narrow = "float16" if "float16" in dtypes else "float32"
+    narrowest = "float16" if "float16" in dtypes else "float32"
     if dtypes == ("float64", "float64"):
-        narrow = "float64"
+        narrowest = "float64"
     for name, array in weights.items():
-        if not (np.abs(array) <= np.finfo(narrow).max).all():
+        # Written so that NaN, which compares false, is refused too.
+        if not (np.abs(array) <= np.finfo(narrowest).max).all():
             raise NotFoldableError(
-                f"the folded {name} of {call.label!r} is not finite in {narrow}"
+                f"the folded {name} of {call.label!r} is not finite in {narrowest}"
             )
     return weights, {"use_bias": True} if settings is None else settings

@@ -1,74 +1,86 @@
-"""A plain Keras model from a graph, with layers and variables of its own.
-
-Knows how layers are copied; which weights are folded is decided elsewhere.
-"""
+"""Build a Keras model from a graph, with its own layers and variables."""
 
 import itertools
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import keras
 from keras import layers, tree
 
-from bn_keras.keras_graph import Edge, copy_stateless, copy_variables, layer_keys
+from bn_keras.keras_graph import (
+    Call,
+    Edge,
+    Graph,
+    copy_stateless,
+    copy_variables,
+    layer_keys,
+)
 from bn_keras.layer.scale_shift import ScaleShift
 
+Tensors = dict[Edge, keras.KerasTensor]
+LayerKeys = Mapping[Call, Hashable]
 
-def build_model(graph):
-    """A `keras.Model` with the graph's calls, inputs, outputs and their names.
+
+def rebuild_model(graph: Graph) -> keras.Model:
+    """Return a model with the graph's calls, and its inputs and outputs by their names.
 
     Raises:
-        ValueError: for a layer that cannot be copied from its configuration.
+        ValueError: If a layer cannot be copied from its configuration.
     """
-    tensors, inputs = {}, []
+    tensors: Tensors = {}
+    inputs = []
     for original, edge in zip(
         tree.flatten(graph.input_tensors), graph.inputs, strict=True
     ):
         layer = original._keras_history.operation
-        tensor = layers.InputLayer.from_config(layer.get_config()).output
+        tensor: Any = layers.InputLayer.from_config(layer.get_config()).output
+        # The model's input is named after the tensor, not after the layer.
         tensor.name = original.name
         inputs.append(tensor)
         tensors[edge] = tensor
     keys = layer_keys(graph)
-    names = _names(graph, keys)
+    names = _choose_names(graph, keys)
     copies = {}
     for call in graph.calls:
         key = keys[call]
-        fresh = key not in copies
-        if fresh:
-            copies[key] = _copy(call, names[key])
+        is_new = key not in copies
+        if is_new:
+            copies[key] = _copy_operation(call, names[key])
         if call.affine is not None:
             outputs = copies[key](tensors[call.inputs[0]])
         else:
-            args, kwargs = call.arguments
-            outputs = copies[key](*_filled(args, tensors), **_filled(kwargs, tensors))
-        if fresh:
+            args, kwargs = _fill_in(call.arguments, tensors)
+            outputs = copies[key](*args, **kwargs)
+        # Most layers create their variables in the first call.
+        if is_new:
             _set_variables(copies[key], call)
         tensors.update(zip(call.outputs, tree.flatten(outputs), strict=True))
     structure = tree.pack_sequence_as(graph.input_tensors, inputs)
-    outputs = _outputs(graph, tensors)
+    outputs = _restore_output_names(graph, tensors)
     model = keras.Model(
         structure,
         tree.pack_sequence_as(graph.output_structure, outputs),
         name=graph.name,
     )
-    model(structure)  # Keras exports no model that was never called
+    model(structure)  # Keras cannot export a model that was never called.
     return model
 
 
-def _filled(arguments, tensors) -> Any:
+def _fill_in(arguments: Any, tensors: Tensors) -> Any:
     return tree.map_structure(
         lambda x: tensors[x] if isinstance(x, Edge) else x, arguments
     )
 
 
-def _outputs(graph, tensors):
-    # Output names are those of the operations in front: where folding or inlining has
-    # changed the operation, an identity bears the name.
+def _restore_output_names(graph: Graph, tensors: Tensors) -> list[keras.KerasTensor]:
+    # Keras names an output after the operation that produces it. Folding and inlining
+    # may have removed that operation; then an identity layer takes its name.
     identities, outputs = {}, []
     for edge, name in zip(graph.outputs, graph.output_names, strict=True):
         tensor = tensors[edge]
         if tensor._keras_history.operation.name != name:
             if name not in identities:
+                # A policy of the global dtype would cast, say, float64 outputs.
                 dtype = edge.dtype if "float" in edge.dtype else None
                 identities[name] = layers.Identity(name=name, dtype=dtype)
             tensor = identities[name](tensor)
@@ -76,21 +88,26 @@ def _outputs(graph, tensors):
     return outputs
 
 
-def _names(graph, keys):
-    # A layer keeps its name if nobody else may claim it; copies and inlined layers
-    # whose name is taken are named by their path.
+def _choose_names(graph: Graph, keys: LayerKeys) -> dict[Hashable, str]:
+    """Return a unique name for each layer of the new model, by its key.
+
+    A layer keeps its name unless another layer has a better claim to it. Otherwise,
+    as for the second copy of a layer that was shared, its path becomes the name.
+    """
     reserved = {
         *(x._keras_history.operation.name for x in tree.flatten(graph.input_tensors)),
         *graph.output_names,
     }
-    # An output's name goes to the layer in front of every output of that name.
-    claims = {}
+    # A layer may keep the name of an output only if it produces every output of that
+    # name. In all other cases an identity layer needs the name.
+    output_keys = {}
     for edge, name in zip(graph.outputs, graph.output_names, strict=True):
-        claims.setdefault(name, set()).add(keys.get(edge.producer))
+        key = None if edge.producer is None else keys[edge.producer]
+        output_keys.setdefault(name, set()).add(key)
     owners = {}
     for call in graph.calls:
         name, key = call.operation.name, keys[call]
-        if name not in reserved or claims.get(name) == {key}:
+        if name not in reserved or output_keys.get(name) == {key}:
             owners.setdefault(name, key)
     taken, names = reserved | set(owners), {}
     for call in graph.calls:
@@ -100,34 +117,36 @@ def _names(graph, keys):
         if owners.get(name) != key:
             stem = call.path.replace("/", "_")
             candidates = (f"{stem}_{i}" if i else stem for i in itertools.count())
-            name = next(one for one in candidates if one not in taken)
+            name = next(x for x in candidates if x not in taken)
         names[key] = name
         taken.add(name)
     return names
 
 
-def _copy(call, name):
+def _copy_operation(call: Call, name: str) -> Any:
     operation = call.operation
     if call.affine is not None:
         return ScaleShift(call.affine.axes, name=name, dtype=operation.dtype_policy)
-    # The function of a Lambda would go through its configuration as bytecode.
+    # Operations of `keras.ops` have no configuration, and that of a Lambda layer would
+    # turn its function into bytecode.
     if not isinstance(operation, keras.Layer) or type(operation) is layers.Lambda:
         return copy_stateless(operation, name)
     try:
         config = {**operation.get_config(), "name": name}
         if call.weights is not None:
-            config = _for_inference(config) | call.settings
+            config = _strip_training_settings(config) | call.settings
         return type(operation).from_config(config)
     except (TypeError, ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            "Every layer must be copied by `from_config(get_config())`: complete the "
-            f"layer's `get_config`. Received: {call.path!r} "
-            f"({type(operation).__name__}), which raised: {reason}"
+            "Every layer must be restorable by `from_config(get_config())`. "
+            f"Received: {call.path!r} ({type(operation).__name__}), which raised: "
+            f"{reason}. Complete the layer's `get_config`."
         ) from error
 
 
-def _for_inference(config):
+def _strip_training_settings(config: dict[str, Any]) -> dict[str, Any]:
+    # Constraints would change the folded weights, and initial values are overwritten.
     for key in config:
         if key.endswith(("_constraint", "_regularizer")):
             config[key] = None
@@ -136,7 +155,7 @@ def _for_inference(config):
     return config
 
 
-def _set_variables(layer, call):
+def _set_variables(layer: Any, call: Call) -> None:
     if call.affine is not None:
         weights = {"scale": call.affine.scale, "shift": call.affine.shift}
     else:
@@ -144,8 +163,8 @@ def _set_variables(layer, call):
     if weights is not None:
         for name, array in weights.items():
             variable = getattr(layer, name)
-            # NumPy has no bfloat16 of its own: there the backend casts.
-            exact = variable.dtype in ("float16", "float64")
-            variable.assign(array.astype(variable.dtype if exact else "float32"))
+            # NumPy has no bfloat16, so the backend casts to it from float32.
+            in_numpy = variable.dtype in ("float16", "float64")
+            variable.assign(array.astype(variable.dtype if in_numpy else "float32"))
     elif isinstance(layer, keras.Layer):
         copy_variables(call.operation, layer)

@@ -1,66 +1,96 @@
-"""What became of every batch normalization, and its table.
-
-Knows no graph and no Keras.
-"""
+"""The report of what happened to every batch normalization."""
 
 from dataclasses import dataclass
+from html import escape
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one call of a batch-normalization layer.
+    """What happened to one call of a batch-normalization layer.
 
     Args:
-        layer: path of the layer, with its call's number if it was called more often.
-        outcome: `"folded"`, `"multiply-add"` (a `ScaleShift` took its place) or
+        layer: Path of the layer, with the number of the call if there are several.
+        outcome: `"folded"`, `"multiply-add"` (a `ScaleShift` layer replaces it) or
             `"kept"` (it is still a batch normalization).
-        into: paths of the layers that absorbed it; empty unless folded.
-        rule: the pattern that was applied, such as `"Conv2D, then BN"`.
-        reason: why it was not folded, empty if it was.
+        into: Paths of the layers that absorbed it; empty unless folded.
+        rule: The pattern that was applied, such as `"Conv2D, then BN"`.
+        reason: Why it was not folded; empty if it was.
     """
 
     layer: str
-    outcome: str
+    outcome: Literal["folded", "multiply-add", "kept"]
     into: tuple[str, ...] = ()
     rule: str = ""
     reason: str = ""
 
 
-@dataclass(frozen=True)
+HEADER = ("batch normalization", "outcome", "into", "rule or reason")
+
+
+@dataclass(frozen=True, repr=False)
 class Report:
-    """One entry for each call of a batch-normalization layer, in calling order.
+    """What happened to every call of a batch-normalization layer, in calling order.
+
+    `print(report)` shows a table, as does a notebook.
 
     Args:
-        entries: the entries.
+        entries: One entry for each call.
+
+    Example:
+    ```python
+    from bn_keras.folding import Entry, Report
+
+    report = Report((Entry("bn", "folded", ("conv",), "Conv2D, then BN"),))
+    assert repr(report) == "<Report: 1 folded, 0 left>"
+    print(report)
+    ```
     """
 
     entries: tuple[Entry, ...]
 
     @property
-    def folded(self):
-        """How many calls went into linear layers."""
+    def folded(self) -> int:
+        """The number of calls that were folded into linear layers."""
         return sum(entry.outcome == "folded" for entry in self.entries)
 
     @property
-    def left(self):
-        """How many calls did not: multiply-adds and kept layers together."""
+    def left(self) -> int:
+        """The number of calls that were not: multiply-adds and kept layers."""
         return len(self.entries) - self.folded
 
-    def __str__(self):
-        """A table: layer, outcome, where it went and by which rule, or why not."""
-        rows = [("batch normalization", "outcome", "into", "rule or reason")]
-        rows += [
-            (
-                entry.layer,
-                entry.outcome,
-                ", ".join(entry.into),
-                entry.rule or entry.reason,
-            )
-            for entry in self.entries
+    @property
+    def _summary(self) -> str:
+        return f"{self.folded} folded, {self.left} left"
+
+    @property
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        return [
+            (x.layer, x.outcome, ", ".join(x.into), x.rule or x.reason)
+            for x in self.entries
         ]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._summary}>"
+
+    def __str__(self) -> str:
+        """Return a table: layer, outcome, and where it went or why it did not."""
+        rows = [HEADER, *self._rows]
+        # The last column is not padded: reasons are long.
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
             "  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip()
             for row in rows
         ]
-        return "\n".join([*lines, f"{self.folded} folded, {self.left} left"])
+        return "\n".join([*lines, self._summary])
+
+    def _repr_html_(self) -> str:
+        """Return the same table for a notebook."""
+
+        def row(cells: tuple[str, ...], tag: str) -> str:
+            style = ' style="text-align: left"'
+            texts = (f"<{tag}{style}>{escape(cell)}</{tag}>" for cell in cells)
+            return f"<tr>{''.join(texts)}</tr>"
+
+        rows = [row(HEADER, "th"), *(row(cells, "td") for cells in self._rows)]
+        return f"<table>{''.join(rows)}</table><p>{self._summary}</p>"

@@ -1,4 +1,4 @@
-"""The fold algebra against plain NumPy, in float64."""
+"""The folding arithmetic agrees with plain NumPy in float64."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,8 @@ from hypothesis.extra import numpy as arrays
 from bn_keras.folding import algebra
 from bn_keras.folding.algebra import Affine
 
+pytestmark = pytest.mark.fast
+
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
@@ -18,7 +20,7 @@ def draw(*shape, seed=0):
 
 def apply(affine, x):
     scale, shift = (
-        algebra.spread(array, affine.axes, range(x.ndim))
+        algebra.align(array, affine.axes, range(x.ndim))
         for array in (affine.scale, affine.shift)
     )
     return scale * x + shift
@@ -50,9 +52,9 @@ def convolve_depthwise(x, kernel):
 
 @pytest.mark.parametrize("gamma", [None, np.array([2.0, -1e-6, 0.0])])
 @pytest.mark.parametrize("beta", [None, np.array([1.0, -3.0, 0.5])])
-def test_algorithm_2_step_11_is_one_affine_map(gamma, beta):
+def test_batch_normalization_at_inference_is_one_affine_map(gamma, beta):
     mean, variance, epsilon = np.array([1.0, -2, 3]), np.array([1e-4, 1.0, 1e4]), 0.25
-    affine = algebra.affine_of_statistics(gamma, beta, mean, variance, epsilon, (1,))
+    affine = algebra.affine_from_statistics(gamma, beta, mean, variance, epsilon, (1,))
     x = draw(5, 3)
     expected = (x - mean) / np.sqrt(variance + epsilon)
     expected = expected * (1 if gamma is None else gamma) + (
@@ -64,12 +66,12 @@ def test_algorithm_2_step_11_is_one_affine_map(gamma, beta):
 
 def test_float32_statistics_are_computed_in_float64():
     variance = np.array([0.1], "float32")
-    affine = algebra.affine_of_statistics(None, None, variance, variance, 1e-3, (1,))
+    affine = algebra.affine_from_statistics(None, None, variance, variance, 1e-3, (1,))
     assert affine.scale[0] == 1 / np.sqrt(np.float64(variance[0]) + 1e-3)
 
 
 @pytest.mark.parametrize("axis", [-1, -2])
-def test_output_channels_scale_the_kernel_and_move_the_bias(axis):
+def test_a_map_after_a_kernel_scales_its_outputs_and_shifts_the_bias(axis):
     kernel, bias, scale, shift = draw(4, 3), draw(3), draw(3, seed=1), draw(3, seed=2)
     stored = kernel if axis == -1 else kernel.T
     folded, moved = algebra.fold_after(stored, bias, scale, shift, axis)
@@ -81,7 +83,7 @@ def test_output_channels_scale_the_kernel_and_move_the_bias(axis):
     )
 
 
-def test_depthwise_outputs_count_channels_first_then_multipliers():
+def test_a_map_after_a_depthwise_kernel_is_ordered_by_channel_then_multiplier():
     kernel, bias = draw(2, 3, 4, 2), draw(8)
     scale, shift, x = draw(8, seed=1), draw(8, seed=2), draw(5, 6, 4, seed=3)
     folded, moved = algebra.fold_after_depthwise(kernel, bias, scale, shift)
@@ -90,7 +92,7 @@ def test_depthwise_outputs_count_channels_first_then_multipliers():
     np.testing.assert_allclose(actual, expected, **EXACT)
 
 
-def test_dense_inputs_scale_rows_and_send_the_shift_through_the_kernel():
+def test_a_map_before_a_dense_kernel_scales_its_rows_and_shifts_the_bias():
     kernel, bias, scale, shift = draw(4, 3), draw(3), draw(4, seed=1), draw(4, seed=2)
     folded, moved = algebra.fold_before_dense(kernel, bias, scale, shift)
     x = draw(6, 4, seed=3)
@@ -99,7 +101,7 @@ def test_dense_inputs_scale_rows_and_send_the_shift_through_the_kernel():
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
-def test_grouped_convolutions_find_the_scale_of_their_own_group(groups):
+def test_a_map_before_a_grouped_kernel_is_split_by_group(groups):
     kernel, bias = draw(2, 3, 6 // groups, 12), draw(12)
     scale, shift, x = draw(6, seed=1), draw(6, seed=2), draw(5, 6, 6, seed=3)
     folded, moved = algebra.fold_before_convolution(kernel, bias, scale, shift)
@@ -108,7 +110,7 @@ def test_grouped_convolutions_find_the_scale_of_their_own_group(groups):
     np.testing.assert_allclose(actual, expected, **EXACT)
 
 
-def test_depthwise_inputs_scale_their_own_channel():
+def test_a_map_before_a_depthwise_kernel_scales_each_channel():
     kernel, bias = draw(2, 3, 4, 2), draw(8)
     scale, shift, x = draw(4, seed=1), draw(4, seed=2), draw(5, 6, 4, seed=3)
     folded, moved = algebra.fold_before_depthwise(kernel, bias, scale, shift)
@@ -116,7 +118,7 @@ def test_depthwise_inputs_scale_their_own_channel():
     np.testing.assert_allclose(convolve_depthwise(x, folded) + moved, expected, **EXACT)
 
 
-def test_separable_inputs_change_the_depthwise_kernel_and_the_bias():
+def test_a_map_before_separable_kernels_changes_the_depthwise_one_and_the_bias():
     depthwise, pointwise, bias = draw(2, 3, 4, 2), draw(1, 1, 8, 3), draw(3)
     scale, shift, x = draw(4, seed=1), draw(4, seed=2), draw(5, 6, 4, seed=3)
     folded, moved = algebra.fold_before_separable(
@@ -130,7 +132,7 @@ def test_separable_inputs_change_the_depthwise_kernel_and_the_bias():
     np.testing.assert_allclose(run(x, folded, moved), expected, **EXACT)
 
 
-def test_transposed_inputs_are_the_last_kernel_axis():
+def test_a_scale_before_a_transposed_kernel_is_along_its_last_axis():
     kernel, bias, scale, x = draw(3, 4), draw(3), draw(4, seed=1), draw(6, 4, seed=3)
     folded, kept = algebra.fold_before_transposed(kernel, bias, scale)
     expected = (scale * x) @ kernel.T + bias
@@ -147,7 +149,7 @@ EQUATIONS = {
 
 
 @pytest.mark.parametrize("equation", EQUATIONS)
-def test_einsum_folds_on_every_axis_that_its_kernel_has(equation):
+def test_einsum_folds_along_every_axis_of_its_kernel(equation):
     shape, kernel_shape, outputs, inputs = EQUATIONS[equation]
     labels = algebra.einsum_labels(equation, len(shape))
     kernel, x = draw(*kernel_shape), draw(*shape, seed=1)
@@ -170,7 +172,7 @@ def some_affine(sizes, axes):
     return Affine(draw(*sizes, seed=4), draw(*sizes, seed=5), tuple(axes))
 
 
-def test_einsum_labels_spell_out_the_ellipsis():
+def test_einsum_labels_number_the_axes_of_an_ellipsis():
     assert algebra.einsum_labels("...x,xy->...y", 3) == (
         ["#0", "#1", "x"],
         ["x", "y"],
@@ -188,10 +190,14 @@ def test_einsum_labels_spell_out_the_ellipsis():
     [
         (algebra.fold_after_einsum, "abc,cd->abd", 1),
         (algebra.fold_before_einsum, "abc,cd->abd", 1),
-        (algebra.fold_before_einsum, "abc,cd->ad", 2),  # b is summed without a kernel
+        (
+            algebra.fold_before_einsum,
+            "abc,cd->ad",
+            2,
+        ),  # b is summed over, but is not in the kernel
     ],
 )
-def test_einsum_refuses_an_axis_that_its_kernel_does_not_have(fold, equation, axis):
+def test_einsum_rejects_an_axis_that_its_kernel_does_not_have(fold, equation, axis):
     labels = algebra.einsum_labels(equation, 3)
     with pytest.raises(
         ValueError, match=r"must have every axis.*Received: kernel axes"
@@ -200,15 +206,16 @@ def test_einsum_refuses_an_axis_that_its_kernel_does_not_have(fold, equation, ax
 
 
 sizes = st.lists(st.integers(1, 3), min_size=3, max_size=3)
-axes = st.sets(st.integers(1, 3), min_size=1).map(lambda found: tuple(sorted(found)))
+axes = st.sets(st.integers(1, 3), min_size=1).map(lambda axes: tuple(sorted(axes)))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(sizes, axes, axes, st.integers(0, 99))
-def test_composition_is_application_in_turn(sizes, first, second, seed):
+def test_a_composition_applies_one_map_after_the_other(sizes, first, second, seed):
     x = draw(2, *sizes, seed=seed)
     maps = [
-        some_affine([sizes[axis - 1] for axis in one], one) for one in (first, second)
+        some_affine([sizes[axis - 1] for axis in axes], axes)
+        for axes in (first, second)
     ]
     composed = maps[1].after(maps[0])
     expected = apply(maps[1], apply(maps[0], x))
@@ -217,15 +224,15 @@ def test_composition_is_application_in_turn(sizes, first, second, seed):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data(), sizes, axes)
-def test_tiling_and_dropping_constant_axes_change_no_value(data, sizes, axes):
+def test_tiling_and_dropping_constant_axes_do_not_change_the_values(data, sizes, axes):
     shape = tuple(sizes[axis - 1] for axis in axes)
-    few = st.sampled_from([0.0, 1.0])
+    few_values = st.sampled_from([0.0, 1.0])  # so that some axes are constant
     scale, shift = (
-        data.draw(arrays.arrays("float64", shape, elements=few)) for _ in "ab"
+        data.draw(arrays.arrays("float64", shape, elements=few_values)) for _ in "ab"
     )
     affine = Affine(scale, shift, axes)
     x = draw(2, *sizes)
-    tiled = affine.tiled(sizes)
+    tiled = affine.tile(sizes)
     assert tiled.scale.shape == tuple(sizes)
     fewest = tiled.without_constant_axes()
     np.testing.assert_array_equal(apply(tiled, x), apply(affine, x))
@@ -238,13 +245,15 @@ def test_tiling_and_dropping_constant_axes_change_no_value(data, sizes, axes):
             ), axis
 
 
-def test_a_part_and_new_axes_keep_the_values():
+def test_selecting_positions_and_changing_axes_do_not_change_the_values():
     affine = some_affine([3, 4], [1, 2])
     x = draw(2, 3, 4)
-    part = affine.part(2, 1, 3)
-    np.testing.assert_array_equal(apply(part, x[..., 1:3]), apply(affine, x)[..., 1:3])
-    assert affine.part(3, 0, 1) is affine
-    swapped = affine.on((2, 1))
+    selected = affine.select(2, 1, 3)
+    np.testing.assert_array_equal(
+        apply(selected, x[..., 1:3]), apply(affine, x)[..., 1:3]
+    )
+    assert affine.select(3, 0, 1) is affine
+    swapped = affine.with_axes((2, 1))
     np.testing.assert_array_equal(
         apply(swapped, x.swapaxes(1, 2)), apply(affine, x).swapaxes(1, 2)
     )

@@ -1,4 +1,4 @@
-"""Whole networks, folded: answers, counts, reasons, time, exchange formats."""
+"""Known architectures fold as far as they can, and export to other formats."""
 
 import re
 import time
@@ -15,25 +15,33 @@ from bn_keras import BatchNormalization
 from bn_keras.folding import fold_batch_normalization
 from bn_keras.models import BNInception
 
-# Name: (side of the input, calls folded, calls left). ResNet-50 v2 normalizes in front
-# of its convolutions, behind an addition that the next block reads too: 17 stay.
+# Name: (side of the input, calls folded, calls left). ResNet-50 v2 normalizes before
+# its convolutions, after an addition that the next block also reads: 17 calls are left.
 ARCHITECTURES = {
     "ResNet50": (64, 53, 0),
     "ResNet50V2": (64, 32, 17),
     "MobileNetV2": (64, 52, 0),
     "InceptionV3": (75, 94, 0),
 }
-BEHIND_IT = "; it stands in front of '...' (Activation), which it cannot pass (forward)"
+THEN_ACTIVATION = "; it precedes '...' (Activation), which it cannot pass (forward)"
 REASONS = {
     "ResNet50V2": {
-        f"the output of '...' is used elsewhere too (backward){BEHIND_IT}": 16,
-        "'...' (ZeroPadding2D) pads with zeros: the shift is wrong at the border "
-        f"(backward){BEHIND_IT}": 1,
+        f"the output of '...' is also used elsewhere (backward){THEN_ACTIVATION}": 16,
+        "'...' (ZeroPadding2D) pads with zeros, so the shift would be wrong at the "
+        f"border (backward){THEN_ACTIVATION}": 1,
     }
 }
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("ResNet50", marks=pytest.mark.slow),
+        "ResNet50V2",
+        "MobileNetV2",
+        pytest.param("InceptionV3", marks=pytest.mark.slow),
+    ],
+)
 def test_a_known_architecture_folds_as_far_as_its_graph_allows(name):
     side, folded, left = ARCHITECTURES[name]
     build = getattr(applications, name)
@@ -48,9 +56,9 @@ def test_a_known_architecture_folds_as_far_as_its_graph_allows(name):
     assert reasons == REASONS.get(name, {})
 
 
-def test_bn_inception_folds_whole_in_under_two_seconds():
+def test_bn_inception_folds_completely_in_under_two_seconds():
     model = roughen(BNInception(input_shape=(64, 64, 3)), wide=False)
-    start = time.process_time()  # of the processors: others run beside
+    start = time.process_time()  # not the wall clock: other tests run at the same time
     result = fold_batch_normalization(model)
     assert time.process_time() - start < 2
     assert (result.report.folded, result.report.left) == (69, 0)
@@ -62,7 +70,7 @@ def test_bn_inception_folds_whole_in_under_two_seconds():
 
 @pytest.fixture(scope="module")
 def folded():
-    """A folded model with a multiply-add in it, inputs, and the original's answers."""
+    """Return a folded model with a multiply-add, inputs and the expected outputs."""
     inputs = keras.Input((16, 16, 3), name="image")
     x = layers.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
     x = layers.ReLU()(BatchNormalization()(x))
@@ -71,13 +79,13 @@ def folded():
     model = roughen(keras.Model(inputs, layers.Dense(5)(x)), wide=False)
     fold_and_compare(model, 1e-5, folded=1, left=1)
     values = inputs_of(model)
-    # Folded afresh: Keras refuses to export a model that was never called.
+    # Fold again: the export must not need a call that `fold_and_compare` has made.
     return fold_batch_normalization(model).model, values, np.array(model(values))
 
 
-# What other people's converters warn of on their way.
+# The converters raise deprecation warnings.
 @pytest.mark.filterwarnings("ignore")
-def test_the_onnx_export_of_a_folded_model_answers_the_same(folded, tmp_path):
+def test_the_onnx_export_of_a_folded_model_has_the_same_outputs(folded, tmp_path):
     import_optional("onnx", "Keras needs to write ONNX")
     import_optional("tf2onnx", "Keras needs to write ONNX")
     runtime = import_optional("onnxruntime", "runs the ONNX file")
@@ -89,7 +97,7 @@ def test_the_onnx_export_of_a_folded_model_answers_the_same(folded, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_litert_export_of_a_folded_model_answers_the_same(folded, tmp_path):
+def test_the_litert_export_of_a_folded_model_has_the_same_outputs(folded, tmp_path):
     litert = import_optional("ai_edge_litert.interpreter", "runs the LiteRT file")
     model, values, expected = folded
     model.export(tmp_path / "model.tflite", format="litert", verbose=False)

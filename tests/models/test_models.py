@@ -1,8 +1,5 @@
 """The small builders against their formulas; what every builder promises."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 
 import keras
@@ -178,22 +175,3 @@ def test_the_regularizer_is_that_of_every_kernel_and_survives_saving(name, tmp_p
         assert len(one.losses) == len(kernels)
         np.testing.assert_allclose(sum(one.losses), expected, rtol=1e-5)
     assert not BUILDERS[name]().losses
-
-
-def test_the_models_run_on_jax_without_tensorflow():
-    code = """
-import sys, keras, numpy as np
-from bn_keras.models import MLP, ConvNet, LocalResponseNormalization
-assert keras.backend.backend() == "jax"
-x = np.ones((2, 8, 8, 1), "float32")
-for model in (MLP((8, 8, 1), units=(3,)), ConvNet((8, 8, 1), filters=(2,))):
-    assert np.all(np.isfinite(model(x, training=True)))
-y = np.asarray(LocalResponseNormalization(1, 1.0, 1.0, 0.5)(x))
-np.testing.assert_allclose(y, 0.5**0.5, rtol=1e-6)
-assert "tensorflow" not in sys.modules
-"""
-    subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
-        check=True,
-    )

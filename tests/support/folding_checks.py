@@ -1,4 +1,4 @@
-"""Models with uneven statistics, and the comparison of a folded model with them."""
+"""Random models, and the comparison of a folded model with its original."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ NORMALIZATIONS = (BatchNormalization, keras.layers.BatchNormalization)
 
 
 def all_layers(model):
-    """Every layer of a model and of the layers inside its layers."""
+    """Yield every layer of a model, including the layers inside other layers."""
     for layer in model.layers:
         yield layer
         yield from layer._flatten_layers(include_self=False)
@@ -20,8 +20,10 @@ def roughen(model, seed=0, wide=True):
     """Give every weight a random value, and every normalization uneven statistics.
 
     Args:
-        wide: variances from 1e-4 to 1e4 and gammas down to 1e-6, a third of them
-            negative. False stays near 1, for networks too deep for such factors.
+        model: The model, which is changed in place and returned.
+        seed: Seed of the random numbers.
+        wide: Whether variances range from 1e-4 to 1e4 and gammas down to 1e-6, some
+            of them negative. If False they stay near 1, as deep networks need.
     """
     draw = np.random.default_rng(seed)
     for variable in model.weights:
@@ -50,7 +52,7 @@ def fan_in(shape):
 
 
 def inputs_of(model, batch=3, seed=1):
-    """Random inputs of the model's structure; sizes left open become 7."""
+    """Return random inputs in the model's structure; an unknown size becomes 7."""
     draw = np.random.default_rng(seed)
 
     def values(x):
@@ -65,7 +67,7 @@ def inputs_of(model, batch=3, seed=1):
 
 
 def relative_difference(expected, actual):
-    """The largest difference of any output, in units of that output's largest value."""
+    """Return the largest difference of any output, relative to its largest value."""
     worst = 0.0
     for one, other in zip(
         keras.tree.flatten(expected), keras.tree.flatten(actual), strict=True
@@ -79,7 +81,7 @@ def relative_difference(expected, actual):
 
 
 def fold_and_compare(model, tolerance, folded=None, left=None, inputs=None):
-    """Fold a model, check all that is promised of every result, and return it."""
+    """Fold a model, check everything that holds for every result, and return it."""
     inputs = inputs_of(model) if inputs is None else inputs
     expected = model(inputs)
     before = [np.array(x) for x in model.variables]
