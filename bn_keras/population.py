@@ -12,14 +12,14 @@ from keras import ops
 
 from bn_keras.layer.axes import expand_mask, reshape_for_broadcast, resolve_channel_axes
 from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS
-from bn_keras.layer.kernels import normalize
+from bn_keras.layer.formulas import normalize
 from bn_keras.layer.moments import (
     Moments,
     batch_moments,
     merge_moments,
     unbiased_variance,
-    update_average,
 )
+from bn_keras.layer.moving_statistics import update_average
 
 
 class Movement(NamedTuple):

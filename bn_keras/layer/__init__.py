@@ -1,4 +1,4 @@
-"""The package's Keras layers. Importing this package registers them with Keras."""
+"""The package's Keras layers; importing this package registers them with Keras."""
 
 from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.layer.local_response_normalization import LocalResponseNormalization

@@ -1,102 +1,150 @@
-"""Which axes of an input keep statistics, and which positions count.
+"""Shapes in a normalization: channel axes, masks and virtual batches."""
 
-Knows shapes and their errors; no arithmetic.
-"""
-
+from collections.abc import Sequence
 from operator import index
+from typing import Any
 
 from keras import ops
 
+Shape = Sequence[int | None]
 
-def standardize_axis(axis):
-    """`axis` as an int, or as a tuple of ints.
+
+def standardize_axis(axis: int | Sequence[int]) -> int | tuple[int, ...]:
+    """Return `axis` as an int or a tuple of ints.
 
     Args:
-        axis: an integer of any type, or a list or tuple of them.
+        axis: An integer of any type, or a list or tuple of integers.
+
+    Returns:
+        The same axis or axes as Python integers, which JSON can represent.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: If `axis` is anything else.
     """
     try:
         if isinstance(axis, list | tuple):
-            return tuple(index(one) for one in axis)
-        return index(axis)
+            return tuple(index(element) for element in axis)
+        # `index` accepts integers of NumPy, but neither floats nor strings.
+        return index(axis)  # pyright: ignore[reportArgumentType]
     except TypeError:
         raise ValueError(
             f"`axis` must be an integer or a tuple of integers. Received: axis={axis!r}"
         ) from None
 
 
-def resolve_channel_axes(axis, shape):
-    """The axes with statistics of their own: checked, ascending, not negative.
+def resolve_channel_axes(axis: int | Sequence[int], shape: Shape) -> list[int]:
+    """Return the channel axes: those along which each position has its own statistics.
 
     Args:
-        axis: an int or several, negative ones counted from the end.
-        shape: the inputs' shape.
+        axis: One axis or several. Negative axes are counted from the end.
+        shape: The shape of the inputs.
 
     Returns:
-        A list of ints.
+        The axes in ascending order, none of them negative.
 
     Raises:
-        ValueError: for an axis out of range, repeated, or of unknown or zero size.
+        ValueError: If an axis is out of range, repeated, or of unknown or zero size.
     """
     rank = len(shape)
-    given = (axis,) if isinstance(axis, int) else axis
-    if not given or any(not -rank <= one < rank for one in given):
+    axes = (axis,) if isinstance(axis, int) else axis
+    if not axes or any(not -rank <= element < rank for element in axes):
         raise ValueError(
-            f"`axis` must name axes of the input, {-rank} to {rank - 1}. "
-            f"Received: axis={axis}, input shape {tuple(shape)}"
+            f"`axis` must be an axis of the input or a tuple of them, from {-rank} to "
+            f"{rank - 1}. Received: axis={axis}, input shape {tuple(shape)}"
         )
-    kept = sorted(one % rank for one in given)
-    if len(set(kept)) < len(kept):
+    channel_axes = sorted(element % rank for element in axes)
+    if len(set(channel_axes)) < len(channel_axes):
         raise ValueError(
-            f"`axis` must not name an axis twice. Received: axis={axis}, "
+            f"`axis` must not contain the same axis twice. Received: axis={axis}, "
             f"input shape {tuple(shape)}"
         )
-    if any(not shape[one] for one in kept):
+    if any(not shape[element] for element in channel_axes):
         raise ValueError(
-            "Every axis that keeps statistics must have a known size of at least 1. "
+            "Every axis in `axis` must have a known size of at least 1. "
             f"Received: axis={axis}, input shape {tuple(shape)}"
         )
-    return kept
+    return channel_axes
 
 
-def reshape_for_broadcast(weight, inputs, kept):
-    """A weight of the kept axes, shaped and cast to meet `inputs`; None stays None.
+def reshape_for_broadcast(weight: Any, inputs: Any, channel_axes: Sequence[int]) -> Any:
+    """Reshape and cast a weight so that it broadcasts to `inputs`.
 
     Args:
-        weight: of the kept axes' sizes, in ascending order.
-        inputs: `(batch, ...)`.
-        kept: what `resolve_channel_axes` returned.
+        weight: A tensor with the sizes of the channel axes, or None.
+        inputs: A tensor `(batch, ...)`.
+        channel_axes: The result of `resolve_channel_axes`.
+
+    Returns:
+        A tensor of the rank of `inputs`, with size 1 along all other axes; None if
+        `weight` is None.
     """
     if weight is None:
         return None
-    shape = [size if axis in kept else 1 for axis, size in enumerate(inputs.shape)]
+    shape = [
+        size if axis in channel_axes else 1 for axis, size in enumerate(inputs.shape)
+    ]
     return ops.reshape(ops.cast(weight, inputs.dtype), shape)
 
 
-def expand_mask(mask, inputs):
-    """A mask of the inputs' rank that broadcasts to them; None stays None.
+def expand_mask(mask: Any, inputs: Any) -> Any:
+    """Return a boolean mask that has the rank of `inputs` and broadcasts to them.
 
     Args:
-        mask: boolean, of the inputs' shape, or of that shape without the last axis, as
-            Keras passes it; sizes of 1 are broadcast.
-        inputs: `(batch, ...)`.
+        mask: A boolean tensor of the inputs' shape, or of that shape without the last
+            axis, as Keras passes it. Axes of size 1 are broadcast. May be None.
+        inputs: A tensor `(batch, ...)`.
+
+    Returns:
+        The mask; None if `mask` is None.
 
     Raises:
-        ValueError: for a mask of another rank or size.
+        ValueError: If the mask has another rank or size.
     """
     if mask is None:
         return None
-    shape, full = tuple(mask.shape), tuple(inputs.shape)
-    ranks = (len(full), len(full) - 1)
-    if len(shape) not in ranks or any(
+    mask_shape, input_shape = tuple(mask.shape), tuple(inputs.shape)
+    ranks = (len(input_shape), len(input_shape) - 1)
+    if len(mask_shape) not in ranks or any(
         size not in (1, None, expected) and expected is not None
-        for size, expected in zip(shape, full, strict=False)
+        for size, expected in zip(mask_shape, input_shape, strict=False)
     ):
         raise ValueError(
-            "The mask must have the inputs' shape, or that shape without the last "
-            f"axis. Received: mask shape {shape}, input shape {full}"
+            "`mask` must have the inputs' shape, or that shape without the last axis. "
+            f"Received: mask shape {mask_shape}, input shape {input_shape}"
         )
     mask = ops.cast(mask, "bool")
-    return mask if len(shape) == len(full) else ops.expand_dims(mask, -1)
+    if len(mask_shape) == len(input_shape):
+        return mask
+    return ops.expand_dims(mask, -1)
+
+
+def split_virtual_batches(
+    inputs: Any, mask: Any, channel_axes: Sequence[int], size: int
+) -> tuple[Any, Any]:
+    """Split a batch, and its mask, into virtual batches along a new first axis.
+
+    Args:
+        inputs: A tensor `(batch, ...)`.
+        mask: A boolean tensor that broadcasts to `inputs`, or None.
+        channel_axes: The result of `resolve_channel_axes`.
+        size: The number of examples in a virtual batch.
+
+    Returns:
+        `(inputs, mask)`, both of shape `(batch // size, size, ...)`; the mask is None
+        if it was None.
+
+    Raises:
+        ValueError: If `size` does not divide the batch, or if the batch is a channel
+            axis. A batch whose size is known only at run time is not checked here.
+    """
+    batch = inputs.shape[0]
+    if 0 in channel_axes or (batch is not None and batch % size):
+        raise ValueError(
+            "`virtual_batch_size` must divide the batch, which is the first axis. "
+            f"Received: virtual_batch_size={size}, channel axes {channel_axes}, input "
+            f"shape {tuple(inputs.shape)}"
+        )
+    shape = (-1, size, *ops.shape(inputs)[1:])
+    if mask is not None:
+        mask = ops.reshape(ops.broadcast_to(mask, ops.shape(inputs)), shape)
+    return ops.reshape(inputs, shape), mask

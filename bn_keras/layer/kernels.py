@@ -1,107 +1,71 @@
-"""Normalize a batch by its own moments, or by given ones.
+"""Normalization of a batch by its own moments, as fast as each backend can."""
 
-Functions of tensors, differentiable any number of times, one for each backend and a
-plain one. Knows no layer and no variable.
-"""
-
+from collections.abc import Sequence
 from functools import cache
-from math import prod
 from typing import Any
 
 import keras
 from keras import ops
 
-from bn_keras.layer.moments import Moments, batch_moments, reduction_size
-
-# TensorFlow's fused kernel sums plainly, and loses digits of a sum this many times the
-# standard deviation of what it adds.
-LARGE_SUM = 1e7
+from bn_keras.layer.formulas import gradients, normalize
+from bn_keras.layer.moments import Array, Moments, batch_moments, reduction_size
+from bn_keras.layer.tensorflow_kernels import normalize_batch_tensorflow
 
 
-def normalize(inputs, gamma, beta, mean, variance, epsilon):
-    """`gamma * (x - mean) / sqrt(variance + epsilon) + beta`, moments given.
+def normalize_batch(
+    inputs: Array,
+    gamma: Array,
+    beta: Array,
+    axes: Sequence[int],
+    epsilon: float,
+    mask: Array = None,
+) -> tuple[Array, Moments]:
+    """Normalize a batch by its own moments; gradients flow through both of them.
 
-    The mean is subtracted first: `scale * x + shift` would cancel where the mean is
-    large against the standard deviation.
-
-    Args:
-        inputs: `(batch, ...)`.
-        gamma, beta: broadcastable to `inputs`, or None for 1 and 0.
-        mean, variance: broadcastable to `inputs`.
-        epsilon: added to the variance, inside the root.
-
-    Returns:
-        A tensor of the inputs' shape.
-    """
-    scale = ops.rsqrt(variance + epsilon)
-    if gamma is not None:
-        scale = scale * gamma
-    outputs = (inputs - mean) * scale
-    return outputs if beta is None else outputs + beta
-
-
-def normalize_batch(inputs, gamma, beta, axes, epsilon, mask=None):
-    """Normalize a batch by its own moments; the gradients flow through both of them.
+    The result can be differentiated any number of times in reverse mode. On JAX,
+    forward mode (`jax.jvp`, `jax.jacfwd`) is not available for the function itself, but
+    it is for its gradient: `jax.hessian` works.
 
     Args:
-        inputs: `(batch, ...)`, float32 or float64.
-        gamma, beta: of rank and size of `inputs`, 1 along `axes`; or None for 1 and 0.
-        axes: the axes that the moments are taken over.
-        epsilon: added to the variance, inside the root.
-        mask: optional boolean tensor broadcastable to `inputs`.
+        inputs: A tensor `(batch, ...)` of float32 or float64.
+        gamma: The factor, of the rank of `inputs` with size 1 along `axes`, or None
+            for 1.
+        beta: The offset, likewise, or None for 0.
+        axes: The axes over which the moments are computed.
+        epsilon: The number that is added to the variance, inside the root.
+        mask: A boolean tensor that broadcasts to `inputs`, or None. Values where it is
+            False are normalized, but ignored by the moments.
 
     Returns:
-        `(outputs, moments)`; the moments keep the reduced axes with size 1, and carry
-        no gradient of their own.
+        `(outputs, moments)`. In the moments the reduced axes have size 1; no gradient
+        flows through them.
 
     Reference:
         Ioffe & Szegedy 2015, Algorithm 1 and section 3.
     """
     axes = tuple(axes)
-    kernels = {"tensorflow": _normalize_batch_tensorflow, "jax": _normalize_batch_jax}
+    kernels = {"tensorflow": normalize_batch_tensorflow, "jax": _normalize_batch_jax}
     kernel = kernels.get(keras.backend.backend())
     if mask is not None or kernel is None:
+        # Plain operations, differentiated by the backend. The kernels below are faster,
+        # but their gradients assume that every value counts.
         count, mean, variance = batch_moments(inputs, axes, mask)
         outputs = normalize(inputs, gamma, beta, mean, variance, epsilon)
-        return outputs, _constants(count, mean, variance)
-    full: Any = ops.shape(inputs)
-    shape = [1 if axis in axes else size for axis, size in enumerate(full)]
+        return outputs, _stop_gradients(count, mean, variance)
+    # The kernels' own gradients need both weights.
+    sizes: Any = ops.shape(inputs)
+    shape = [1 if axis in axes else size for axis, size in enumerate(sizes)]
     if gamma is None:
         gamma = ops.ones(shape, inputs.dtype)
     if beta is None:
         beta = ops.zeros(shape, inputs.dtype)
     outputs, mean, variance = kernel(inputs, gamma, beta, axes, epsilon)
-    return outputs, _constants(reduction_size(inputs, axes), mean, variance)
+    return outputs, _stop_gradients(reduction_size(inputs, axes), mean, variance)
 
 
-def _constants(count, mean, variance):
+def _stop_gradients(count, mean, variance):
+    # The kernels ignore the cotangents of the moments; this makes all paths alike.
     return Moments(count, ops.stop_gradient(mean), ops.stop_gradient(variance))
-
-
-def gradients(dy, inputs, gamma, mean, variance, axes, epsilon):
-    """Gradients of a loss by inputs, gamma and beta, given those by the outputs.
-
-    `dL/dbeta = sum dL/dy`, `dL/dgamma = sum dL/dy * xhat`, `dL/dx = gamma
-    / sqrt(variance + epsilon) * (dL/dy - dL/dbeta / m - xhat * dL/dgamma / m)`.
-
-    Args:
-        dy: dL/dy, of the inputs' shape.
-        inputs, gamma, axes, epsilon: as in `normalize_batch`.
-        mean, variance: the batch's moments, the reduced axes kept with size 1.
-
-    Returns:
-        `(dL/dx, dL/dgamma, dL/dbeta)`.
-
-    Reference:
-        Ioffe & Szegedy 2015, section 3.
-    """
-    inverse = ops.rsqrt(variance + epsilon)
-    xhat = (inputs - mean) * inverse
-    count = ops.cast(reduction_size(inputs, axes), inputs.dtype)
-    dbeta = ops.sum(dy, axis=axes, keepdims=True)
-    dgamma = ops.sum(dy * xhat, axis=axes, keepdims=True)
-    dx = gamma * inverse * (dy - dbeta / count - xhat * (dgamma / count))
-    return dx, dgamma, dbeta
 
 
 def _normalize_batch_jax(inputs, gamma, beta, axes, epsilon):
@@ -110,18 +74,21 @@ def _normalize_batch_jax(inputs, gamma, beta, axes, epsilon):
 
 @cache
 def _jax_kernel() -> Any:
-    """Forward and gradients in the fewest passes that XLA can be led to.
+    """Return the normalization as a function with its own gradients.
 
-    Reverse mode only, any number of times; `jax.jvp` says that there is none.
+    XLA needs fewer passes over the batch for them than for the gradients that JAX would
+    derive.
     """
     import jax
 
     def outputs_and_moments(axes, epsilon, x, gamma, beta):
+        # XLA sums pairwise: the short formula is exact enough.
         _, mean, variance = batch_moments(x, axes, pairwise=True)
         return normalize(x, gamma, beta, mean, variance, epsilon), mean, variance
 
-    # Not `kernel` again: a second derivative goes through the saved moments.
     def forward(axes, epsilon, x, gamma, beta):
+        # Calls the plain function, not `kernel`: a second derivative must flow through
+        # the saved moments, and `backward` ignores the cotangents of moments.
         outputs = outputs_and_moments(axes, epsilon, x, gamma, beta)
         return outputs, (x, gamma, *outputs[1:])
 
@@ -132,136 +99,3 @@ def _jax_kernel() -> Any:
     kernel = jax.custom_vjp(outputs_and_moments, nondiff_argnums=(0, 1))
     kernel.defvjp(forward, backward)
     return kernel
-
-
-def _normalize_batch_tensorflow(inputs, gamma, beta, axes, epsilon) -> Any:
-    import tensorflow as tf
-
-    kept = inputs.shape[len(axes) :]
-    if (
-        inputs.dtype != tf.float32
-        or axes != tuple(range(len(axes)))
-        or None in kept
-        or not _large(inputs, axes)
-        or _has_long_sums(inputs, axes)
-        or _compiled_by_xla()
-        or tf.config.list_logical_devices("GPU")  # its fused kernel: not measured
-    ):
-        return _by_formula(inputs, gamma, beta, axes, epsilon)
-    channels = prod(kept)
-    # The kernel is slower on (m, 1, 1, channels) than on a batch of positions.
-    shape = inputs.shape if inputs.shape.rank == 4 == len(axes) + 1 else None
-    outputs, mean, variance = _fused(
-        inputs if shape else tf.reshape(inputs, [tf.shape(inputs)[0], -1, 1, channels]),
-        tf.reshape(gamma, [channels]),
-        tf.reshape(beta, [channels]),
-        epsilon,
-    )
-    if not shape:
-        outputs = tf.reshape(outputs, tf.shape(inputs))
-        outputs = tf.ensure_shape(outputs, inputs.shape)
-    return (
-        outputs,
-        tf.reshape(mean, gamma.shape),
-        tf.reshape(variance, gamma.shape),
-    )
-
-
-def _large(inputs, axes):
-    """Whether the fused kernel's start-up, some 0.1 ms, is worth its speed.
-
-    A batch of unknown size counts as large if it reduces over positions too.
-    """
-    size = prod(inputs.shape) if None not in inputs.shape else None
-    return len(axes) > 1 if size is None else size >= 2**16
-
-
-def _has_long_sums(inputs, axes):
-    """Whether plain sums of squares lose over 1e-3 of a variance, even at mean 0.
-
-    A batch of unknown size counts as 64 examples.
-    """
-    sizes = [inputs.shape[axis] for axis in axes]
-    return prod(64 if size is None else size for size in sizes) > 2**21
-
-
-def _compiled_by_xla():
-    """Whether XLA compiles what is being traced.
-
-    XLA's own batch normalization takes the variance as E[x^2] - E[x]^2.
-    """
-    import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
-
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
-        tf.compat.v1.get_default_graph()
-    )
-
-
-def _by_formula(inputs, gamma, beta, axes, epsilon) -> Any:
-    import tensorflow as tf
-
-    @tf.custom_gradient
-    def kernel(x, gamma, beta):
-        _, mean, variance = batch_moments(x, axes, pairwise=_compiled_by_xla())
-
-        def gradient(dy, _, __):
-            return gradients(dy, x, gamma, mean, variance, axes, epsilon)
-
-        outputs = normalize(x, gamma, beta, mean, variance, epsilon)
-        return (outputs, mean, variance), gradient
-
-    return kernel(inputs, gamma, beta)
-
-
-def _fused(inputs, gamma, beta, epsilon) -> Any:
-    """TensorFlow's fused kernel on `(batch, height, width, channels)`."""
-    import tensorflow as tf
-
-    unused = tf.zeros([0])
-
-    def forward(x):
-        return tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=gamma,
-            offset=beta,
-            mean=unused,
-            variance=unused,
-            epsilon=epsilon,
-            is_training=True,
-        )
-
-    @tf.custom_gradient
-    def kernel(x, gamma, beta):
-        found = forward(x)
-        count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), x.dtype)
-        deviation = tf.sqrt(found.batch_variance + epsilon)
-        limit = deviation * tf.minimum(LARGE_SUM / tf.maximum(count, 1), 30.0)
-        far = tf.reduce_any(tf.abs(found.batch_mean) > limit)
-
-        def exact_mean():
-            # Example by example, so that no sum is long.
-            rest = tf.reduce_mean(x - found.batch_mean, (1, 2))
-            return found.batch_mean + tf.reduce_mean(rest, 0)
-
-        shift = tf.cond(far, exact_mean, lambda: tf.zeros_like(found.batch_mean))
-        y, mean, unbiased, *saved = tf.cond(
-            far, lambda: forward(x - shift), lambda: found
-        )
-        variance = unbiased * (tf.maximum(count - 1, 1) / tf.maximum(count, 1))
-
-        def gradient(dy, _, __):
-            return tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=dy,
-                x=tf.cond(far, lambda: x - shift, lambda: x),
-                scale=gamma,
-                reserve_space_1=saved[0],
-                reserve_space_2=saved[1],
-                reserve_space_3=saved[2],
-                epsilon=epsilon,
-                is_training=True,
-            )[:3]
-
-        return (y, mean + shift, variance), gradient
-
-    return kernel(inputs, gamma, beta)

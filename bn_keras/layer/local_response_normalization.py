@@ -1,8 +1,6 @@
-"""Local response normalization across channels, which Keras has no layer for.
+"""Local response normalization across channels, for which Keras has no layer."""
 
-Knows no network; runs on every Keras backend.
-"""
-
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,26 +9,29 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="bn_keras")
 class LocalResponseNormalization(keras.Layer):
-    """Divide each value by the energy of its neighbours in the channel axis.
+    """Divide each value by the energy of the neighboring channels.
 
-    `y_i = x_i / (bias + alpha * sum_j x_j^2) ** beta`, the sum over the `depth`
-    channels centred on `i`, those beyond the ends counting as zero.
+    `y_i = x_i / (bias + alpha * sum_j x_j^2) ** beta`, where the sum is over the
+    `depth` channels centered at `i`. Channels beyond the ends count as zero.
 
-    The defaults are AlexNet's (k = 2, n = 5, alpha = 1e-4, beta = 0.75). GoogLeNet's
-    paper has the layer in its figure 3 but states no constants, nor does the BN paper;
-    AlexNet's are chosen. Caffe's layer divides `alpha` by `depth` and adds 1.
+    The defaults are those of AlexNet (k = 2, n = 5, alpha = 1e-4, beta = 0.75).
+    GoogLeNet's paper has this layer in its figure 3 but does not state its constants,
+    and neither does the paper on batch normalization. Unlike this layer, Caffe's
+    divides `alpha` by `depth` and has a bias of 1.
 
     Args:
-        depth: channels in the window, an odd number.
-        bias: k, positive; keeps the divisor from zero.
-        alpha: weight of the sum of squares; not divided by `depth`.
-        beta: exponent.
-        data_format: `"channels_last"` for `(batch, ..., channels)`, `"channels_first"`
-            for `(batch, channels, ...)`; None: `keras.config.image_data_format()`.
-        **kwargs: those of `keras.Layer`, such as `name` and `dtype`.
+        depth: The number of channels in the window, which must be odd.
+        bias: The constant k, which must be positive.
+        alpha: The factor of the sum of squares. It is not divided by `depth`.
+        beta: The exponent.
+        data_format: `"channels_last"` for `(batch, ..., channels)` or
+            `"channels_first"` for `(batch, channels, ...)`. None means
+            `keras.config.image_data_format()`.
+        **kwargs: The arguments of every Keras layer, such as `name` and `dtype`.
 
     Raises:
-        ValueError: if `depth` is not odd and positive, or `bias` not positive.
+        ValueError: If `depth` is not odd and positive, `bias` is not positive, or
+            `data_format` is unknown.
 
     Example:
     ```python
@@ -59,12 +60,12 @@ class LocalResponseNormalization(keras.Layer):
         super().__init__(**kwargs)
         if depth < 1 or depth % 2 == 0:
             raise ValueError(
-                "`depth` must be odd and positive, so that the window has a centre. "
+                "`depth` must be odd and positive, so that the window has a center. "
                 f"Received: depth={depth}"
             )
         if bias <= 0:
             raise ValueError(
-                "`bias` must be positive, or a channel of zeros is divided by zero. "
+                "`bias` must be positive, to avoid a division by zero. "
                 f"Received: bias={bias}"
             )
         self.depth = depth
@@ -82,17 +83,18 @@ class LocalResponseNormalization(keras.Layer):
         """Normalize a batch.
 
         Args:
-            inputs: `(batch, ..., channels)` or `(batch, channels, ...)`.
+            inputs: A tensor `(batch, ..., channels)` or `(batch, channels, ...)`.
 
         Returns:
-            The same shape and dtype.
+            A tensor of the same shape, in the compute dtype.
         """
-        # Squares of float16 values overflow from 256 on.
+        # In float32 at least: squares of float16 values overflow from 256 on.
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
         x: Any = ops.cast(inputs, dtype)
         rank = len(x.shape)
         axis = 1 if self.data_format == "channels_first" else rank - 1
         channels, radius = x.shape[axis], self.depth // 2
+        # With zeros at both ends, the sum over the window is a sum of `depth` slices.
         padding = [(radius, radius) if i == axis else (0, 0) for i in range(rank)]
         padded: Any = ops.pad(ops.square(x), padding)
         before = (slice(None),) * axis
@@ -105,12 +107,14 @@ class LocalResponseNormalization(keras.Layer):
             self.compute_dtype,
         )
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Return the shape it was given."""
+    def compute_output_shape(
+        self, input_shape: Sequence[int | None]
+    ) -> Sequence[int | None]:
+        """Return `input_shape`."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
+        """Return the arguments of the constructor."""
         return {
             **super().get_config(),
             "depth": self.depth,

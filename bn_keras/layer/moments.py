@@ -1,28 +1,26 @@
-"""Moments of a batch, their merging, and the averages that follow them.
+"""The moments of a batch, and of several batches together."""
 
-Arrays in, arrays out. Knows neither layers nor backends' kernels: the moments are
-plain `keras.ops`, everything else is arithmetic that NumPy arrays and tensors share.
-"""
-
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-# An array of NumPy or a tensor of the backend: both carry the operators used here.
+# A NumPy array or a tensor of the backend: both have the operators that are used here.
 Array = Any
 
-# So many float32 values are summed plainly with a relative error near 1e-6.
-FEW = 1024
+# A plain sum of this many float32 values has a relative error of about 1e-6.
+FEW_VALUES = 1024
 
 
 class Moments(NamedTuple):
-    """Count, mean and *biased* variance of a set of values, per channel.
+    """The count, mean and *biased* variance of a set of values, per channel.
 
     Args:
-        count: number of values behind each mean, scalar or broadcastable to `mean`.
-        mean: their mean.
-        variance: their mean squared distance to that mean (divided by `count`).
+        count: The number of values behind each mean: a scalar, or an array that
+            broadcasts to `mean`.
+        mean: The mean of the values.
+        variance: Their mean squared distance from the mean: a sum divided by `count`.
     """
 
     count: Array
@@ -30,29 +28,33 @@ class Moments(NamedTuple):
     variance: Array
 
 
-def batch_moments(inputs, axes, mask=None, pairwise=False):
-    """Moments of a batch over `axes`, in two passes.
+def batch_moments(
+    inputs: Array, axes: Sequence[int], mask: Array = None, pairwise: bool = False
+) -> Moments:
+    """Return the moments of a batch over `axes`, computed in two passes.
 
-    With `c` the mean as a first pass finds it, and `d = x - c`,
+    With `c` the mean found by the first pass, and `d = x - c`:
 
     `mean = c + E[d]`, `variance = E[d**2] - E[d]**2`.
 
-    In exact arithmetic `E[d] = 0`. In float32 a plain sum of 400,000 values around 1000
-    misses their mean by more than their standard deviation; so the first pass sums
-    distances to the first example's mean, and the second pass mends what is left.
-    Gradients flow through both moments.
+    In exact arithmetic `E[d]` is 0. In float32, a plain sum of 400,000 values around
+    1000 misses their mean by more than their standard deviation. Therefore the first
+    pass sums the distances from the mean of the first example, and the second pass
+    corrects the error that is left. Gradients flow through both moments.
 
     Args:
-        inputs: tensor `(batch, ...)`, at least float32.
-        axes: the axes to reduce.
-        mask: optional boolean tensor broadcastable to `inputs`; False is left out.
-        pairwise: whether the backend sums pairwise, as XLA does; then, and for few
-            values, the plain formula `variance = E[(x - mean)**2]` is as exact.
+        inputs: A tensor `(batch, ...)` of float32 or float64.
+        axes: The axes to reduce.
+        mask: A boolean tensor that broadcasts to `inputs`, or None. Values where it is
+            False are ignored.
+        pairwise: Whether the backend sums pairwise, as XLA does. If so, and also for
+            few values, the plain formula `variance = E[(x - mean)**2]` is as exact.
 
     Returns:
-        `Moments`, the reduced axes kept with size 1 (a static count is an int). With
-        nothing to count: count 0, mean 0, variance 0; but NaN for a batch that turns
-        out to be empty only where the compiled graph runs.
+        The `Moments`, in which the reduced axes have size 1. The count is an int if the
+        shape is static. Without any value the count, mean and variance are 0, except in
+        a compiled graph whose batch turns out to be empty only at run time: there the
+        mean and variance are NaN.
 
     Reference:
         Ioffe & Szegedy 2015, Algorithm 1; Chan, Golub & LeVeque 1983, equation 1.7.
@@ -62,70 +64,93 @@ def batch_moments(inputs, axes, mask=None, pairwise=False):
         count = reduction_size(inputs, axes)
     else:
         mask = ops.broadcast_to(mask, ops.shape(inputs))
+        # Channels may have different counts, so this is a tensor even if it is static.
         count = ops.sum(ops.cast(mask, inputs.dtype), axis=axes, keepdims=True)
+        # Masked values may be NaN: they must not reach a sum, not even times 0.
         inputs = ops.where(mask, inputs, 0)
     divisor = safe_divisor(count, inputs.dtype)
 
-    nonempty = mask is None and (not isinstance(count, int) or count > 0)
+    # `ops.mean` is one operation instead of two, but is NaN without values.
+    use_mean = mask is None and (not isinstance(count, int) or count > 0)
 
     def mean_of(values):
-        if nonempty:
+        if use_mean:
             return ops.mean(values, axis=axes, keepdims=True)
+        # `values` may be `inputs - center`, which is not 0 where `inputs` are masked.
         values = values if mask is None else ops.where(mask, values, 0)
         return ops.sum(values, axis=axes, keepdims=True) / divisor
 
-    if pairwise or (isinstance(count, int) and count <= FEW):
+    if pairwise or (isinstance(count, int) and count <= FEW_VALUES):
         mean = mean_of(inputs)
         return Moments(count, mean, mean_of(ops.square(inputs - mean)))
+    # Any value near the mean will do as a guess: it only has to be close enough that
+    # the sum of the distances from it stays small. One example is quick to average.
     first = inputs[:1] if 0 in axes else inputs
     size = safe_divisor(reduction_size(first, axes), inputs.dtype)
     guess = ops.sum(first, axis=axes, keepdims=True) / size
+    # The mean and the variance do not depend on the center in exact arithmetic, so
+    # neither do their gradients: no need to differentiate through it.
     center = ops.stop_gradient(guess + mean_of(inputs - guess))
     distance = inputs - center
+    # The rounding error of the first pass, if the first example was not typical.
     error = mean_of(distance)
     variance = mean_of(ops.square(distance)) - ops.square(error)
+    # The subtraction may leave a tiny negative variance where all values are equal.
     return Moments(count, center + error, ops.maximum(variance, 0))
 
 
-def reduction_size(inputs, axes):
-    """Number of values reduced over `axes`: an int where the shape is static."""
+def reduction_size(inputs: Array, axes: Sequence[int]) -> Any:
+    """Return the number of values reduced over `axes`; an int if the shape is static.
+
+    Args:
+        inputs: A tensor of any shape.
+        axes: The axes to reduce.
+    """
     size = 1
     for axis in axes:
         size = size * ops.shape(inputs)[axis]
     return size
 
 
-def safe_divisor(count, dtype):
-    """`count` as a divisor of `dtype`: 1 where nothing was counted."""
+def safe_divisor(count: Any, dtype: str) -> Any:
+    """Return `count` as a number to divide by: 1 where the count is 0.
+
+    Args:
+        count: An int, or a tensor of counts.
+        dtype: The data type of the quotient.
+    """
     if isinstance(count, int):
         return float(max(count, 1))
     return ops.maximum(ops.cast(count, dtype), 1)
 
 
-def masked_mean(values, mask):
-    """Mean over the first axis where `mask` is True; 0 where it never is.
+def masked_mean(values: Array, mask: Array) -> Array:
+    """Return the mean over the first axis where `mask` is True; 0 if it never is.
 
     Args:
-        values: tensor `(groups, ...)`.
-        mask: boolean tensor of that shape.
+        values: A tensor `(groups, ...)`.
+        mask: A boolean tensor of the same shape.
     """
-    number = ops.sum(ops.cast(mask, values.dtype), axis=0)
-    return ops.sum(ops.where(mask, values, 0), axis=0) / ops.maximum(number, 1)
+    count = ops.sum(ops.cast(mask, values.dtype), axis=0)
+    return ops.sum(ops.where(mask, values, 0), axis=0) / ops.maximum(count, 1)
 
 
-def merge_moments(a, b):
-    """Moments of the union of two sets of values (Chan, Golub & LeVeque 1983).
+def merge_moments(a: Moments, b: Moments) -> Moments:
+    """Return the moments of the union of two sets of values.
+
+    With `n = n_a + n_b`:
 
     `mean = mean_a + (mean_b - mean_a) * n_b / n`,
     `n * variance = n_a * variance_a + n_b * variance_b
     + (mean_b - mean_a)**2 * n_a * n_b / n`.
 
     Args:
-        a, b: `Moments` of NumPy arrays `(channels,)`, or of a count for all channels.
-            A count of 0 is allowed: its mean and variance then have no effect.
+        a: The moments of the first set: NumPy arrays `(channels,)`; the count may also
+            be a number. With a count of 0 the mean and variance are ignored.
+        b: The moments of the second set, likewise.
 
     Returns:
-        `Moments` of both together.
+        The `Moments` of both sets together.
 
     Example:
     ```python
@@ -137,64 +162,35 @@ def merge_moments(a, b):
     both = merge_moments(ones, fours)
     assert both.count == 3 and both.mean == 2.0 and both.variance == 2.0
     ```
+
+    Reference:
+        Chan, Golub & LeVeque 1983.
     """
     count = a.count + b.count
+    # With shares instead of counts nothing is multiplied by n, so nothing overflows.
+    # Two empty sets have the shares 1 and 0.
     share = b.count / np.maximum(count, 1)
     delta = b.mean - a.mean
-    return Moments(
-        count,
-        a.mean + delta * share,
-        a.variance * (1 - share) + b.variance * share + delta**2 * share * (1 - share),
-    )
+    within = a.variance * (1 - share) + b.variance * share
+    # The variance of the two means about the merged one: n_a n_b / n^2 * delta^2.
+    between = delta**2 * share * (1 - share)
+    return Moments(count, a.mean + delta * share, within + between)
 
 
-def unbiased_variance(variance, count):
-    """The unbiased estimate `m / (m - 1) * variance`; for `m < 2` it is `variance`.
+def unbiased_variance(variance: Array, count: Any) -> Array:
+    """Return the unbiased estimate `m / (m - 1) * variance`, or `variance` if `m < 2`.
 
     Args:
-        variance: biased variance, `(channels,)`.
-        count: m, the number of values behind it: a number or a scalar tensor.
+        variance: The biased variance, `(channels,)`.
+        count: The number of values m: a number, an array, or a tensor.
 
     Reference:
         Ioffe & Szegedy 2015, Algorithm 2.
     """
+    # Plain numbers and NumPy arrays stay in float64; only tensors follow the variance.
     if isinstance(count, int):
         return variance * (count / max(count - 1, 1))
     if isinstance(count, np.ndarray):
         return variance * (count / np.maximum(count - 1, 1))
     count = ops.cast(count, variance.dtype)
     return variance * (count / ops.maximum(count - 1, 1))
-
-
-def update_weight(averaging, momentum, updates):
-    """Weight of the newest value in an average, after `updates` earlier ones.
-
-    `"cumulative"`: `1 / (updates + 1)`, so that all values weigh the same.
-    `"debiased"`: `(1 - momentum) / (1 - momentum**(updates + 1))`, the moving average
-    as if it had begun at the first value. In a plain moving average the weight is
-    `1 - momentum`.
-
-    Args:
-        averaging: `"cumulative"` or `"debiased"`.
-        momentum: in [0, 1]; weight of the past. At 1 both are the same.
-        updates: number of values averaged so far: a number or an array of them.
-
-    Returns:
-        The weight, of the shape of `updates`.
-
-    Reference:
-        Kingma & Ba 2015, "Adam", section 3.
-    """
-    if averaging == "cumulative" or momentum == 1:
-        return 1 / (updates + 1)
-    return (1 - momentum) / (1 - momentum ** (updates + 1))
-
-
-def update_average(average, value, weight):
-    """`(1 - weight) * average + weight * value`, exact at the weights 0 and 1.
-
-    Args:
-        average, value: arrays of one shape.
-        weight: in [0, 1], broadcastable to them.
-    """
-    return average + (value - average) * weight

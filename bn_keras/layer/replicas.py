@@ -1,37 +1,41 @@
-"""Moments of the whole batch where each replica holds a part of it.
+"""The moments of a batch that is spread over the replicas of `tf.distribute`.
 
-Knows `tf.distribute`; on JAX there is nothing to do, since an array that
-`keras.distribution` shards is reduced over all of its shards.
+On JAX there is nothing to do: an array that `keras.distribution` shards is reduced over
+all of its shards.
 """
 
 import keras
 
-from bn_keras.layer.moments import Moments
+from bn_keras.layer.moments import Array, Moments
 
 
-def in_several_replicas():
-    """Whether this runs in one of several replicas of a `tf.distribute` strategy."""
+def in_several_replicas() -> bool:
+    """Return whether the caller runs in one of several `tf.distribute` replicas."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
+    # There is no replica context inside `merge_call` and in cross-replica code.
     return context is not None and context.num_replicas_in_sync > 1
 
 
-def merge_across_replicas(moments):
-    """Merge the replicas' moments by count, mean and squared distances.
+def merge_across_replicas(moments: Moments) -> Moments:
+    """Merge the moments of all replicas, as if their batches were one.
 
-    With `n = sum n_i`: `mean = sum n_i mean_i / n`,
-    `variance = sum n_i (variance_i + (mean_i - mean)**2) / n`, never
-    `E[x**2] - E[x]**2`. Replicas may hold different numbers of values, or none.
-    Gradients flow to every replica.
+    With `n = sum n_i`:
+
+    `mean = sum n_i mean_i / n`,
+    `variance = sum n_i (variance_i + (mean_i - mean)**2) / n`.
+
+    Unlike `E[x**2] - E[x]**2` this does not cancel where the mean is large. Replicas
+    may have different numbers of values, or no values. Gradients flow to every replica.
 
     Args:
-        moments: this replica's `Moments`; `in_several_replicas()` holds.
+        moments: The moments of this replica. Only valid if `in_several_replicas()`.
 
     Returns:
-        The `Moments` of all replicas together.
+        The `Moments` of all replicas together, the same in each.
 
     Reference:
         Chan, Golub & LeVeque 1983.
@@ -40,15 +44,17 @@ def merge_across_replicas(moments):
 
     context = tf.distribute.get_replica_context()
 
-    def total(value):
+    def total(value: Array) -> Array:
         return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
     mean, variance = moments.mean, moments.variance
-    # An array of the mean's shape: the gradient of all_reduce wants no scalars.
-    own = tf.broadcast_to(tf.cast(moments.count, mean.dtype), tf.shape(mean))
-    # The moments of an empty replica may be NaN; they weigh nothing, gradients neither.
-    mean, variance = (tf.where(own > 0, value, 0) for value in (mean, variance))
-    count = total(own)
-    share = own / tf.maximum(count, 1)
-    merged = total(mean * share)
-    return Moments(count, merged, total((variance + tf.square(mean - merged)) * share))
+    # `all_reduce` has no gradient for scalars, so the count gets the mean's shape.
+    own_count = tf.broadcast_to(tf.cast(moments.count, mean.dtype), tf.shape(mean))
+    # The moments of an empty replica may be NaN, and 0 * NaN is NaN. `where` keeps them
+    # out of the sums and out of their gradients.
+    mean, variance = (tf.where(own_count > 0, value, 0) for value in (mean, variance))
+    count = total(own_count)
+    share = own_count / tf.maximum(count, 1)
+    merged_mean = total(mean * share)
+    squared_distance = tf.square(mean - merged_mean)
+    return Moments(count, merged_mean, total((variance + squared_distance) * share))

@@ -1,7 +1,7 @@
-"""The multiply-add that is left of a batch normalization which cannot be folded.
+"""The multiply-add that replaces a batch normalization which cannot be folded."""
 
-Knows nothing of batch normalization or of graphs.
-"""
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -14,9 +14,9 @@ class ScaleShift(keras.layers.Layer):
     `y = scale * x + shift`.
 
     Args:
-        axes: the axes of the input that the constants vary along, the batch being
-            axis 0, ascending.
-        **kwargs: as for every Keras layer.
+        axes: The axes of the input along which the constants vary, in ascending order.
+            The batch is axis 0.
+        **kwargs: The arguments of every Keras layer, such as `name` and `dtype`.
 
     Example:
     ```python
@@ -31,29 +31,32 @@ class ScaleShift(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, axes, **kwargs):
+    scale: keras.Variable
+    shift: keras.Variable
+
+    def __init__(self, axes: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "trainable": False})
         self.axes = tuple(axes)
         self.supports_masking = True
 
-    def build(self, input_shape):
-        """Create `scale` and `shift`, of the sizes of the axes."""
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Create `scale` and `shift` with the sizes of the axes."""
         shape = tuple(input_shape[axis] for axis in self.axes)
-        # In float32 at least: under a float16 policy the scale may be above 65504.
+        # In float32 at least: under a float16 policy the scale may exceed 65504.
         dtype = keras.backend.result_type(self.variable_dtype, "float32")
         self.scale, self.shift = (
             self.add_weight(
                 name=name,
                 shape=shape,
-                initializer=start,
+                initializer=initializer,
                 dtype=dtype,
                 trainable=False,
                 autocast=False,
             )
-            for name, start in (("scale", "ones"), ("shift", "zeros"))
+            for name, initializer in (("scale", "ones"), ("shift", "zeros"))
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """Return `scale * inputs + shift` in the compute dtype."""
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         shape = [1] * len(inputs.shape)
@@ -66,10 +69,12 @@ class ScaleShift(keras.layers.Layer):
         outputs = ops.add(ops.multiply(ops.cast(inputs, dtype), scale), shift)
         return ops.cast(outputs, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
-        """The input's shape."""
+    def compute_output_shape(
+        self, input_shape: Sequence[int | None]
+    ) -> Sequence[int | None]:
+        """Return `input_shape`."""
         return input_shape
 
-    def get_config(self):
-        """Everything that the constructor takes."""
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
         return {**super().get_config(), "axes": self.axes}

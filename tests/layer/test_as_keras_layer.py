@@ -289,5 +289,5 @@ def test_a_mask_may_have_any_shape_that_broadcasts(expanded):
 @pytest.mark.parametrize("shape", [(4, 5), (4, 6, 2), (6,), (4, 6, 3, 1)])
 def test_a_mask_that_does_not_broadcast_is_named(shape):
     mask = ops.ones(shape, "bool")
-    with pytest.raises(ValueError, match=r"mask must have .* Received: mask shape"):
+    with pytest.raises(ValueError, match=r"`mask` must have .* Received: mask shape"):
         BatchNormalization()(draw((4, 6, 3)), training=True, mask=mask)

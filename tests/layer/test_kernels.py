@@ -16,7 +16,9 @@ from normalization_oracle import (
     tensorflow_only,
 )
 
-from bn_keras.layer.kernels import _large, normalize, normalize_batch
+from bn_keras.layer.formulas import normalize
+from bn_keras.layer.kernels import normalize_batch
+from bn_keras.layer.tensorflow_kernels import _repays_start_up
 
 EPSILON = 1e-3
 SHAPES = [
@@ -202,8 +204,10 @@ def test_large_batches_run_on_the_fused_kernel_and_xla_never_does(shape, axes, x
     function = tf.function(normalized(axes), jit_compile=xla)
     graph = function.get_concrete_function(x, gamma, beta).graph
     fused = any(one.type == "FusedBatchNormV3" for one in graph.get_operations())
-    assert fused == (_large(x, axes) and not xla)
-    assert _large(x, axes) == (x.size > 2**12)  # the cases: hundreds, or 2**17 and more
+    assert fused == (_repays_start_up(x, axes) and not xla)
+    assert _repays_start_up(x, axes) == (
+        x.size > 2**12
+    )  # the cases: hundreds, or 2**17 and more
 
 
 @tensorflow_only

@@ -12,9 +12,8 @@ from bn_keras.layer.moments import (
     batch_moments,
     merge_moments,
     unbiased_variance,
-    update_average,
-    update_weight,
 )
+from bn_keras.layer.moving_statistics import update_average, update_weight
 
 
 def oracle(values, axes, mask=None):
