@@ -1,7 +1,4 @@
-"""The papers' networks as plain Functional models, built by nouns.
-
-Knows neither data nor recipes: a builder returns a model that is not compiled.
-"""
+"""The papers' networks as plain Functional models, not compiled."""
 
 from typing import TYPE_CHECKING
 

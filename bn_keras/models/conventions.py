@@ -1,7 +1,4 @@
-"""What the networks share of `keras.applications`' conventions: checks, top, weights.
-
-Knows no network.
-"""
+"""What the networks share with `keras.applications`: arguments, top and weights."""
 
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -9,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import keras
+
+from bn_keras.models.hidden_layer import Activation
 
 _GLOBAL_POOLING = {
     "avg": keras.layers.GlobalAveragePooling2D,
@@ -19,15 +18,16 @@ _GLOBAL_POOLING = {
 def check_arguments(
     weights: str | PathLike[str] | None, pooling: str | None, width: float
 ) -> None:
-    """Refuse the values that no network can be built with.
+    """Raise an error for values with which no network can be built.
 
     Args:
         weights: None, or the path of a file.
         pooling: None, `"avg"` or `"max"`.
-        width: multiplies the channels.
+        width: The factor of the number of channels.
 
     Raises:
-        ValueError: if `weights` is no file, `pooling` unknown or `width` not positive.
+        ValueError: If `weights` is not a file, `pooling` is unknown or `width` is not
+            positive.
     """
     if weights is not None and not Path(weights).is_file():
         raise ValueError(
@@ -37,21 +37,21 @@ def check_arguments(
     check_choice("pooling", pooling, [None, *_GLOBAL_POOLING])
     if width <= 0:
         raise ValueError(
-            "`width` must be positive; it multiplies the channels. "
+            "`width`, the factor of the number of channels, must be positive. "
             f"Received: width={width}"
         )
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Refuse a value that is none of the choices.
+    """Raise an error unless the value of an argument is one of several choices.
 
     Args:
-        name: of the argument.
-        value: of the argument.
-        choices: the values it may have.
+        name: Name of the argument.
+        value: Value of the argument.
+        choices: The values that are possible.
 
     Raises:
-        ValueError: if `value` is not among `choices`.
+        ValueError: If `value` is not one of `choices`.
     """
     choices = list(choices)
     if value not in choices:
@@ -61,29 +61,30 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
 
 
 def channel_axis() -> int:
-    """Return the axis of the channels of a batch of images."""
+    """Return the axis of the channels in a batch of images."""
     return 1 if keras.config.image_data_format() == "channels_first" else -1
 
 
 def image_sides(shape: Sequence[Any]) -> tuple[Any, ...]:
-    """Return height and width of an image's shape, None where unknown."""
+    """Return the height and width in the shape of one image, None where unknown."""
     return tuple(shape[1:] if channel_axis() == 1 else shape[:-1])
 
 
 def image_shape(
-    input_shape: Sequence[int | None] | None, least: int, because: str
+    input_shape: Sequence[int | None] | None, shortest_side: int, reason: str
 ) -> tuple[int | None, ...]:
-    """Return the checked shape of one image.
+    """Return the shape of one image after checking it.
 
     Args:
-        input_shape: `(height, width, channels)`, or `(channels, height, width)` where
-            `keras.config.image_data_format()` is `"channels_first"`; sides may be
-            None. None: 224 x 224 pixels of 3 channels.
-        least: shortest side, in pixels.
-        because: what asks for `least`, for the message.
+        input_shape: `(height, width, channels)`, or `(channels, height, width)` if
+            `keras.config.image_data_format()` is `"channels_first"`. Height and width
+            may be None. The default None stands for 224 x 224 pixels and 3 channels.
+        shortest_side: The smallest height and width in pixels.
+        reason: What requires `shortest_side`, for the error message.
 
     Raises:
-        ValueError: if it is not of rank 3, its channels unknown or a side too short.
+        ValueError: If the rank is not 3, the number of channels is unknown or a side
+            is too short.
     """
     axis = channel_axis()
     if input_shape is None:
@@ -92,40 +93,42 @@ def image_shape(
     if (
         len(shape) != 3
         or shape[0 if axis == 1 else 2] is None
-        or any(side is not None and side < least for side in image_sides(shape))
+        or any(side is not None and side < shortest_side for side in image_sides(shape))
     ):
         raise ValueError(
             "`input_shape` must have rank 3, known channels "
-            f"({keras.config.image_data_format()}) and sides of at least {least} "
-            f"pixels {because}. Received: input_shape={input_shape}"
+            f"({keras.config.image_data_format()}) and sides of at least "
+            f"{shortest_side} pixels {reason}. Received: input_shape={input_shape}"
         )
     return shape
 
 
 def scale_channels(width: float, channels: int) -> int:
-    """Return `width` times the channels, rounded, and one at the least."""
+    """Return `width` times the number of channels, rounded, but at least 1."""
     return max(1, round(width * channels))
 
 
-def pool_globally(x: Any, pooling: str | None) -> Any:
-    """Pool over all positions, by a layer `avg_pool` or `max_pool`; None: do not."""
+def pool_globally(x: keras.KerasTensor, pooling: str | None) -> keras.KerasTensor:
+    """Apply the layer `avg_pool` or `max_pool`, or nothing if `pooling` is None."""
     return x if pooling is None else _GLOBAL_POOLING[pooling](name=f"{pooling}_pool")(x)
 
 
-def classify(x: Any, classes: int, activation: Any, **kwargs: Any) -> Any:
-    """Apply the layer `predictions`, in the dtype of the weights.
+def classify(
+    x: keras.KerasTensor, classes: int, activation: Activation, **kwargs: Any
+) -> keras.KerasTensor:
+    """Apply the dense layer `predictions`, in the dtype of the weights.
 
-    Under a mixed policy that is float32: a softmax over many classes in 16 bits
-    loses digits.
+    Under a mixed-precision policy that dtype is float32: a softmax over many classes
+    loses precision in 16 bits.
 
     Args:
-        x: `(batch, features)`.
-        classes: number of outputs.
-        activation: of the output; None for logits.
-        **kwargs: those of `keras.layers.Dense`.
+        x: The features, `(batch, features)`.
+        classes: Number of outputs.
+        activation: Activation of the output; None for logits.
+        **kwargs: Other arguments of `keras.layers.Dense`.
 
     Returns:
-        `(batch, classes)`.
+        The outputs, `(batch, classes)`.
     """
     return keras.layers.Dense(
         classes,
@@ -137,9 +140,12 @@ def classify(x: Any, classes: int, activation: Any, **kwargs: Any) -> Any:
 
 
 def build_model(
-    inputs: Any, outputs: Any, weights: str | PathLike[str] | None, name: str
+    inputs: keras.KerasTensor,
+    outputs: keras.KerasTensor,
+    weights: str | PathLike[str] | None,
+    name: str,
 ) -> keras.Model:
-    """Return the model, with the weights of a file where one is given."""
+    """Return the model, with the weights of a file unless `weights` is None."""
     model = keras.Model(inputs, outputs, name=name)
     if weights is not None:
         model.load_weights(str(weights))

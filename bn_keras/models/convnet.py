@@ -1,7 +1,4 @@
-"""A small convolutional network for small images, from 8x8 digits upward.
-
-Knows no data set. It is no network of the papers: it is what a laptop can train.
-"""
+"""A small convolutional network for small images, which a laptop can train."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,8 +9,10 @@ import keras
 from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models.conventions import channel_axis, classify, image_sides
 from bn_keras.models.hidden_layer import (
+    Activation,
+    Initializer,
     Normalization,
-    fresh_initializer,
+    clone_initializer,
     hidden_layer,
 )
 
@@ -22,37 +21,40 @@ def ConvNet(  # noqa: N802 (builders are nouns)
     input_shape: Sequence[int] = (28, 28, 1),
     classes: int = 10,
     filters: Sequence[int] = (16, 32),
-    activation: Any = "relu",
+    activation: Activation = "relu",
     normalization: Normalization = BatchNormalization,
-    kernel_initializer: Any = "he_normal",
-    classifier_activation: Any = "softmax",
+    kernel_initializer: Initializer = "he_normal",
+    classifier_activation: Activation = "softmax",
     name: str = "convnet",
 ) -> keras.Model:
-    """Stages of 3x3 convolution, BN, nonlinearity and 2x2 max pooling.
+    """Build stages of 3x3 convolution, BN, nonlinearity and 2x2 max pooling.
+
+    This network is not from the papers.
 
     Args:
-        input_shape: `(height, width, channels)`, or `(channels, height, width)` where
-            `keras.config.image_data_format()` is `"channels_first"`. Every side is at
-            least `2 ** len(filters)` pixels.
-        classes: number of outputs.
-        filters: channels of each stage.
-        activation: the nonlinearity.
-        normalization: called as `normalization(axis=..., name=...)` for each stage,
-            `axis` being that of the channels; the convolution then has no bias. None:
-            no normalization, with bias.
-        kernel_initializer: of the convolutions; He's, made for ReLU (He et al. 2015).
-            Give no seed to an initializer: layers of one shape would start equal.
-        classifier_activation: of the output; None for logits.
-        name: name of the model.
+        input_shape: `(height, width, channels)`, or `(channels, height, width)` if
+            `keras.config.image_data_format()` is `"channels_first"`. Height and width
+            must be at least `2 ** len(filters)` pixels.
+        classes: Number of outputs.
+        filters: Number of channels of each stage.
+        activation: The nonlinearity, a name or a function.
+        normalization: Called as `normalization(axis=..., name=...)` for each stage,
+            with the axis of the channels; returns a layer. The convolution then has no
+            bias. None for no normalization, and convolutions with a bias.
+        kernel_initializer: Initializer of the convolutions. The default is made for
+            ReLU (He et al. 2015). With a seed, layers of the same shape would start
+            with the same weights.
+        classifier_activation: Activation of the output; None for logits.
+        name: Name of the model.
 
     Returns:
-        A Functional model, `(batch, *input_shape)` to `(batch, classes)`, with layers
-        `stage_1_conv`, `stage_1_bn`, `stage_1_activation`, `stage_1_pool`, ...,
+        A Functional model from `(batch, *input_shape)` to `(batch, classes)`, with the
+        layers `stage_1_conv`, `stage_1_bn`, `stage_1_activation`, `stage_1_pool`, ...,
         `predictions`.
 
     Raises:
-        ValueError: if `input_shape` is not of rank 3 or too small, or `normalization`
-            neither callable nor None.
+        ValueError: If `input_shape` does not have rank 3 or is too small, or
+            `normalization` is neither callable nor None.
 
     Example:
     ```python
@@ -63,25 +65,27 @@ def ConvNet(  # noqa: N802 (builders are nouns)
     ```
 
     Reference:
-        Ioffe & Szegedy 2015, section 3.2 (where BN stands).
+        Ioffe & Szegedy 2015, section 3.2 (the place of BN).
     """
-    shape, least = tuple(input_shape), 2 ** len(filters)
+    # Every stage halves the sides; the last one must leave a pixel.
+    shape, shortest_side = tuple(input_shape), 2 ** len(filters)
     if len(shape) != 3 or any(
-        side is None or side < least for side in image_sides(shape)
+        side is None or side < shortest_side for side in image_sides(shape)
     ):
         raise ValueError(
             "`input_shape` must have rank 3 (channels included) and sides of at least "
-            f"{least} pixels, one halving for each of `filters`. "
+            f"{shortest_side} pixels, which are halved once for each of `filters`. "
             f"Received: input_shape={input_shape}, filters={filters}"
         )
-    x = inputs = keras.Input(shape, name="image")
+    inputs = keras.Input(shape, name="image")
+    x: Any = inputs
     for index, channels in enumerate(filters, start=1):
         convolution = partial(
             keras.layers.Conv2D,
             channels,
             3,
             padding="same",
-            kernel_initializer=fresh_initializer(kernel_initializer),
+            kernel_initializer=clone_initializer(kernel_initializer),
         )
         x = hidden_layer(
             x,

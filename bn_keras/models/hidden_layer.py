@@ -1,7 +1,4 @@
-"""One hidden layer: a linear map, its normalization, its nonlinearity.
-
-Knows no network, and of the normalization only how it is called.
-"""
+"""One hidden layer: a linear map, its normalization and its nonlinearity."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,38 +6,43 @@ from typing import Any
 import keras
 
 Normalization = Callable[..., keras.Layer] | None
+Activation = str | Callable[..., Any] | None
+Initializer = str | keras.Initializer | Callable[..., Any]
+Regularizer = str | keras.Regularizer | Callable[..., Any] | None
 
 
 def hidden_layer(
-    inputs: Any,
+    inputs: keras.KerasTensor,
     linear: Callable[..., keras.Layer],
     kind: str,
     name: str,
     *,
     normalization: Normalization,
-    activation: Any,
+    activation: Activation,
     axis: int = -1,
-) -> Any:
+) -> keras.KerasTensor:
     """Apply a linear layer, normalize it before the nonlinearity, and activate it.
 
-    `z = g(BN(W u))`; without normalization `z = g(W u + b)`. Under BN the bias is
-    left out, because `beta` takes its place.
+    `z = g(BN(W u))`, or `z = g(W u + b)` without normalization. With BN there is no
+    bias, because `beta` takes its place.
 
     Args:
-        inputs: the symbolic input `u`.
-        linear: called as `linear(use_bias=..., name=...)`; returns the layer of `W`.
-        kind: what the linear layer is called, `"dense"` or `"conv"`.
-        name: prefix of the layers `<name>_<kind>`, `<name>_bn`, `<name>_activation`.
-        normalization: called as `normalization(axis=..., name=...)`; returns a
-            layer. None: no normalization.
-        activation: name of the nonlinearity `g`, or a function.
-        axis: the axis of channels, handed to `normalization`.
+        inputs: The symbolic input `u`.
+        linear: Called as `linear(use_bias=..., name=...)`; returns the layer of `W`.
+        kind: The kind of linear layer, which becomes part of its name: `"dense"` or
+            `"conv"`.
+        name: Prefix of the layers `<name>_<kind>`, `<name>_bn` and
+            `<name>_activation`.
+        normalization: Called as `normalization(axis=..., name=...)`; returns a layer.
+            None for no normalization.
+        activation: The nonlinearity `g`, a name or a function.
+        axis: Axis of the channels, passed to `normalization`.
 
     Returns:
         The symbolic output `z`.
 
     Raises:
-        ValueError: if `normalization` is a layer, or neither callable nor None.
+        ValueError: If `normalization` is a layer, or neither callable nor None.
 
     Example:
     ```python
@@ -68,7 +70,7 @@ def hidden_layer(
     Reference:
         Ioffe & Szegedy 2015, section 3.2.
     """
-    # A layer is callable too, but one layer cannot stand in several places.
+    # A layer is callable too, but one layer cannot be used in several places.
     if isinstance(normalization, keras.Layer) or not (
         normalization is None or callable(normalization)
     ):
@@ -83,24 +85,26 @@ def hidden_layer(
     return keras.layers.Activation(activation, name=f"{name}_activation")(outputs)
 
 
-def fresh_initializer(initializer: Any) -> Any:
-    """Return the initializer as one more layer may use it.
+def clone_initializer(initializer: Initializer) -> Initializer:
+    """Return the initializer for one more layer.
+
+    Keras gives layers of the same shape that share an initializer object the same
+    weights. A clone draws its own random numbers, unless the initializer has a `seed`.
 
     Args:
-        initializer: a Keras initializer, its name, or a function.
+        initializer: A Keras initializer, its name, or a function.
 
     Returns:
-        A copy that draws its own numbers. Keras would give layers of one shape that
-        share an initializer the same weights; with a `seed` they are still the same.
+        A clone of a Keras initializer; anything else unchanged.
 
     Example:
     ```python
     import keras
 
-    from bn_keras.models.hidden_layer import fresh_initializer
+    from bn_keras.models.hidden_layer import clone_initializer
 
     normal = keras.initializers.RandomNormal()
-    assert fresh_initializer(normal) is not normal
+    assert clone_initializer(normal) is not normal
     ```
     """
     if isinstance(initializer, keras.Initializer):

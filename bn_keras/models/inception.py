@@ -1,7 +1,4 @@
-"""Inception with and without BN: figure 5 as one table, built by one loop.
-
-Knows no recipe: learning rates, L2 and distortions stand elsewhere.
-"""
+"""Inception with and without BN, from the table of figure 5."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,15 +21,30 @@ from bn_keras.models.conventions import (
     scale_channels,
 )
 from bn_keras.models.hidden_layer import (
+    Activation,
+    Initializer,
     Normalization,
-    fresh_initializer,
+    Regularizer,
+    clone_initializer,
     hidden_layer,
 )
 from bn_keras.models.stems import SHORTEST_SIDE
 
 
 class Module(NamedTuple):
-    """One row of figure 5, in channels; 0 stands for a branch that is not there."""
+    """One row of figure 5: numbers of channels, 0 for a branch that does not exist.
+
+    Args:
+        name: Name of the module, such as `"3a"`.
+        strides: Strides of the last step of each branch.
+        single: The 1x1 convolution.
+        triple_reduce: The 1x1 convolution before the 3x3 convolution.
+        triple: The 3x3 convolution.
+        double_reduce: The 1x1 convolution before the two 3x3 convolutions.
+        double: The two 3x3 convolutions.
+        pool: `"avg"` or `"max"`.
+        projection: The 1x1 convolution after the pooling.
+    """
 
     name: str
     strides: int
@@ -45,8 +57,8 @@ class Module(NamedTuple):
     projection: int
 
 
-# The figure prints a projection of 128 in 4c and 4d, which contradicts its printed
-# outputs (576, and 1024 after 4e); 96 agrees with them.
+# The figure prints a projection of 128 in 4c and 4d. That contradicts the outputs it
+# prints (576, and 1024 after 4e); 96 agrees with them.
 MODULES = (
     Module("3a", 1, 64, 64, 64, 64, 96, "avg", 32),
     Module("3b", 1, 64, 64, 96, 64, 96, "avg", 64),
@@ -69,68 +81,70 @@ def Inception(  # noqa: N802 (builders are nouns)
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
-    classifier_activation: Any = "softmax",
+    classifier_activation: Activation = "softmax",
     name: str = "inception",
     *,
-    activation: Any = "relu",
+    activation: Activation = "relu",
     dropout: float = 0.4,
     normalization: Normalization = None,
     local_response_normalization: bool = True,
     width: float = 1.0,
     stem: str = "imagenet",
     separable: bool = True,
-    kernel_initializer: Any = "he_normal",
-    kernel_regularizer: Any = None,
+    kernel_initializer: Initializer = "he_normal",
+    kernel_regularizer: Regularizer = None,
 ) -> keras.Model:
-    """The network that BN is measured against: no BN, LRN, 40 % dropout.
+    """Build the network without BN: with LRN and 40 % dropout.
 
-    `normalization=BatchNormalization` makes it BN-Baseline: BN before each
-    nonlinearity, all else equal.
+    With `normalization=BatchNormalization` it is BN-Baseline, which has BN before each
+    nonlinearity and is otherwise the same.
 
     Args:
-        include_top: whether average pooling, dropout and the classifier are there.
+        include_top: Whether the network includes average pooling, dropout and the
+            classifier.
         weights: None, or the path of a `.weights.h5` or `.keras` file to load.
-        input_shape: `(height, width, channels)`, or `(channels, height, width)` where
-            `keras.config.image_data_format()` is `"channels_first"`; sides may be
-            None. None: 224 x 224 pixels of 3 channels.
-        pooling: without the top, `"avg"` or `"max"` over all positions, or None.
-        classes: number of outputs; ignored without the top.
-        classifier_activation: of the output; None for logits.
-        name: name of the model.
-        activation: the nonlinearity of every convolution.
-        dropout: share of the features dropped before the classifier, 0 to 1.
-        normalization: called as `normalization(axis=..., name=...)` for each
-            convolution, `axis` being that of the channels; the convolution then has
-            no bias. None: no normalization, with bias. It may look at `name` and
-            return another layer in some places.
-        local_response_normalization: whether it stands where GoogLeNet has it, after
-            the first pooling and before the second.
-        width: multiplies the channels of every convolution.
-        stem: `"imagenet"`, the paper's, reduces a side 8 times before module 3a.
-            `"small"`, for 32x32 and 64x64, begins with 3x3 at stride 1, and pools
-            before 3a only if both sides are at least 64; a side that is None does
-            not pool.
-        separable: whether the first convolution is separable with depth multiplier
-            8, the paper's, or plain.
-        kernel_initializer: of the convolutions; the paper states none. He's, made
-            for ReLU (He et al. 2015), is chosen; the classifier has Keras' Glorot.
-            Give no seed to an initializer: layers of one shape would start equal.
-        kernel_regularizer: of every convolution's kernel, both of a separable one,
-            and of the classifier's; such as `keras.regularizers.L2`.
+        input_shape: `(height, width, channels)`, or `(channels, height, width)` if
+            `keras.config.image_data_format()` is `"channels_first"`. Height and width
+            may be None. The default None stands for 224 x 224 pixels and 3 channels.
+        pooling: Global pooling of a network without the top: `"avg"`, `"max"` or None.
+        classes: Number of outputs; ignored without the top.
+        classifier_activation: Activation of the output; None for logits.
+        name: Name of the model.
+        activation: The nonlinearity of every convolution, a name or a function.
+        dropout: Fraction of the features dropped before the classifier, from 0 to 1.
+        normalization: Called as `normalization(axis=..., name=...)` for each
+            convolution, with the axis of the channels; returns a layer, which may
+            depend on `name`. The convolution then has no bias. None for no
+            normalization, and convolutions with a bias.
+        local_response_normalization: Whether there is local response normalization
+            where GoogLeNet has it: after the first pooling and before the second.
+        width: Factor of the number of channels of every convolution.
+        stem: `"imagenet"` is the paper's, which reduces a side 8 times before module
+            3a. `"small"`, for 32x32 and 64x64 images, begins with a 3x3 convolution at
+            stride 1, and pools before module 3a only if both sides are known and at
+            least 64.
+        separable: Whether the first convolution is separable with depth multiplier 8,
+            as in the paper.
+        kernel_initializer: Initializer of the convolutions; the paper states none. The
+            default is made for ReLU (He et al. 2015). The classifier has Keras'
+            default. With a seed, layers of the same shape would start with the same
+            weights.
+        kernel_regularizer: Regularizer of the kernels of every convolution and of the
+            classifier, such as `keras.regularizers.L2(1e-4)`.
 
     Returns:
-        A Functional model, `(batch, *input_shape)` to `(batch, classes)`. The layers
-        of a convolution are `<place>_conv`, `<place>_bn`, `<place>_activation`; the
-        places are `conv1`, `conv2_reduce`, `conv2` and, in module 3a,
-        `inception_3a_1x1`, `_3x3_reduce`, `_3x3`, `_double_3x3_reduce`,
-        `_double_3x3_a`, `_double_3x3_b`, `_pool_projection`. `inception_3a` is the
-        module's output. GoogLeNet's auxiliary classifiers, which figure 5 does not
-        have, are left out.
+        A Functional model from `(batch, *input_shape)` to `(batch, classes)`. The
+        layers of a convolution are `<place>_conv`, `<place>_bn` and
+        `<place>_activation`. The places are `conv1`, `conv2_reduce`, `conv2` and, in
+        module 3a, `inception_3a_1x1`, `_3x3_reduce`, `_3x3`, `_double_3x3_reduce`,
+        `_double_3x3_a`, `_double_3x3_b` and `_pool_projection`. The layer
+        `inception_3a` returns the module's output. As in figure 5, there are none of
+        GoogLeNet's auxiliary classifiers.
 
     Raises:
-        ValueError: if `weights` is no file, `input_shape` not of rank 3 or too small
-            for the stem, `stem` or `pooling` unknown, `width` not positive, or
-            `normalization` neither callable nor None.
+        ValueError: If `weights` is not a file; `input_shape` does not have rank 3 or is
+            too small for the stem; `stem` or `pooling` is unknown; `width` is not
+            positive; or `normalization` is neither callable nor None.
 
     Example:
     ```python
@@ -157,8 +171,10 @@ def Inception(  # noqa: N802 (builders are nouns)
         kernel_initializer=kernel_initializer,
         kernel_regularizer=kernel_regularizer,
     )
-    inputs = keras.Input(shape, name="image")
-    x = _stem(inputs, convolution, stem, separable, lrn=local_response_normalization)
+    inputs: Any = keras.Input(shape, name="image")
+    x: Any = _stem(
+        inputs, convolution, stem, separable, lrn=local_response_normalization
+    )
     for module in MODULES:
         x = _module(x, convolution, axis, module)
     if include_top:
@@ -179,50 +195,51 @@ def BNInception(  # noqa: N802 (builders are nouns)
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
-    classifier_activation: Any = "softmax",
+    classifier_activation: Activation = "softmax",
     name: str = "bn_inception",
     *,
-    activation: Any = "relu",
+    activation: Activation = "relu",
     dropout: float = 0.0,
     normalization: Normalization = BatchNormalization,
     local_response_normalization: bool = False,
     width: float = 1.0,
     stem: str = "imagenet",
     separable: bool = True,
-    kernel_initializer: Any = "he_normal",
-    kernel_regularizer: Any = None,
+    kernel_initializer: Initializer = "he_normal",
+    kernel_regularizer: Regularizer = None,
 ) -> keras.Model:
-    """The network of BN-x5 and BN-x30: BN, no LRN, no dropout.
+    """Build the network of BN-x5 and BN-x30: with BN, without LRN and dropout.
 
-    `activation="sigmoid"` makes it BN-x5-Sigmoid's.
+    With `activation="sigmoid"` it is the network of BN-x5-Sigmoid.
 
-    With 1000 classes it has 11,188,288 trainable parameters (11,194,984 with a plain
-    first layer). The 13.6 million of the paper's text follow from no reading of its
-    figure 5.
+    With 1000 classes it has 11,188,288 trainable parameters, or 11,194,984 if
+    `separable` is False. The text of the paper states 13.6 million, which does not
+    follow from its figure 5.
 
     Args:
-        include_top: as all that follow, see `Inception`; only the defaults differ.
-        weights: file to load, or None.
-        input_shape: shape of one image, or None.
-        pooling: without the top, `"avg"`, `"max"` or None.
-        classes: number of outputs.
-        classifier_activation: of the output.
-        name: name of the model.
-        activation: the nonlinearity of every convolution.
-        dropout: share of the features dropped; 0: no such layer.
-        normalization: called as `normalization(axis=..., name=...)`.
-        local_response_normalization: whether it is there.
-        width: multiplies the channels.
+        include_top: Whether the network includes the top. This and the following
+            arguments are those of `Inception`, with other defaults.
+        weights: None, or the path of a file to load.
+        input_shape: Shape of one image, or None.
+        pooling: Global pooling of a network without the top.
+        classes: Number of outputs.
+        classifier_activation: Activation of the output.
+        name: Name of the model.
+        activation: The nonlinearity of every convolution.
+        dropout: Fraction of the features dropped before the classifier.
+        normalization: Called as `normalization(axis=..., name=...)`.
+        local_response_normalization: Whether there is local response normalization.
+        width: Factor of the number of channels.
         stem: `"imagenet"` or `"small"`.
-        separable: whether the first convolution is.
-        kernel_initializer: of the convolutions.
-        kernel_regularizer: of every kernel.
+        separable: Whether the first convolution is separable.
+        kernel_initializer: Initializer of the convolutions.
+        kernel_regularizer: Regularizer of every kernel.
 
     Returns:
-        A Functional model, `(batch, *input_shape)` to `(batch, classes)`.
+        A Functional model from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: as `Inception`.
+        ValueError: As for `Inception`.
 
     Example:
     ```python
@@ -256,7 +273,7 @@ def BNInception(  # noqa: N802 (builders are nouns)
 
 
 def _convolution(
-    x: Any,
+    x: keras.KerasTensor,
     name: str,
     filters: int,
     size: int,
@@ -265,12 +282,12 @@ def _convolution(
     *,
     width: float,
     normalization: Normalization,
-    activation: Any,
+    activation: Activation,
     axis: int,
-    kernel_initializer: Any,
-    kernel_regularizer: Any,
-) -> Any:
-    initializer = partial(fresh_initializer, kernel_initializer)
+    kernel_initializer: Initializer,
+    kernel_regularizer: Regularizer,
+) -> keras.KerasTensor:
+    initializer = partial(clone_initializer, kernel_initializer)
     channels = scale_channels(width, filters)
     if depth_multiplier is None:
         layer = partial(
@@ -303,8 +320,12 @@ def _convolution(
 
 
 def _stem(
-    inputs: Any, convolution: Callable[..., Any], stem: str, separable: bool, lrn: bool
-) -> Any:
+    inputs: keras.KerasTensor,
+    convolution: Callable[..., keras.KerasTensor],
+    stem: str,
+    separable: bool,
+    lrn: bool,
+) -> keras.KerasTensor:
     small = stem == "small"
     size, strides = (3, 1) if small else (7, 2)
     x = convolution(inputs, "conv1", 64, size, strides, 8 if separable else None)
@@ -316,12 +337,19 @@ def _stem(
     x = convolution(x, "conv2", 192, 3)
     if lrn:
         x = LocalResponseNormalization(name="lrn2")(x)
+    # Of 32x32 pixels a second pooling would leave too few for the modules.
     if not small or all((side or 0) >= 64 for side in image_sides(inputs.shape[1:])):
         x = keras.layers.MaxPooling2D(3, 2, padding="same", name="pool2")(x)
     return x
 
 
-def _module(x: Any, convolution: Callable[..., Any], axis: int, module: Module) -> Any:
+def _module(
+    x: keras.KerasTensor,
+    convolution: Callable[..., keras.KerasTensor],
+    axis: int,
+    module: Module,
+) -> keras.KerasTensor:
+    # Only the last step of each branch has strides, so that the others see all pixels.
     prefix, strides = f"inception_{module.name}", module.strides
     branches = []
     if module.single:

@@ -1,4 +1,4 @@
 """The stems of the Inception networks, without Keras."""
 
-# Stem to the shortest side, in pixels, of which a pixel is left in module 5b.
+# The smallest height and width in pixels, by stem: module 5b then has one pixel.
 SHORTEST_SIDE = {"imagenet": 32, "small": 4}

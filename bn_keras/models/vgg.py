@@ -1,7 +1,4 @@
-"""VGG with and without BN: table 1 as one table, built by one loop.
-
-Knows no recipe: learning rates, L2 and distortions stand elsewhere.
-"""
+"""VGG with and without BN."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -22,12 +19,16 @@ from bn_keras.models.conventions import (
     scale_channels,
 )
 from bn_keras.models.hidden_layer import (
+    Activation,
+    Initializer,
     Normalization,
-    fresh_initializer,
+    Regularizer,
+    clone_initializer,
     hidden_layer,
 )
 
-# Depth to the 3x3 convolutions of each block: columns A, B, D and E of table 1.
+# The number of 3x3 convolutions in each block, by depth: columns A, B, D and E of
+# table 1.
 CONVOLUTIONS = {
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
@@ -35,7 +36,7 @@ CONVOLUTIONS = {
     19: (2, 2, 4, 4, 4),
 }
 CHANNELS = (64, 128, 256, 512, 512)
-# Head to the units of its hidden layers.
+# The number of units of each hidden layer, by head.
 UNITS = {"imagenet": (4096, 4096), "small": ()}
 
 
@@ -45,61 +46,68 @@ def VGG(  # noqa: N802 (builders are nouns)
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
-    classifier_activation: Any = "softmax",
+    classifier_activation: Activation = "softmax",
     name: str = "vgg",
     *,
     depth: int = 16,
     head: str = "imagenet",
-    activation: Any = "relu",
+    activation: Activation = "relu",
     dropout: float = 0.5,
     normalization: Normalization = BatchNormalization,
     width: float = 1.0,
-    kernel_initializer: Any = "he_normal",
-    kernel_regularizer: Any = None,
+    kernel_initializer: Initializer = "he_normal",
+    kernel_regularizer: Regularizer = None,
 ) -> keras.Model:
-    """Five blocks of 3x3 convolutions, each block ended by a 2x2 max pooling.
+    """Build five blocks of 3x3 convolutions, each followed by 2x2 max pooling.
 
-    With `normalization=None` it is the paper's: 138,357,544 parameters at depth 16,
-    143,667,240 at depth 19. `head="small"` makes the network of 32x32 images in which
-    Santurkar et al. compare training with and without BN.
+    With `normalization=None` this is the paper's network, with 138,357,544 parameters
+    at depth 16 and 143,667,240 at depth 19. With `head="small"` it is the network for
+    32x32 images with which Santurkar et al. compare training with and without BN.
 
     Args:
-        include_top: whether the head is there.
+        include_top: Whether the network includes the head.
         weights: None, or the path of a `.weights.h5` or `.keras` file to load.
-        input_shape: `(height, width, channels)`, or `(channels, height, width)` where
-            `keras.config.image_data_format()` is `"channels_first"`; sides may be
-            None but under the head `"imagenet"`. None: 224 x 224 pixels of 3 channels.
-        pooling: without the top, `"avg"` or `"max"` over all positions, or None.
-        classes: number of outputs; ignored without the top.
-        classifier_activation: of the output; None for logits.
-        name: name of the model.
-        depth: layers with a kernel under the head `"imagenet"`: 11, 13, 16 or 19.
-        head: `"imagenet"`, the paper's, has two layers of 4096 units before the
-            classifier. `"small"`, for 32x32, has global average pooling instead.
-        activation: the nonlinearity of every convolution and 4096-unit layer.
-        dropout: share dropped after each layer of 4096 units, 0 to 1; the head
-            `"small"` has no such layer.
-        normalization: called as `normalization(axis=..., name=...)` for each
-            convolution and each layer of 4096 units, `axis` being that of the
-            channels; the layer then has no bias. None: no normalization, with bias.
-        width: multiplies the channels of every convolution, and the 4096 units.
-        kernel_initializer: of all layers but the classifier, which has Keras'
-            Glorot. He's, made for ReLU (He et al. 2015), is chosen: the paper's
-            needs a shallower network trained first. Give no seed to an initializer:
-            layers of one shape would start equal.
-        kernel_regularizer: of every kernel, the classifier's too; such as
-            `keras.regularizers.L2`.
+        input_shape: `(height, width, channels)`, or `(channels, height, width)` if
+            `keras.config.image_data_format()` is `"channels_first"`. Height and width
+            may be None, except with the head `"imagenet"`. The default None stands for
+            224 x 224 pixels and 3 channels.
+        pooling: Global pooling of a network without the top: `"avg"`, `"max"` or None.
+        classes: Number of outputs; ignored without the top.
+        classifier_activation: Activation of the output; None for logits.
+        name: Name of the model.
+        depth: Number of layers with a kernel if the head is `"imagenet"`: 11, 13, 16
+            or 19.
+        head: `"imagenet"` is the paper's, with two layers of 4096 units before the
+            classifier. `"small"`, for 32x32 images, has global average pooling
+            instead.
+        activation: The nonlinearity of every convolution and 4096-unit layer, a name
+            or a function.
+        dropout: Fraction dropped after each layer of 4096 units, from 0 to 1. The head
+            `"small"` has no dropout.
+        normalization: Called as `normalization(axis=..., name=...)` for each
+            convolution and each layer of 4096 units, with the axis of the channels;
+            returns a layer. The linear layer then has no bias. None for no
+            normalization, and layers with a bias.
+        width: Factor of the number of channels of every convolution, and of the 4096
+            units.
+        kernel_initializer: Initializer of all layers except the classifier, which has
+            Keras' default. The default is made for ReLU (He et al. 2015); the paper's
+            initialization needs a shallower network trained before. With a seed,
+            layers of the same shape would start with the same weights.
+        kernel_regularizer: Regularizer of every kernel, including the classifier's,
+            such as `keras.regularizers.L2(1e-4)`.
 
     Returns:
-        A Functional model, `(batch, *input_shape)` to `(batch, classes)`, with layers
-        `block1_1_conv`, `block1_1_bn`, `block1_1_activation`, ..., `block1_pool`,
-        ..., `fc1_dense`, `fc1_bn`, `fc1_activation`, `fc1_dropout`, ...,
+        A Functional model from `(batch, *input_shape)` to `(batch, classes)`, with the
+        layers `block1_1_conv`, `block1_1_bn`, `block1_1_activation`, ...,
+        `block1_pool`, ..., `fc1_dense`, `fc1_bn`, `fc1_activation`, `fc1_dropout`, ...,
         `predictions`.
 
     Raises:
-        ValueError: if `weights` is no file, `input_shape` not of rank 3, too small or
-            unknown where the head must know it, `depth`, `head` or `pooling` unknown,
-            `width` not positive, or `normalization` neither callable nor None.
+        ValueError: If `weights` is not a file; `input_shape` does not have rank 3, is
+            too small, or is unknown where the head requires it; `depth`, `head` or
+            `pooling` is unknown; `width` is not positive; or `normalization` is
+            neither callable nor None.
 
     Example:
     ```python
@@ -116,19 +124,21 @@ def VGG(  # noqa: N802 (builders are nouns)
     check_arguments(weights, pooling, width)
     check_choice("depth", depth, CONVOLUTIONS)
     check_choice("head", head, UNITS)
-    shape = image_shape(input_shape, 2 ** len(CHANNELS), "for five halvings")
+    shape = image_shape(input_shape, 2 ** len(CHANNELS), "to be halved five times")
     if include_top and head == "imagenet" and None in shape:
         raise ValueError(
-            '`input_shape` must have known sides for head="imagenet", which has a '
-            'weight for each position; head="small" takes any. '
-            f"Received: input_shape={input_shape}"
+            '`input_shape` must have known sides for head="imagenet", which has '
+            f"weights for each position. Received: input_shape={input_shape}. Use "
+            'head="small" for images of any size'
         )
 
-    def hidden(x: Any, linear: Any, channels: int, kind: str, place: str) -> Any:
+    def hidden(
+        x: keras.KerasTensor, linear: Any, channels: int, kind: str, place: str
+    ) -> keras.KerasTensor:
         layer = partial(
             linear,
             scale_channels(width, channels),
-            kernel_initializer=fresh_initializer(kernel_initializer),
+            kernel_initializer=clone_initializer(kernel_initializer),
             kernel_regularizer=kernel_regularizer,
         )
         return hidden_layer(
@@ -142,7 +152,8 @@ def VGG(  # noqa: N802 (builders are nouns)
         )
 
     convolution = partial(keras.layers.Conv2D, kernel_size=3, padding="same")
-    x = inputs = keras.Input(shape, name="image")
+    inputs: Any = keras.Input(shape, name="image")
+    x: Any = inputs
     blocks = zip(CHANNELS, CONVOLUTIONS[depth], strict=True)
     for block, (channels, repeats) in enumerate(blocks, start=1):
         for index in range(1, repeats + 1):
