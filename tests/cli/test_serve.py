@@ -17,7 +17,7 @@ import trustme
 from conformance.models import Factor
 from google.protobuf.text_format import text_encoding
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from serving_models import UNLIMITED, refusal, request_of, status_request, write
+from serving_models import UNLIMITED, request_of, rpc_error, status_request, write
 from tensorflow_serving.apis import (
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
@@ -208,14 +208,14 @@ def test_answers_are_bytes_and_batches_are_of_the_size_in_the_file(predictions):
     seen = answer(predictions, "factor", "rows", TWO).outputs["seen"]
     assert seen.tensor_content == np.int32([4, 4]).tobytes()
     five = request_of({"x": np.ones(5, np.float32)}, "factor")
-    code, details = refusal(predictions.Predict, five)
+    code, details = rpc_error(predictions.Predict, five)
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     assert "larger than maximum input batch size 4" in details
 
 
 def test_channel_arguments_reach_grpc(predictions):
     large = request_of({"x": np.ones(30_000, np.float32)}, "factor")
-    code, _ = refusal(predictions.Predict, large)
+    code, _ = rpc_error(predictions.Predict, large)
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -250,7 +250,7 @@ def test_tls_is_that_of_the_file(second, secure):
     assert list(answer(stub, "first", "rows").outputs["seen"].int_val) == [1]
     with grpc.insecure_channel(second.address) as channel:
         plain = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        code, _ = refusal(plain.Predict, request_of(ONE, "first"))
+        code, _ = rpc_error(plain.Predict, request_of(ONE, "first"))
     assert code == grpc.StatusCode.UNAVAILABLE
     assert second.request("GET", "/v1/models/first")[0] == 200
     for path in ("/metrics", "/monitoring/prometheus/metrics"):

@@ -4,7 +4,7 @@ import time
 
 import grpc
 import numpy as np
-from serving_models import refusal, request_of
+from serving_models import request_of, rpc_error
 
 from conformance.endpoint import INVALID
 
@@ -46,7 +46,7 @@ def test_an_answer_is_that_of_its_own_rows(batching):
 
 
 def test_a_task_larger_than_a_batch_is_refused(batching):
-    code, details = refusal(batching.predictions.Predict, request_of(rows(5), "all"))
+    code, details = rpc_error(batching.predictions.Predict, request_of(rows(5), "all"))
     assert code == INVALID
     assert "size 5 is larger than maximum input batch size 4" in details
 

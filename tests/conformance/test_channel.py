@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from serving_models import refusal, request_of
+from serving_models import request_of, rpc_error
 
 from conformance.endpoint import NOT_FOUND, embedded_only
 
@@ -67,5 +67,5 @@ def test_reflection_tells_services_and_their_files(endpoint):
 
 def test_a_call_that_there_is_not_is_unimplemented(endpoint):
     call = endpoint.channel.unary_unary("/tensorflow.serving.PredictionService/Dream")
-    code, _ = refusal(call, b"")
+    code, _ = rpc_error(call, b"")
     assert code == grpc.StatusCode.UNIMPLEMENTED

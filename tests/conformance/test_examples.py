@@ -6,11 +6,11 @@ from serving_examples import (
     classification,
     example_of,
     input_of,
+    multi_inference,
     pairs_of,
     regression,
-    tasks,
 )
-from serving_models import refusal
+from serving_models import rpc_error
 from tensorflow_serving.apis import (
     classification_pb2,
     input_pb2,
@@ -56,7 +56,7 @@ def test_features_of_the_context_belong_to_every_example(predictions):
 
 
 def test_several_signatures_answer_the_same_examples(predictions):
-    request = tasks(("scores", CLASSIFY), ("sum", REGRESS))
+    request = multi_inference(("scores", CLASSIFY), ("sum", REGRESS))
     first, second = predictions.MultiInference(request, timeout=30).results
     assert pairs_of(first.classification_result)[2] == [("", 5), ("", 6)]
     values = [one.value for one in second.regression_result.regressions]
@@ -72,7 +72,9 @@ def test_the_answer_names_the_default_signature(predictions, method):
     if method == "Classify":
         spec = predictions.Classify(classification(), timeout=30).model_spec
     else:
-        response = predictions.MultiInference(tasks(("", CLASSIFY)), timeout=30)
+        response = predictions.MultiInference(
+            multi_inference(("", CLASSIFY)), timeout=30
+        )
         spec = response.results[0].model_spec
     # servables/tensorflow/util.cc, MakeModelSpec.
     assert (spec.name, spec.version.value) == ("judge", 7)
@@ -93,7 +95,7 @@ def test_the_answer_names_the_default_signature(predictions, method):
     ],
 )
 def test_classify_refuses_what_is_no_classification(predictions, signature, details):
-    code, told = refusal(predictions.Classify, classification(signature))
+    code, told = rpc_error(predictions.Classify, classification(signature))
     assert (code, details in told) == (INVALID, True), told
 
 
@@ -109,7 +111,7 @@ def test_classify_refuses_what_is_no_classification(predictions, signature, deta
     ],
 )
 def test_regress_refuses_what_is_no_regression(predictions, signature, details):
-    code, told = refusal(predictions.Regress, regression(signature))
+    code, told = rpc_error(predictions.Regress, regression(signature))
     assert (code, details in told) == (INVALID, True), told
 
 
@@ -118,14 +120,14 @@ def test_no_examples_are_refused(predictions, given):
     for call, request in (
         (predictions.Classify, classification(given=given)),
         (predictions.Regress, regression(given=given)),
-        (predictions.MultiInference, tasks(("sum", REGRESS), given=given)),
+        (predictions.MultiInference, multi_inference(("sum", REGRESS), given=given)),
     ):
-        assert refusal(call, request) == (INVALID, "Input is empty.")
+        assert rpc_error(call, request) == (INVALID, "Input is empty.")
 
 
 def test_an_example_without_the_feature_is_the_models_error(predictions):
-    request = classification(given=input_of(example_of(1, 2, name="z")))
-    code, told = refusal(predictions.Classify, request)
+    request = classification(request_input=input_of(example_of(1, 2, name="z")))
+    code, told = rpc_error(predictions.Classify, request)
     assert (code, "Feature: x" in told) == (INVALID, True), told
 
 
@@ -133,32 +135,32 @@ def test_an_example_without_the_feature_is_the_models_error(predictions):
     ("request_", "code", "details"),
     [
         (
-            tasks(("sum", REGRESS), ("sum", REGRESS)),
+            multi_inference(("sum", REGRESS), ("sum", REGRESS)),
             INVALID,
             "Duplicate evaluation of signature: sum",
         ),
         (
-            tasks(("nothing", REGRESS)),
+            multi_inference(("nothing", REGRESS)),
             INVALID,
             "Requested signature not found in model graph: nothing",
         ),
         (
-            tasks(("sum", "tensorflow/serving/predict")),
+            multi_inference(("sum", "tensorflow/serving/predict")),
             grpc.StatusCode.UNIMPLEMENTED,
             "Unsupported signature method_name: tensorflow/serving/predict",
         ),
-        (tasks(), INVALID, "ModelSpec has no name specified."),
+        (multi_inference(), INVALID, "ModelSpec has no name specified."),
     ],
     ids=["twice", "unknown", "another method", "none"],
 )
 def test_tasks_that_cannot_be_run_are_refused(predictions, request_, code, details):
-    assert refusal(predictions.MultiInference, request_) == (code, details)
+    assert rpc_error(predictions.MultiInference, request_) == (code, details)
 
 
 def test_tasks_of_several_models_are_refused(predictions):
-    request = tasks(("scores", CLASSIFY), ("sum", REGRESS))
+    request = multi_inference(("scores", CLASSIFY), ("sum", REGRESS))
     request.tasks[1].model_spec.name = "multiply"
-    assert refusal(predictions.MultiInference, request) == (
+    assert rpc_error(predictions.MultiInference, request) == (
         INVALID,
         "All ModelSpecs in a MultiInferenceRequest must access the same model name.",
     )
@@ -169,9 +171,9 @@ def test_examples_for_no_model_are_refused(predictions):
         (predictions.Classify, classification_pb2.ClassificationRequest()),
         (predictions.Regress, regression_pb2.RegressionRequest()),
     ):
-        assert refusal(call, request) == (INVALID, "Missing ModelSpec")
+        assert rpc_error(call, request) == (INVALID, "Missing ModelSpec")
         request.model_spec.name = "other"
-        assert refusal(call, request) == (
+        assert rpc_error(call, request) == (
             NOT_FOUND,
             "Servable not found for request: Latest(other)",
         )

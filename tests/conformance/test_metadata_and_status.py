@@ -1,7 +1,7 @@
 """GetModelMetadata and GetModelStatus."""
 
 import pytest
-from serving_models import refusal, status_request
+from serving_models import rpc_error, status_request
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from conformance.endpoint import INVALID, NOT_FOUND, STATES
@@ -48,11 +48,11 @@ def test_metadata_of_a_version_or_a_label_is_its_own(predictions):
 )
 def test_any_other_metadata_is_refused(predictions, fields, details):
     request = metadata_request(fields=fields)
-    assert refusal(predictions.GetModelMetadata, request) == (INVALID, details)
+    assert rpc_error(predictions.GetModelMetadata, request) == (INVALID, details)
 
 
 def test_metadata_of_what_is_not_served_is_not_found(predictions):
-    assert refusal(predictions.GetModelMetadata, metadata_request("other")) == (
+    assert rpc_error(predictions.GetModelMetadata, metadata_request("other")) == (
         NOT_FOUND,
         "Servable not found for request: Latest(other)",
     )
@@ -85,11 +85,11 @@ def test_status_tells_the_newest_version_first(endpoint):
     ],
 )
 def test_status_of_what_never_was_is_not_found(endpoint, choice, details):
-    answer = refusal(endpoint.models.GetModelStatus, status_request(**choice))
+    answer = rpc_error(endpoint.models.GetModelStatus, status_request(**choice))
     assert answer == (NOT_FOUND, details)
 
 
 def test_status_without_a_model_is_refused(endpoint):
     request = get_model_status_pb2.GetModelStatusRequest()
-    answer = refusal(endpoint.models.GetModelStatus, request)
+    answer = rpc_error(endpoint.models.GetModelStatus, request)
     assert answer == (INVALID, "Missing ModelSpec")

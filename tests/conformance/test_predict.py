@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving_models import ECHOED, ROWS, proto_of, refusal, request_of
+from serving_models import ECHOED, ROWS, proto_of, request_of, rpc_error
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from conformance.endpoint import (
@@ -91,26 +91,26 @@ def test_a_request_without_model_or_name_is_refused(predictions, method):
     if method == "GetModelMetadata":
         request.metadata_field.append("signature_def")
     call = getattr(predictions, method)
-    assert refusal(call, request) == (INVALID, "Missing ModelSpec")
+    assert rpc_error(call, request) == (INVALID, "Missing ModelSpec")
     request.model_spec.signature_name = "serving_default"
-    assert refusal(call, request) == (INVALID, "ModelSpec has no name specified.")
+    assert rpc_error(call, request) == (INVALID, "ModelSpec has no name specified.")
 
 
 def test_an_unknown_model_version_or_label_is_refused(predictions):
     request = request_of(name="other")
     expected = "Servable not found for request: Latest(other)"
-    assert refusal(predictions.Predict, request) == (NOT_FOUND, expected)
+    assert rpc_error(predictions.Predict, request) == (NOT_FOUND, expected)
     request = request_of()
     request.model_spec.version.value = 7
     expected = "Servable not found for request: Specific(multiply, 7)"
-    assert refusal(predictions.Predict, request) == (NOT_FOUND, expected)
+    assert rpc_error(predictions.Predict, request) == (NOT_FOUND, expected)
     request.model_spec.version_label = "best"
     expected = "Unrecognized servable version label: best"
-    assert refusal(predictions.Predict, request) == (INVALID, expected)
+    assert rpc_error(predictions.Predict, request) == (INVALID, expected)
 
 
 def test_an_unknown_signature_is_a_failed_precondition(predictions):
-    assert refusal(predictions.Predict, request_of(signature="nope")) == (
+    assert rpc_error(predictions.Predict, request_of(signature="nope")) == (
         FAILED_PRECONDITION,
         'Serving signature key "nope" not found.',
     )
@@ -129,13 +129,13 @@ def test_an_unknown_signature_is_a_failed_precondition(predictions):
 )
 def test_a_wrong_output_filter_is_refused(predictions, output_filter, details):
     request = request_of(output_filter=output_filter)
-    assert refusal(predictions.Predict, request) == (INVALID, details)
+    assert rpc_error(predictions.Predict, request) == (INVALID, details)
 
 
 def test_an_error_of_an_operation_keeps_its_code(predictions):
     infinite = {"x": np.full_like(ROWS, np.inf)}
     request = request_of(infinite, signature="checked")
-    code, details = refusal(predictions.Predict, request)
+    code, details = rpc_error(predictions.Predict, request)
     assert (code, "Tensor had Inf" in details) == (INVALID, True)
 
 
@@ -143,14 +143,14 @@ def test_an_error_of_an_operation_keeps_its_code(predictions):
 def test_an_error_of_an_operation_tells_nothing_of_the_file_system(predictions):
     infinite = {"x": np.full_like(ROWS, np.inf)}
     request = request_of(infinite, signature="checked")
-    _, details = refusal(predictions.Predict, request)
+    _, details = rpc_error(predictions.Predict, request)
     assert "Read <path>" in details
     assert "secret" not in details
     assert "/" not in details.replace("<path>", "").replace("n/a", "")
 
 
 def test_long_details_are_cut_at_1024(predictions):
-    code, details = refusal(predictions.Predict, request_of(signature="s" * 2000))
+    code, details = rpc_error(predictions.Predict, request_of(signature="s" * 2000))
     assert code == FAILED_PRECONDITION
     assert details.endswith("sss...TRUNCATED")
     assert len(details) == 1024 + len("...TRUNCATED")
@@ -158,6 +158,8 @@ def test_long_details_are_cut_at_1024(predictions):
 
 @embedded_only("TensorFlow Serving cuts inside a character")
 def test_long_details_are_cut_between_characters(predictions):
-    code, details = refusal(predictions.Predict, request_of(signature="\u20ac" * 2000))
+    code, details = rpc_error(
+        predictions.Predict, request_of(signature="\u20ac" * 2000)
+    )
     assert code == FAILED_PRECONDITION
     assert details.endswith("\u20ac...TRUNCATED")

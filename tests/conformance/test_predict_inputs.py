@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving_models import ROWS, proto_of, refusal, request_of
+from serving_models import ROWS, proto_of, request_of, rpc_error
 from tensorflow.core.framework import tensor_pb2
 
 from conformance.endpoint import INVALID, embedded_only
@@ -36,7 +36,7 @@ from conformance.endpoint import INVALID, embedded_only
     ids=["missing", "extra", "another name", "another type"],
 )
 def test_inputs_unlike_the_signature_are_refused(predictions, inputs, details):
-    code, told = refusal(predictions.Predict, request_of(inputs))
+    code, told = rpc_error(predictions.Predict, request_of(inputs))
     assert (code, details in told) == (INVALID, True), told
 
 
@@ -53,7 +53,7 @@ def test_inputs_unlike_the_signature_are_refused(predictions, inputs, details):
     ids=["short", "long", "negative", "300 axes", "no type", "unknown type"],
 )
 def test_a_malformed_tensor_is_refused_by_its_name(predictions, proto):
-    answer = refusal(predictions.Predict, request_of({"x": proto}))
+    answer = rpc_error(predictions.Predict, request_of({"x": proto}))
     assert answer == (INVALID, "tensor parsing error: x")
 
 
@@ -63,7 +63,7 @@ def test_a_malformed_tensor_is_refused_by_its_name(predictions, proto):
 )
 def test_a_tensor_larger_than_its_message_is_refused(predictions, shape):
     proto = proto_of(tf.float32, shape, float_val=[1.0])
-    answer = refusal(predictions.Predict, request_of({"x": proto}))
+    answer = rpc_error(predictions.Predict, request_of({"x": proto}))
     assert answer == (INVALID, "tensor parsing error: x")
 
 
@@ -79,13 +79,13 @@ def test_a_tensor_larger_than_its_message_is_refused(predictions, shape):
     ],
 )
 def test_a_tensor_unlike_the_signature_is_refused_unread(predictions, proto, details):
-    code, told = refusal(predictions.Predict, request_of({"x": proto}))
+    code, told = rpc_error(predictions.Predict, request_of({"x": proto}))
     assert (code, details in told) == (INVALID, True)
 
 
 @embedded_only("TensorFlow Serving does not look at shapes")
 def test_a_shape_unlike_the_signature_is_refused(predictions):
-    assert refusal(predictions.Predict, request_of({"x": ROWS[0]})) == (
+    assert rpc_error(predictions.Predict, request_of({"x": ROWS[0]})) == (
         INVALID,
         'Expected input "x" of shape (None, 4). Received: shape (4,); a single '
         "example needs a leading batch axis of 1.",
@@ -97,7 +97,7 @@ def test_a_rank_that_aborts_the_kernel_leaves_the_server_alive(predictions):
     image = np.ones((8, 8, 3), np.float32)
     for inputs in (image, np.float32(1)):
         request = request_of({"x": np.asarray(inputs)}, signature="image")
-        code, details = refusal(predictions.Predict, request)
+        code, details = rpc_error(predictions.Predict, request)
         assert (code, "Received: shape (" in details) == (INVALID, True)
     request = request_of({"x": image[None]}, signature="image")
     outputs = predictions.Predict(request, timeout=30).outputs
@@ -106,7 +106,7 @@ def test_a_rank_that_aborts_the_kernel_leaves_the_server_alive(predictions):
 
 @embedded_only("TensorFlow Serving leaves an empty batch to the operations")
 def test_an_empty_batch_is_refused(predictions):
-    assert refusal(predictions.Predict, request_of({"x": ROWS[:0]})) == (
+    assert rpc_error(predictions.Predict, request_of({"x": ROWS[:0]})) == (
         INVALID,
         'Expected input "x" of shape (None, 4) with at least one example. '
         "Received: shape (0, 4), an empty batch; send no request for no examples.",

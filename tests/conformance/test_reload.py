@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from serving_models import refusal, request_of
+from serving_models import request_of, rpc_error
 from tensorflow_serving.apis import model_management_pb2
 
 from conformance.endpoint import (
@@ -30,7 +30,7 @@ def reload(endpoint, config):
 
 def refused(endpoint, config):
     request = model_management_pb2.ReloadConfigRequest(config=config)
-    return refusal(endpoint.models.HandleReloadConfigRequest, request)
+    return rpc_error(endpoint.models.HandleReloadConfigRequest, request)
 
 
 def model_of(config, name):
@@ -52,7 +52,7 @@ def test_a_reload_replaces_the_whole_list_and_waits_for_the_new(disk, config):
     assert response.HasField("status")
     assert (response.status.error_code, response.status.error_message) == (0, "")
     assert latest(disk, "renamed") == 125
-    assert refusal(disk.predictions.Predict, request_of(ONE, "two")) == (
+    assert rpc_error(disk.predictions.Predict, request_of(ONE, "two")) == (
         NOT_FOUND,
         "Servable not found for request: Latest(two)",
     )
@@ -83,7 +83,7 @@ def test_labels_move_and_go(disk, config):
     request = request_of(ONE, "all")
     request.model_spec.version_label = "canary"
     expected = "Unrecognized servable version label: canary"
-    assert refusal(disk.predictions.Predict, request) == (INVALID, expected)
+    assert rpc_error(disk.predictions.Predict, request) == (INVALID, expected)
 
 
 def test_a_label_for_an_unavailable_version_is_a_failed_precondition(disk, config):
@@ -134,7 +134,7 @@ def test_a_refused_reload_tells_nothing_of_the_file_system(disk, config):
 
 def test_a_reload_without_a_list_is_refused(disk):
     request = model_management_pb2.ReloadConfigRequest()
-    assert refusal(disk.models.HandleReloadConfigRequest, request) == (
+    assert rpc_error(disk.models.HandleReloadConfigRequest, request) == (
         INVALID,
         "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
         "ModelConfigList is currently supported",

@@ -1,4 +1,4 @@
-"""REST: paths, documents and the HTTP status of each refusal."""
+"""REST: paths, documents and the HTTP status of each rpc_error."""
 
 import base64
 import json

@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving_models import predict_log, refusal, request_of, write
+from serving_models import predict_log, request_of, rpc_error, write
 
 from conformance.endpoint import EMBEDDED, INVALID, NOT_FOUND, STATES, embedded_only
 from conformance.models import Factor
@@ -59,7 +59,7 @@ def test_a_policy_says_which_versions_are_served(endpoint, name, served):
     for version in {123, 124, 125} - served:
         request = request_of(ONE, name)
         request.model_spec.version.value = version
-        assert refusal(endpoint.predictions.Predict, request) == (
+        assert rpc_error(endpoint.predictions.Predict, request) == (
             NOT_FOUND,
             f"Servable not found for request: Specific({name}, {version})",
         )
@@ -73,7 +73,7 @@ def test_a_label_is_of_one_model(predictions):
     request = request_of(ONE, "two")
     request.model_spec.version_label = "stable"
     expected = "Unrecognized servable version label: stable"
-    assert refusal(predictions.Predict, request) == (INVALID, expected)
+    assert rpc_error(predictions.Predict, request) == (INVALID, expected)
 
 
 class Askers:

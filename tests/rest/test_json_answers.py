@@ -25,11 +25,11 @@ def outputs(**given):
 
 
 def rows(**given):
-    return json.loads(json_answers.predictions(outputs(**given), by_row=True))
+    return json.loads(json_answers.encode_predictions(outputs(**given), by_row=True))
 
 
 def columns(**given):
-    return json.loads(json_answers.predictions(outputs(**given), by_row=False))
+    return json.loads(json_answers.encode_predictions(outputs(**given), by_row=False))
 
 
 def strings(*values):
@@ -97,7 +97,7 @@ def test_an_empty_batch_is_an_empty_list():
 
 def test_floats_have_few_digits_and_always_a_sign_that_they_are_floats():
     values = [9000000, 999999, 0.5, 0.0003, 0.00003, 555557.5, 0.2, 1 / 3, 3, -0.0]
-    text = json_answers.predictions(outputs(y=np.float32(values)), by_row=True)
+    text = json_answers.encode_predictions(outputs(y=np.float32(values)), by_row=True)
     assert text.decode() == (
         '{"predictions": [9000000.0, 999999.0, 0.5, 0.0003, 3e-05, 555557.5, 0.2, '
         "0.33333334, 3.0, -0.0]}"
@@ -108,7 +108,9 @@ def test_floats_have_few_digits_and_always_a_sign_that_they_are_floats():
 def test_what_is_no_number_is_written_as_the_real_server_does():
     given = np.array([math.nan, math.inf, 3, -math.inf])
     for dtype in (np.float32, np.float64):
-        text = json_answers.predictions(outputs(y=given.astype(dtype)), by_row=True)
+        text = json_answers.encode_predictions(
+            outputs(y=given.astype(dtype)), by_row=True
+        )
         assert text == b'{"predictions": [NaN, Infinity, 3.0, -Infinity]}'
 
 
@@ -146,7 +148,7 @@ def test_what_has_no_form_in_json_is_refused(given, message):
 def test_tensors_come_as_bytes_as_well():
     proto = tf.make_tensor_proto(INTS)
     assert proto.tensor_content
-    assert json.loads(json_answers.predictions({"y": proto}, by_row=False)) == {
+    assert json.loads(json_answers.encode_predictions({"y": proto}, by_row=False)) == {
         "outputs": INTS.tolist()
     }
 
@@ -157,7 +159,7 @@ def test_classifications_are_pairs():
         one = result.classifications.add()
         for label, score in zip(("car", ""), scores, strict=True):
             one.classes.add(label=label, score=score)
-    assert json_answers.classifications(result) == (
+    assert json_answers.encode_classifications(result) == (
         b'{"results": [[["car", 0.2], ["", 0.7]], [["car", 0.9], ["", NaN]]]}'
     )
 
@@ -166,26 +168,26 @@ def test_regressions_are_numbers():
     result = regression_pb2.RegressionResult()
     for value in (0.2, math.inf, 1.0, -math.inf):
         result.regressions.add(value=value)
-    assert json_answers.regressions(result) == (
+    assert json_answers.encode_regressions(result) == (
         b'{"results": [0.2, Infinity, 1.0, -Infinity]}'
     )
 
 
 def test_no_results_are_refused():
     with pytest.raises(InvalidRequestError, match="empty ClassificationResults"):
-        json_answers.classifications(classification_pb2.ClassificationResult())
+        json_answers.encode_classifications(classification_pb2.ClassificationResult())
     with pytest.raises(InvalidRequestError, match="empty RegressionResults"):
-        json_answers.regressions(regression_pb2.RegressionResult())
+        json_answers.encode_regressions(regression_pb2.RegressionResult())
 
 
 def test_a_refusal_is_an_object():
-    assert json_answers.error('Bad "key"') == b'{"error": "Bad \\"key\\""}'
+    assert json_answers.encode_error('Bad "key"') == b'{"error": "Bad \\"key\\""}'
 
 
 @settings(max_examples=200, deadline=None)
 @given(arrays.arrays(np.float32, st.integers(1, 20)))
 def test_float32_comes_back_from_its_fewest_digits(array):
-    found = json_answers.shortest(array)
+    found = json_answers.round_to_shortest(array)
     with np.errstate(all="ignore"):
         np.testing.assert_array_equal(found.astype(np.float32), array)
 
@@ -194,4 +196,4 @@ def test_the_fewest_digits_are_numpy_s():
     rng = np.random.default_rng(5)
     array = (rng.normal(size=5000) * 10 ** rng.uniform(-9, 9, 5000)).astype(np.float32)
     expected = [float(str(one)) for one in array]
-    assert json_answers.shortest(array).tolist() == expected
+    assert json_answers.round_to_shortest(array).tolist() == expected

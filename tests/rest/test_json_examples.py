@@ -11,7 +11,7 @@ from bn_keras_serving.rest import json_examples, json_text
 
 
 def read(text):
-    return json_examples.examples(json_text.parse(text.encode()))
+    return json_examples.decode_examples(json_text.parse(text.encode()))
 
 
 def features(example):

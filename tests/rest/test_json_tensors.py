@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from dispatcher_double import infos
+from dispatcher_double import tensor_infos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -28,9 +28,9 @@ def read(text, **inputs):
     """Return the arrays of a document, each input of the type given."""
     if not isinstance(text, str):
         text = json.dumps(text)
-    found = json_tensors.inputs(
+    found = json_tensors.decode_inputs(
         json_text.parse(text.encode()),
-        infos(**{name: (dtype, None) for name, dtype in inputs.items()}),
+        tensor_infos(**{name: (dtype, None) for name, dtype in inputs.items()}),
     )
     # What TensorFlow's C++ makes of the protocol buffer.
     return {
@@ -367,13 +367,13 @@ def test_any_document_makes_a_tensor_of_the_type_or_a_refusal(value, key, dtype)
 def test_an_image_costs_little_more_than_its_parsing():
     image = np.random.default_rng(0).random((224, 224, 3), np.float32)
     body = json.dumps({"instances": [image.astype(float).tolist()]}).encode()
-    described = infos(x=(tf.float32, [None, 224, 224, 3]))
+    described = tensor_infos(x=(tf.float32, [None, 224, 224, 3]))
     parsing, all_of_it = [], []
     for _ in range(3):
         began = time.process_time()
         document = json_text.parse(body)
         parsed = time.process_time()
-        found = json_tensors.inputs(document, described)
+        found = json_tensors.decode_inputs(document, described)
         parsing.append(parsed - began)
         all_of_it.append(time.process_time() - began)
     np.testing.assert_array_equal(tf.make_ndarray(found.tensors["x"])[0], image)

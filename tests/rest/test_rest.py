@@ -6,14 +6,14 @@ import json
 import grpc
 import pytest
 import tensorflow as tf
-from dispatcher_double import METRICS, InferenceDouble, Served, signature
+from dispatcher_double import METRICS, DispatcherDouble, RunningRestServer, signature
 
-from bn_keras_serving.common.errors import StatusError
+from bn_keras_serving.dispatch.error_mapping import StatusError
 
 
 @pytest.fixture
 def served():
-    with Served() as one:
+    with RunningRestServer() as one:
         yield one
 
 
@@ -21,9 +21,9 @@ def test_rows_are_answered_by_rows_and_columns_by_columns(served):
     rows = [[1.0, 2.5], [3.0, 4.0]]
     doubled = [[2.0, 5.0], [6.0, 8.0]]
     path = "/v1/models/m:predict"
-    assert served.ask(path, {"instances": rows}) == (200, {"predictions": doubled})
-    assert served.ask(path, {"inputs": rows}) == (200, {"outputs": doubled})
-    assert served.ask(path, {"inputs": {"x": rows}}) == (200, {"outputs": doubled})
+    assert served.send(path, {"instances": rows}) == (200, {"predictions": doubled})
+    assert served.send(path, {"inputs": rows}) == (200, {"outputs": doubled})
+    assert served.send(path, {"inputs": {"x": rows}}) == (200, {"outputs": doubled})
 
 
 def test_a_named_signature_with_several_inputs_answers_objects(served):
@@ -31,7 +31,7 @@ def test_a_named_signature_with_several_inputs_answers_objects(served):
         "signature_name": "pair",
         "instances": [{"a": [1, 2], "b": [3, 4]}, {"a": [5, 6], "b": [7, 8]}],
     }
-    assert served.ask("/v1/models/m:predict", document) == (
+    assert served.send("/v1/models/m:predict", document) == (
         200,
         {
             "predictions": [
@@ -44,11 +44,11 @@ def test_a_named_signature_with_several_inputs_answers_objects(served):
 
 def test_classify_and_regress_answer_results(served):
     document = {"examples": [{"x": 1.0}, {"x": 2.0}]}
-    assert served.ask("/v1/models/m:classify", document) == (
+    assert served.send("/v1/models/m:classify", document) == (
         200,
         {"results": [[["cat", 1.0]], [["cat", 2.0]]]},
     )
-    assert served.ask("/v1/models/m:regress", document) == (
+    assert served.send("/v1/models/m:regress", document) == (
         200,
         {"results": [2.5, 3.0]},
     )
@@ -67,13 +67,13 @@ def test_classify_and_regress_answer_results(served):
 )
 @pytest.mark.parametrize("verb", ["", "/metadata", ":predict", ":CLASSIFY"])
 def test_the_path_names_model_version_and_label(path, name, version, label, verb):
-    with Served(InferenceDouble(names=(name,))) as served:
+    with RunningRestServer(DispatcherDouble(names=(name,))) as served:
         if verb.startswith(":"):
             document = {"instances": [[1, 2]], "examples": [{"x": 1.0}]}
-            assert served.ask(path + verb, document)[0] == 200
+            assert served.send(path + verb, document)[0] == 200
         else:
-            assert served.ask(path + verb)[0] == 200
-        api, request = served.inference.asked[-1]
+            assert served.send(path + verb)[0] == 200
+        api, request = served.dispatcher.requests[-1]
         spec = request.model_spec
         assert (
             api
@@ -90,7 +90,7 @@ def test_the_path_names_model_version_and_label(path, name, version, label, verb
 
 
 def test_status_and_metadata_are_the_protocol_buffers_as_json(served):
-    assert served.ask("/v1/models/m") == (
+    assert served.send("/v1/models/m") == (
         200,
         {
             "model_version_status": [
@@ -102,7 +102,7 @@ def test_status_and_metadata_are_the_protocol_buffers_as_json(served):
             ]
         },
     )
-    status, found = served.ask("/v1/models/m/metadata")
+    status, found = served.send("/v1/models/m/metadata")
     assert status == 200
     assert found["model_spec"] == {"name": "m", "signature_name": "", "version": "2"}
     definition = found["metadata"]["signature_def"]["signature_def"]["serving_default"]
@@ -153,8 +153,8 @@ def test_a_wrong_route_is_refused_in_the_words_of_the_source(
     assert status == 400
     assert json.loads(body)["error"].startswith(message)
     assert headers["Content-Type"] == "application/json"
-    assert served.inference.asked == []
-    assert served.counted() == {"": {next(iter(served.counted()[""])): 1}}
+    assert served.dispatcher.requests == []
+    assert served.request_counts() == {"": {next(iter(served.request_counts()[""])): 1}}
 
 
 def test_other_paths_are_not_found(served):
@@ -199,7 +199,7 @@ def test_a_malformed_body_is_400(served, body, message):
     status, answer, _ = served.request("POST", "/v1/models/m:predict", body)
     assert status == 400
     assert message in json.loads(answer)["error"]
-    assert served.counted() == {"m": {"INVALID_ARGUMENT": 1}}
+    assert served.request_counts() == {"m": {"INVALID_ARGUMENT": 1}}
 
 
 CODES = {
@@ -224,36 +224,36 @@ CODES = {
 
 @pytest.mark.parametrize("code", [*grpc.StatusCode][1:], ids=lambda code: code.name)
 def test_every_code_has_its_http_status(served, code):
-    served.inference.refusal = StatusError(code, 'it "failed"\n')
-    assert served.ask("/v1/models/m:predict", {"instances": [[1, 2]]}) == (
+    served.dispatcher.error = StatusError(code, 'it "failed"\n')
+    assert served.send("/v1/models/m:predict", {"instances": [[1, 2]]}) == (
         CODES[code.name],
         {"error": 'it "failed"\n'},
     )
-    assert served.counted() == {"m": {code.name: 1}}
+    assert served.request_counts() == {"m": {code.name: 1}}
 
 
 def test_what_nobody_foresaw_is_500_and_tells_nothing(served, caplog):
-    served.inference.refusal = RuntimeError("/srv/secret")
-    status, answer = served.ask("/v1/models/m:predict", {"instances": [[1, 2]]})
+    served.dispatcher.error = RuntimeError("/srv/secret")
+    status, answer = served.send("/v1/models/m:predict", {"instances": [[1, 2]]})
     assert status == 500
     assert "secret" not in answer["error"]
     assert "secret" in caplog.text
 
 
 def test_an_unknown_model_is_404_and_makes_no_metric(served):
-    assert served.ask("/v1/models/half:predict", {"instances": [1.0]}) == (
+    assert served.send("/v1/models/half:predict", {"instances": [1.0]}) == (
         404,
         {"error": "Servable not found for request: Latest(half)"},
     )
-    assert served.ask("/v1/models/half")[0] == 404
-    assert served.counted() == {"": {"NOT_FOUND": 2}}
+    assert served.send("/v1/models/half")[0] == 404
+    assert served.request_counts() == {"": {"NOT_FOUND": 2}}
 
 
 def test_requests_are_counted_under_the_labels_of_the_source(served):
-    served.ask("/v1/models/m:predict", {"instances": [[1, 2]]})
-    served.ask("/v1/models/m:Classify", {"examples": [{"x": 1.0}]})
-    served.ask("/v1/models/m")
-    served.ask("/v1/models/m:predict", {"instances": "1"})
+    served.send("/v1/models/m:predict", {"instances": [[1, 2]]})
+    served.send("/v1/models/m:Classify", {"examples": [{"x": 1.0}]})
+    served.send("/v1/models/m")
+    served.send("/v1/models/m:predict", {"instances": "1"})
     status, body, headers = served.request("GET", METRICS)
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain")
@@ -269,22 +269,22 @@ def test_requests_are_counted_under_the_labels_of_the_source(served):
 
 
 def test_metrics_are_told_nowhere_unless_asked_for():
-    with Served(metrics_path=None) as served:
+    with RunningRestServer(metrics_path=None) as served:
         assert served.request("GET", METRICS)[0] == 404
 
 
 def test_images_come_in_base64_and_bytes_leave_in_it(served):
     picture = bytes(range(256))
-    served.inference.signatures = {
+    served.dispatcher.signatures = {
         "serving_default": signature(
             {"image": (tf.string, [None])}, {"image_bytes": (tf.string, [None])}
         )
     }
-    served.inference.functions[""] = lambda image: {"image_bytes": image}
+    served.dispatcher.functions[""] = lambda image: {"image_bytes": image}
     encoded = {"b64": base64.b64encode(picture).decode()}
-    assert served.ask("/v1/models/m:predict", {"instances": [encoded]}) == (
+    assert served.send("/v1/models/m:predict", {"instances": [encoded]}) == (
         200,
         {"predictions": [encoded]},
     )
-    (_, request) = served.inference.asked[-1]
+    (_, request) = served.dispatcher.requests[-1]
     assert request.inputs["image"].string_val == [picture]

@@ -10,19 +10,19 @@ from concurrent import futures
 
 import numpy as np
 import pytest
-from dispatcher_double import Served
+from dispatcher_double import RunningRestServer
 
 from bn_keras_serving.rest import RestServer
 
 
 @pytest.fixture
 def served():
-    with Served() as one:
+    with RunningRestServer() as one:
         yield one
 
 
 def test_a_body_is_read_up_to_its_cap():
-    with Served(message_bytes=1000) as served:
+    with RunningRestServer(message_bytes=1000) as served:
         document = b'{"instances": [[1, 2]]}'
         path = "/v1/models/m:predict"
         assert served.request("POST", path, document.ljust(1000))[0] == 200
@@ -36,7 +36,7 @@ def test_a_body_is_read_up_to_its_cap():
         assert (status, b"at most 1000 bytes in a compressed" in body) == (400, True)
         small = gzip.compress(document)
         assert served.request("POST", path, small, **headers)[0] == 200
-        assert served.counted() == {
+        assert served.request_counts() == {
             "m": {"OK": 2, "RESOURCE_EXHAUSTED": 1, "INVALID_ARGUMENT": 1}
         }
 
@@ -66,77 +66,77 @@ def test_what_is_no_http_is_no_news(served, caplog):
 
 
 def test_one_request_too_many_is_429_while_others_run_and_status_is_told():
-    with Served(workers=1, concurrent_requests=2) as served:
-        served.inference.hold = True
+    with RunningRestServer(workers=1, concurrent_requests=2) as served:
+        served.dispatcher.hold = True
         document = {"instances": [[1, 2]]}
         with futures.ThreadPoolExecutor(2) as clients:
             waiting = [
-                clients.submit(served.ask, "/v1/models/m:predict", document)
+                clients.submit(served.send, "/v1/models/m:predict", document)
                 for _ in range(2)
             ]
-            until(lambda: served.server._predictions._free._value == 0)
-            status, answer = served.ask("/v1/models/m:predict", document)
+            until(lambda: served.server._inference._places._value == 0)
+            status, answer = served.send("/v1/models/m:predict", document)
             assert status == 429
             assert "try again later" in answer["error"]
-            assert served.ask("/v1/models/m")[0] == 200
-            served.inference.release.set()
+            assert served.send("/v1/models/m")[0] == 200
+            served.dispatcher.release.set()
             assert [one.result()[0] for one in waiting] == [200, 200]
-        assert served.ask("/v1/models/m:predict", document)[0] == 200
+        assert served.send("/v1/models/m:predict", document)[0] == 200
 
 
 def test_what_takes_too_long_is_504_and_keeps_its_place_until_it_ends():
-    with Served(timeout_seconds=0.2, concurrent_requests=1) as served:
-        served.inference.hold = True
+    with RunningRestServer(timeout_seconds=0.2, concurrent_requests=1) as served:
+        served.dispatcher.hold = True
         document = {"instances": [[1, 2]]}
-        assert served.ask("/v1/models/m:predict", document) == (
+        assert served.send("/v1/models/m:predict", document) == (
             504,
             {"error": "No answer within 0.2 seconds."},
         )
-        assert served.ask("/v1/models/m:predict", document)[0] == 429
-        served.inference.hold = False
-        served.inference.release.set()
-        until(lambda: served.server._predictions._free._value == 1)
-        assert served.ask("/v1/models/m:predict", document)[0] == 200
+        assert served.send("/v1/models/m:predict", document)[0] == 429
+        served.dispatcher.hold = False
+        served.dispatcher.release.set()
+        until(lambda: served.server._inference._places._value == 1)
+        assert served.send("/v1/models/m:predict", document)[0] == 200
 
 
 def test_a_request_whose_time_is_over_never_reaches_the_model():
-    with Served(timeout_seconds=0.2, workers=1) as served:
-        served.inference.hold = True
+    with RunningRestServer(timeout_seconds=0.2, workers=1) as served:
+        served.dispatcher.hold = True
         document = {"instances": [[1, 2]]}
         with futures.ThreadPoolExecutor(2) as clients:
             for one in [
-                clients.submit(served.ask, "/v1/models/m:predict", document)
+                clients.submit(served.send, "/v1/models/m:predict", document)
                 for _ in range(2)
             ]:
                 assert one.result()[0] == 504
-        served.inference.release.set()
-        until(lambda: served.server._predictions._free._value == 8)
-        assert [api for api, _ in served.inference.asked].count("Predict") == 1
+        served.dispatcher.release.set()
+        until(lambda: served.server._inference._places._value == 8)
+        assert [api for api, _ in served.dispatcher.requests].count("Predict") == 1
 
 
 def test_a_client_that_left_is_not_worked_for():
-    with Served(workers=1) as served:
-        served.inference.hold = True
+    with RunningRestServer(workers=1) as served:
+        served.dispatcher.hold = True
         document = json.dumps({"instances": [[1, 2]]}).encode()
         first = open_request(served.port, document, len(document))
-        assert served.inference.running.wait(30)
+        assert served.dispatcher.running.wait(30)
         second = open_request(served.port, document, len(document))
-        until(lambda: served.server._predictions._free._value == 6)
+        until(lambda: served.server._inference._places._value == 6)
         second.close()
         # Its place is free again: the work waited for a worker and was taken back.
-        until(lambda: served.server._predictions._free._value == 7)
-        served.inference.release.set()
+        until(lambda: served.server._inference._places._value == 7)
+        served.dispatcher.release.set()
         assert first.recv(100).startswith(b"HTTP/1.1 200")
         first.close()
-        until(lambda: served.server._predictions._free._value == 8)
-        assert [api for api, _ in served.inference.asked].count("Predict") == 1
+        until(lambda: served.server._inference._places._value == 8)
+        assert [api for api, _ in served.dispatcher.requests].count("Predict") == 1
 
 
 def test_slow_senders_hold_up_nobody_and_are_told_in_time():
-    with Served(timeout_seconds=0.5, concurrent_requests=1) as served:
+    with RunningRestServer(timeout_seconds=0.5, concurrent_requests=1) as served:
         slow = [open_request(served.port, b'{"inst', 1000) for _ in range(20)]
         document = {"instances": [[1, 2]]}
-        assert served.ask("/v1/models/m:predict", document)[0] == 200
+        assert served.send("/v1/models/m:predict", document)[0] == 200
         for one in slow:
             one.settimeout(30)
             assert one.recv(100).startswith(b"HTTP/1.1 504")
@@ -144,20 +144,20 @@ def test_slow_senders_hold_up_nobody_and_are_told_in_time():
 
 
 def test_a_stop_lets_requests_end_and_takes_no_more():
-    with Served() as served:
-        served.inference.hold = True
+    with RunningRestServer() as served:
+        served.dispatcher.hold = True
         with futures.ThreadPoolExecutor(2) as clients:
             running = clients.submit(
-                served.ask, "/v1/models/m:predict", {"instances": [[1, 2]]}
+                served.send, "/v1/models/m:predict", {"instances": [[1, 2]]}
             )
-            assert served.inference.running.wait(30)
+            assert served.dispatcher.running.wait(30)
             idle = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
             idle.request("GET", "/v1/models/m")
             idle.getresponse().read()
             stopped = clients.submit(served.server.stop, 30)
             until(lambda: not listens(served.port))
             assert not stopped.done()
-            served.inference.release.set()
+            served.dispatcher.release.set()
             assert running.result() == (200, {"predictions": [[2.0, 4.0]]})
             began = time.monotonic()
             stopped.result()
@@ -166,13 +166,13 @@ def test_a_stop_lets_requests_end_and_takes_no_more():
 
 
 def test_a_stop_ends_with_its_grace_whatever_runs():
-    with Served() as served:
-        served.inference.hold = True
+    with RunningRestServer() as served:
+        served.dispatcher.hold = True
         with futures.ThreadPoolExecutor(1) as clients:
             running = clients.submit(
-                served.ask, "/v1/models/m:predict", {"instances": [[1, 2]]}
+                served.send, "/v1/models/m:predict", {"instances": [[1, 2]]}
             )
-            assert served.inference.running.wait(30)
+            assert served.dispatcher.running.wait(30)
             began = time.monotonic()
             served.server.stop(0.3)
             assert 0.2 < time.monotonic() - began < 3
@@ -183,7 +183,7 @@ def test_a_stop_ends_with_its_grace_whatever_runs():
 
 def test_after_its_workers_are_gone_the_server_is_unavailable(served):
     served.workers.shutdown()
-    assert served.ask("/v1/models/m:predict", {"instances": [[1, 2]]}) == (
+    assert served.send("/v1/models/m:predict", {"instances": [[1, 2]]}) == (
         503,
         {"error": "The server is stopping."},
     )
@@ -191,9 +191,9 @@ def test_after_its_workers_are_gone_the_server_is_unavailable(served):
 
 def test_a_taken_port_is_told_and_nothing_is_left_behind(served):
     threads = threading.active_count()
-    other = Served()
+    other = RunningRestServer()
     taken = RestServer(
-        other.inference,
+        other.dispatcher,
         "127.0.0.1",
         served.port,
         metrics_path=None,
@@ -225,7 +225,7 @@ def test_a_long_body_waits_for_no_continue(served):
 def test_answers_of_a_large_image_are_exact(served):
     rng = np.random.default_rng(3)
     image = rng.random((1, 8192, 2), np.float32)
-    status, answer = served.ask(
+    status, answer = served.send(
         "/v1/models/m:predict", {"instances": image.astype(float).tolist()}
     )
     assert status == 200

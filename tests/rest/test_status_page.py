@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from browser import CONTRASTS
-from dispatcher_double import InferenceDouble, Served, signature
+from dispatcher_double import DispatcherDouble, RunningRestServer, signature
 from PIL import Image
 
-from bn_keras_serving.common.errors import StatusError
+from bn_keras_serving.dispatch.error_mapping import StatusError
 from bn_keras_serving.rest import status_page
 
 EVIL = "<script>alert(1)</script>"
@@ -31,7 +31,7 @@ def picture(tmp_path):
 
 
 def with_signatures(**signatures):
-    inference = InferenceDouble()
+    inference = DispatcherDouble()
     inference.signatures = signatures
     inference.given = []
     return inference
@@ -53,12 +53,12 @@ def rows_of(window):
 
 
 def test_the_page_shows_models_versions_states_errors_and_requests(window):
-    inference = InferenceDouble(names=("digits", EVIL), error="No <b>file</b> & more")
+    inference = DispatcherDouble(names=("digits", EVIL), error="No <b>file</b> & more")
     metrics = inference.metrics
     for microseconds in range(1000, 2000):
         metrics.record_request("digits", "Predict", "GRPC", "OK", microseconds)
     metrics.record_request("digits", "Predict", "GRPC", "UNAVAILABLE", 5.0)
-    with Served(inference) as served:
+    with RunningRestServer(inference) as served:
         window.open(served.address)
         window.until("return document.querySelectorAll('#models section').length == 2")
         shown = window.text("#models")
@@ -77,8 +77,8 @@ def test_the_page_shows_models_versions_states_errors_and_requests(window):
 
 
 def test_the_page_refreshes_itself_and_says_when_the_server_is_gone(window):
-    inference = InferenceDouble(names=("digits",))
-    with Served(inference) as served:
+    inference = DispatcherDouble(names=("digits",))
+    with RunningRestServer(inference) as served:
         window.open(served.address)
         window.until("return document.querySelector('summary')")
         window.run("document.querySelector('details').open = true")
@@ -103,7 +103,7 @@ def test_a_picture_is_sent_as_it_is_where_the_model_decodes(window, picture):
         inference.given.extend(image),
         {"y": np.array([[0.25, 1.0, -0.5, np.nan]], np.float32)},
     )[1]
-    with Served(inference) as served:
+    with RunningRestServer(inference) as served:
         window.open(served.address)
         window.until("return !document.querySelector('#by-picture').hidden")
         window.type("#file", str(picture))
@@ -139,7 +139,7 @@ def test_a_picture_is_drawn_at_the_model_s_size_otherwise(window, picture, chann
             "classes": np.array([[b"cat", EVIL.encode()]], np.object_),
         },
     )[1]
-    with Served(inference) as served:
+    with RunningRestServer(inference) as served:
         window.open(served.address)
         window.until("return !document.querySelector('#by-picture').hidden")
         assert re.search(r"drawn at 6 \W 4 and", window.text("#how"))
@@ -161,7 +161,7 @@ def test_a_picture_is_drawn_at_the_model_s_size_otherwise(window, picture, chann
 
 
 def test_any_other_model_takes_json(window):
-    with Served(InferenceDouble()) as served:
+    with RunningRestServer(DispatcherDouble()) as served:
         window.open(served.address)
         window.until("return !document.querySelector('#by-text').hidden")
         # The example is one that the model takes.
@@ -186,7 +186,9 @@ def test_any_other_model_takes_json(window):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_page_fits_and_is_readable(window, width, scheme):
-    with Served(InferenceDouble(names=("digits", "x" * 200), error="E" * 500)) as one:
+    with RunningRestServer(
+        DispatcherDouble(names=("digits", "x" * 200), error="E" * 500)
+    ) as one:
         window.look(width, scheme)
         window.open(one.address)
         window.until("return document.querySelector('summary')")
@@ -206,7 +208,7 @@ def test_the_page_fits_and_is_readable(window, width, scheme):
 
 
 def test_the_page_loads_nothing_from_elsewhere():
-    text = status_page.document().decode()
+    text = status_page.page().decode()
     assert re.findall(r"""(?:src|href)=["'](?!data:|status\.json)""", text) == []
     assert "http" not in text
     assert "innerHTML" not in text
@@ -216,10 +218,10 @@ def test_the_page_loads_nothing_from_elsewhere():
 
 
 def test_status_json_tells_what_the_protocol_tells():
-    inference = InferenceDouble(names=("b", "a"), error="it failed")
+    inference = DispatcherDouble(names=("b", "a"), error="it failed")
     inference.metrics.record_request("a", "Predict", "GRPC", "OK", 5.0)
     inference.metrics.record_request("no", "Predict", "GRPC", "NOT_FOUND", 5.0)
-    found = json.loads(status_page.status(inference))
+    found = json.loads(status_page.status_json(inference))
     assert [model["name"] for model in found["models"]] == ["a", "b"]
     assert found["unknown_models"] == {"NOT_FOUND": 1}
     first = found["models"][0]
@@ -237,11 +239,11 @@ def test_status_json_tells_what_the_protocol_tells():
 
 
 def test_a_model_that_cannot_tell_is_shown_without():
-    inference = InferenceDouble()
+    inference = DispatcherDouble()
 
     def refuse(*_, **__):
         raise StatusError(None, "no")
 
     inference.answer = refuse
-    (model,) = json.loads(status_page.status(inference))["models"]
+    (model,) = json.loads(status_page.status_json(inference))["models"]
     assert (model["versions"], model["signatures"]) == ([], {})

@@ -12,7 +12,7 @@ from serving_models import ROWS, Model, function, write
 
 from bn_keras_serving.common.errors import ExecutionError
 from bn_keras_serving.configuration import BatchingParameters
-from bn_keras_serving.servable.batching import batched, can_batch
+from bn_keras_serving.servable.batching import batch_function, can_batch
 from bn_keras_serving.servable.servable import Servable
 
 PARAMETERS = BatchingParameters(
@@ -181,7 +181,7 @@ def test_a_full_queue_is_unavailable():
         release.wait(30)
         return x
 
-    call = batched(
+    call = batch_function(
         lambda x: {"y": tf.numpy_function(slow, [x], tf.float32)},
         {"x": tf.TensorSpec([None], tf.float32, "x")},
         dataclasses.replace(PARAMETERS, max_enqueued_batches=1, num_batch_threads=1),

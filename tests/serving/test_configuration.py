@@ -13,11 +13,11 @@ from bn_keras_serving.configuration import (
     Monitoring,
     ServerTls,
     check_models,
-    one_model,
     read_batching,
     read_models,
     read_monitoring,
     read_tls,
+    single_model,
 )
 
 PEM = "-----BEGIN {0}-----\nc2VjcmV0\n-----END {0}-----\n"
@@ -70,7 +70,7 @@ def test_an_empty_file_is_a_server_without_models(file):
 
 
 def test_one_model_is_what_the_two_flags_mean():
-    config = one_model("m", "/models/m")
+    config = single_model("m", "/models/m")
     check_models(config)
     assert config == text_format.Parse(models_of(model()), ModelServerConfig())
 

@@ -8,9 +8,9 @@ from serving_examples import (
     classification,
     example_of,
     input_of,
+    multi_inference,
     pairs_of,
     regression,
-    tasks,
     write_version_1,
 )
 from serving_models import ROWS, write
@@ -25,10 +25,9 @@ from bn_keras_serving.common.errors import (
     UnsupportedError,
 )
 from bn_keras_serving.common.limits import Limits
-from bn_keras_serving.dispatch.handlers import CLASSIFY, REGRESS, Answering
+from bn_keras_serving.dispatch import handlers
+from bn_keras_serving.dispatch.examples import CLASSIFY, REGRESS
 from bn_keras_serving.servable.servable import Servable
-
-ANSWERING = Answering()
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def judge(tmp_path_factory):
 
 
 def test_classify_pairs_each_label_with_its_score(judge):
-    response = ANSWERING.classify(judge, classification())
+    response = handlers.classify(judge, classification())
     assert pairs_of(response.result) == [
         [("low", 1), ("high", 2)],
         [("low", 3), ("high", 4)],
@@ -53,14 +52,14 @@ def test_classify_pairs_each_label_with_its_score(judge):
     [("scores", [("", 1), ("", 2)]), ("classes", [("low", 0), ("high", 0)])],
 )
 def test_classify_answers_with_labels_or_scores_alone(judge, signature, first):
-    response = ANSWERING.classify(judge, classification(signature))
+    response = handlers.classify(judge, classification(signature))
     assert pairs_of(response.result)[0] == first
     assert len(response.result.classifications) == 3
 
 
 @pytest.mark.parametrize("signature", ["sum", "column"])
 def test_regress_answers_a_value_for_each_example(judge, signature):
-    response = ANSWERING.regress(judge, regression(signature))
+    response = handlers.regress(judge, regression(signature))
     assert [one.value for one in response.result.regressions] == [3, 7, 11]
 
 
@@ -69,7 +68,7 @@ def test_features_of_the_context_belong_to_every_example(judge):
     given.example_list_with_context.context.CopyFrom(example_of(8, 9))
     given.example_list_with_context.examples.add()
     given.example_list_with_context.examples.add().CopyFrom(example_of(1, 2))
-    response = ANSWERING.regress(judge, regression("sum", given))
+    response = handlers.regress(judge, regression("sum", given))
     assert [one.value for one in response.result.regressions] == [17, 3]
 
 
@@ -88,7 +87,7 @@ def test_features_of_the_context_belong_to_every_example(judge):
 )
 def test_classify_refuses_what_is_no_classification(judge, signature, words):
     with pytest.raises(InvalidRequestError, match=words):
-        ANSWERING.classify(judge, classification(signature))
+        handlers.classify(judge, classification(signature))
 
 
 @pytest.mark.parametrize(
@@ -104,18 +103,18 @@ def test_classify_refuses_what_is_no_classification(judge, signature, words):
 )
 def test_regress_refuses_what_is_no_regression(judge, signature, words):
     with pytest.raises(InvalidRequestError, match=words):
-        ANSWERING.regress(judge, regression(signature))
+        handlers.regress(judge, regression(signature))
 
 
 @pytest.mark.parametrize("given", [input_pb2.Input(), input_of()])
 def test_no_examples_are_refused(judge, given):
     with pytest.raises(InvalidRequestError, match=r"^Input is empty\.$"):
-        ANSWERING.classify(judge, classification(given=given))
+        handlers.classify(judge, classification(given=given))
 
 
 def test_several_signatures_answer_the_same_examples(judge):
-    request = tasks(("scores", CLASSIFY), ("sum", REGRESS))
-    response = ANSWERING.multi_inference(judge, request)
+    request = multi_inference(("scores", CLASSIFY), ("sum", REGRESS))
+    response = handlers.multi_inference(judge, request)
     first, second = response.results
     assert pairs_of(first.classification_result)[2] == [("", 5), ("", 6)]
     values = [one.value for one in second.regression_result.regressions]
@@ -127,43 +126,51 @@ def test_several_signatures_answer_the_same_examples(judge):
 
 
 def test_several_signatures_of_several_models_are_refused(judge):
-    request = tasks(("scores", CLASSIFY), ("sum", REGRESS))
+    request = multi_inference(("scores", CLASSIFY), ("sum", REGRESS))
     request.tasks[1].model_spec.name = "another"
     with pytest.raises(InvalidRequestError, match="must access the same model name"):
-        ANSWERING.multi_inference(judge, request)
+        handlers.multi_inference(judge, request)
 
 
 @pytest.mark.parametrize(
     ("request_", "kind", "words"),
     [
         (
-            tasks(("sum", REGRESS), ("sum", REGRESS)),
+            multi_inference(("sum", REGRESS), ("sum", REGRESS)),
             InvalidRequestError,
             "Duplicate evaluation of signature: sum",
         ),
         (
-            tasks(("nothing", REGRESS)),
+            multi_inference(("nothing", REGRESS)),
             InvalidRequestError,
             "Requested signature not found in model graph: nothing",
         ),
         (
-            tasks(("sum", "tensorflow/serving/predict")),
+            multi_inference(("sum", "tensorflow/serving/predict")),
             UnsupportedError,
             "Unsupported signature method_name: tensorflow/serving/predict",
         ),
-        (tasks(("sum", REGRESS), name=""), InvalidRequestError, "empty model name"),
-        (tasks(("sum", REGRESS), given=input_of()), InvalidRequestError, "is empty"),
+        (
+            multi_inference(("sum", REGRESS), name=""),
+            InvalidRequestError,
+            "empty model name",
+        ),
+        (
+            multi_inference(("sum", REGRESS), request_input=input_of()),
+            InvalidRequestError,
+            "is empty",
+        ),
     ],
 )
 def test_a_bad_task_is_refused(judge, request_, kind, words):
     with pytest.raises(kind, match=words):
-        ANSWERING.multi_inference(judge, request_)
+        handlers.multi_inference(judge, request_)
 
 
 def test_an_example_without_the_feature_is_the_models_error(judge):
     with pytest.raises(ExecutionError, match="Feature: x") as raised:
-        ANSWERING.classify(
-            judge, classification(given=input_of(example_of(1, 2, name="z")))
+        handlers.classify(
+            judge, classification(request_input=input_of(example_of(1, 2, name="z")))
         )
     assert "File" not in str(raised.value), "where it was written is not the caller's"
 
@@ -174,13 +181,13 @@ def test_a_model_of_tensorflow_1_is_served(tmp_path):
     servable = Servable(1, tmp_path / "1")
     request = predict_pb2.PredictRequest()
     request.inputs["x"].CopyFrom(tf.make_tensor_proto(ROWS))
-    answer = ANSWERING.predict(servable, request)
+    answer = handlers.predict(servable, request)
     np.testing.assert_array_equal(answer.outputs["y"].float_val, 3 * ROWS.ravel())
 
     request = predict_pb2.PredictRequest()
     request.model_spec.signature_name = "look/up"
     request.inputs["a/word"].CopyFrom(tf.make_tensor_proto([b"b", b"?"]))
-    answer = ANSWERING.predict(servable, request)
+    answer = handlers.predict(servable, request)
     assert list(answer.outputs["number"].float_val) == [2, -1]
 
 
@@ -188,7 +195,7 @@ def test_tensors_travel_as_bytes_when_asked(judge):
     request = predict_pb2.PredictRequest()
     serialized = [example_of(1, 2).SerializeToString()]
     request.inputs["inputs"].CopyFrom(tf.make_tensor_proto(serialized))
-    answer = Answering(tensor_content=True).predict(judge, request)
+    answer = handlers.predict(judge, request, tensor_content=True)
     expected = np.array([[1, 2]], np.float32).tobytes()
     assert answer.outputs["scores"].tensor_content == expected
     assert list(answer.outputs["classes"].string_val) == [b"low", b"high"]
@@ -209,7 +216,7 @@ def test_caps_hold_for_examples_too(tmp_path):
     path = write(Judge(), tmp_path, 1)
     many = Servable(1, path, limits=Limits(elements=2))
     with pytest.raises(InvalidRequestError, match="at most 2 elements"):
-        ANSWERING.classify(many, classification())
+        handlers.classify(many, classification())
     long = Servable(1, path, limits=Limits(string_bytes=8))
     with pytest.raises(InvalidRequestError, match="strings of at most 8 bytes"):
-        ANSWERING.regress(long, regression("sum"))
+        handlers.regress(long, regression("sum"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from paths import ROOT, SUPPORT
-from serving_models import ROWS, Echo, Model, proto_of, refusal, request_of, write
+from serving_models import ROWS, Echo, Model, proto_of, request_of, rpc_error, write
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from bn_keras_serving import PredictionServer
@@ -99,4 +99,4 @@ def test_an_error_of_a_kind_of_the_known_ones_has_their_status(tmp_path, monkeyp
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        assert refusal(stub.Predict, request_of({"x": ROWS})) == (INVALID, "too long")
+        assert rpc_error(stub.Predict, request_of({"x": ROWS})) == (INVALID, "too long")

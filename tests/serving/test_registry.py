@@ -9,13 +9,13 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from version_fakes import (
     ALL_VERSIONS,
     Loader,
-    add,
+    add_versions,
     config_of,
     few_objects_to_collect,
     labels,
-    served,
+    registry_factory,
+    served_version,
     spec,
-    starting,
     states,
     two_models,
     wait_for,
@@ -26,8 +26,8 @@ from bn_keras_serving.common.errors import (
     ServableNotFoundError,
     UnknownLabelError,
 )
-from bn_keras_serving.configuration import one_model
-from bn_keras_serving.models import Models
+from bn_keras_serving.configuration import single_model
+from bn_keras_serving.models import ModelRegistry
 from bn_keras_serving.models.versions import LOAD_ATTEMPTS
 from bn_keras_serving.servable.servable import Servable
 
@@ -46,17 +46,17 @@ def disk(tmp_path):
 
 @pytest.fixture
 def start(loader):
-    yield from starting(loader)
+    yield from registry_factory(loader)
 
 
 def test_a_model_is_found_by_name_number_and_label(disk, start):
     models = start(config_of(disk, a=ALL_VERSIONS + labels(stable=1, canary=2), b=""))
     assert models.names() == ["a", "b"]
-    assert served(models, "a") == ("a", 2)
-    assert served(models, "a", version=1) == ("a", 1)
-    assert served(models, "a", label="stable") == ("a", 1)
-    assert served(models, "a", label="canary") == ("a", 2)
-    assert served(models, "b") == ("b", 5)
+    assert served_version(models, "a") == ("a", 2)
+    assert served_version(models, "a", version=1) == ("a", 1)
+    assert served_version(models, "a", label="stable") == ("a", 1)
+    assert served_version(models, "a", label="canary") == ("a", 2)
+    assert served_version(models, "b") == ("b", 5)
     assert states(models, "a") == {2: "AVAILABLE", 1: "AVAILABLE"}
     assert [one.version for one in models.statuses("a")] == [2, 1]
     assert models.statuses("nope") == []
@@ -114,12 +114,12 @@ def test_what_is_not_served_is_told_as_the_contract_says(
 
 def test_a_label_may_outlive_its_version(disk, start):
     models = start(config_of(disk, a=labels(stable=2)))
-    add(disk / "a", 3)
+    add_versions(disk / "a", 3)
     models.reload(config_of(disk, a=labels(stable=2) + ALL_VERSIONS))
     (disk / "a" / "2").rmdir()
     models.reload(config_of(disk, a=labels(stable=2)))
     with pytest.raises(ServableNotFoundError, match=r"Specific\(a, 2\)"):
-        served(models, "a", label="stable")
+        served_version(models, "a", label="stable")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_label_may_outlive_its_version(disk, start):
 )
 def test_a_single_model_without_versions_is_refused(disk, start, path, message):
     with pytest.raises(ValueError, match=r"1/saved_model\.pb\. Received: ") as raised:
-        start(one_model("m", str(disk / path)))
+        start(single_model("m", str(disk / path)))
     assert str(raised.value).endswith(f"{disk / path}{message.removeprefix('absent')}")
 
 
@@ -149,7 +149,7 @@ def test_one_of_several_models_is_waited_for(disk, start, loader, caplog):
         began.wait(20)
         wait_for(lambda: "Waiting for 1 model(s)" in caplog.text)
         loader.broken.add(1)  # half-copied when it is first seen
-        add(disk / "late", 1)
+        add_versions(disk / "late", 1)
         wait_for(lambda: "half a file" in caplog.text)
         loader.broken.clear()
 
@@ -158,13 +158,13 @@ def test_one_of_several_models_is_waited_for(disk, start, loader, caplog):
     began.set()
     models = start(config_of(disk, a="", late=""), poll_seconds=0.02)
     coming.join()
-    assert served(models, "late") == ("late", 1)
+    assert served_version(models, "late") == ("late", 1)
     assert caplog.text.count("which is not there") == 1
 
 
 def test_one_of_several_models_that_fails_ends_the_start(disk, loader):
     loader.broken.add(5)
-    models = Models(config_of(disk, a="", b=""), loader, poll_seconds=0.01)
+    models = ModelRegistry(config_of(disk, a="", b=""), loader, poll_seconds=0.01)
     with pytest.raises(ValueError, match=r"Expected version 5 in .*half a file"):
         models.start()
     assert len(loader.loaded) == 1 + LOAD_ATTEMPTS
@@ -177,7 +177,7 @@ def test_without_further_looks_no_model_is_waited_for(disk, start):
 
 
 def test_a_wait_for_a_model_ends_with_the_close(disk, loader):
-    models = Models(config_of(disk, a="", late=""), loader, poll_seconds=0.01)
+    models = ModelRegistry(config_of(disk, a="", late=""), loader, poll_seconds=0.01)
     closing = threading.Timer(0.1, models.close)
     closing.start()
     with pytest.raises(ValueError, match="shutting down"):
@@ -189,7 +189,7 @@ def test_a_configuration_without_models_starts_and_takes_some(disk, start, caplo
     models = start(ModelServerConfig())
     assert "without models" in caplog.text
     models.reload(config_of(disk, b=""))
-    assert served(models, "b") == ("b", 5)
+    assert served_version(models, "b") == ("b", 5)
 
 
 def test_a_start_that_cannot_label_is_refused(disk, start):
@@ -203,22 +203,22 @@ def test_a_start_that_cannot_label_is_refused(disk, start):
 )
 def test_seconds_below_zero_are_refused(disk, loader, seconds):
     with pytest.raises(ValueError, match="must be 0 or more"):
-        Models(config_of(disk), loader, **seconds)
+        ModelRegistry(config_of(disk), loader, **seconds)
 
 
 def test_newer_versions_are_found_by_looking(disk, start):
     models = start(config_of(disk, a="", b=""), poll_seconds=0.02)
-    add(disk / "a", 3)
-    add(disk / "b", 6)
-    wait_for(lambda: served(models, "a") == ("a", 3))
-    wait_for(lambda: served(models, "b") == ("b", 6))
+    add_versions(disk / "a", 3)
+    add_versions(disk / "b", 6)
+    wait_for(lambda: served_version(models, "a") == ("a", 3))
+    wait_for(lambda: served_version(models, "b") == ("b", 6))
 
 
 def test_zero_seconds_look_only_at_the_start(disk, start, loader):
     models = start(config_of(disk, a=""), poll_seconds=0)
-    add(disk / "a", 3)
+    add_versions(disk / "a", 3)
     threading.Event().wait(0.1)
-    assert served(models, "a") == ("a", 2)
+    assert served_version(models, "a") == ("a", 2)
 
 
 def test_saved_models_of_two_names_answer_each_for_itself(tmp_path):
@@ -229,7 +229,7 @@ def test_saved_models_of_two_names_answer_each_for_itself(tmp_path):
     def load(name, version, path):
         return Servable(version, path)
 
-    with Models(config_of(tmp_path, twice="", thrice=""), load) as models:
+    with ModelRegistry(config_of(tmp_path, twice="", thrice=""), load) as models:
         for factor, name in enumerate(("twice", "thrice"), 2):
             with models.use(spec(name)) as servable:
                 rows = {"x": np.ones((1, 4), np.float32)}

@@ -11,13 +11,13 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from version_fakes import (
     ALL_VERSIONS,
     Loader,
-    add,
+    add_versions,
     config_of,
     few_objects_to_collect,
     labels,
-    served,
+    registry_factory,
+    served_version,
     spec,
-    starting,
     states,
     two_models,
     wait_for,
@@ -46,7 +46,7 @@ def disk(tmp_path):
 
 @pytest.fixture
 def start(loader):
-    yield from starting(loader)
+    yield from registry_factory(loader)
 
 
 def all_of(models):
@@ -64,7 +64,7 @@ def test_a_reload_replaces_the_whole_list(disk, start, loader):
     models.reload(config_of(disk, b=""))
     assert models.names() == ["b"]
     with pytest.raises(ServableNotFoundError, match=r"Latest\(a\)"):
-        served(models, "a")
+        served_version(models, "a")
     assert states(models, "a") == {2: "END"}
     models.reload(config_of(disk))
     assert models.names() == []
@@ -76,12 +76,12 @@ def test_a_reload_blocks_until_what_is_new_is_loaded(disk, start, loader):
     reloading = threading.Thread(target=models.reload, args=(config_of(disk, b=""),))
     reloading.start()
     wait_for(lambda: len(loader.loaded) == 2)
-    assert served(models, "a") == ("a", 2), "the old list is served meanwhile"
+    assert served_version(models, "a") == ("a", 2), "the old list is served meanwhile"
     assert models.names() == ["a"]
     assert reloading.is_alive()
     loader.gates[5].set()
     reloading.join()
-    assert served(models, "b") == ("b", 5)
+    assert served_version(models, "b") == ("b", 5)
 
 
 def test_a_changed_policy_is_followed_when_the_reload_returns(disk, start):
@@ -96,17 +96,17 @@ def test_a_changed_policy_is_followed_when_the_reload_returns(disk, start):
 
 def test_another_base_path_is_loaded_before_the_old_one_ends(disk, start, loader):
     models = start(config_of(disk, a=""))
-    add(disk / "elsewhere", 2)
+    add_versions(disk / "elsewhere", 2)
     config = config_of(disk, a=f'base_path: "{disk}/elsewhere/"')
     loader.broken.add(2)
     with pytest.raises(UnmetConditionError, match="half a file"):
         models.reload(config)
-    assert served(models, "a") == ("a", 2)
+    assert served_version(models, "a") == ("a", 2)
     loader.broken.clear()
     with models.use(spec("a")) as servable:
         models.reload(config)
         assert servable.path == disk / "a" / "2"
-        assert served(models, "a") == ("elsewhere", 2)
+        assert served_version(models, "a") == ("elsewhere", 2)
     models.reload(config)
     assert len(loader.loaded) == 3, "a slash at the end is the same path"
 
@@ -114,22 +114,22 @@ def test_another_base_path_is_loaded_before_the_old_one_ends(disk, start, loader
 def test_labels_move_between_available_versions(disk, start):
     models = start(config_of(disk, a=ALL_VERSIONS + labels(stable=1, canary=2)))
     models.reload(config_of(disk, a=ALL_VERSIONS + labels(stable=2)))
-    assert served(models, "a", label="stable") == ("a", 2)
+    assert served_version(models, "a", label="stable") == ("a", 2)
     with pytest.raises(UnknownLabelError, match="canary"):
-        served(models, "a", label="canary")
+        served_version(models, "a", label="canary")
 
 
 def test_labels_for_versions_that_are_not_available_need_permission(disk, start):
     models = start(config_of(disk, a=""), allow_labels_for_unavailable=True)
     models.reload(config_of(disk, a=labels(next=3)))
     with pytest.raises(ServableNotFoundError, match=r"Specific\(a, 3\)"):
-        served(models, "a", label="next")
+        served_version(models, "a", label="next")
     models.reload(config_of(disk, a=labels(next=3)))
     # A label in use must not be moved to where nothing answers.
     with pytest.raises(UnmetConditionError, match="label to version 4 of model a"):
         models.reload(config_of(disk, a=labels(next=4)))
     models.reload(config_of(disk, a=labels(next=2)))
-    assert served(models, "a", label="next") == ("a", 2)
+    assert served_version(models, "a", label="next") == ("a", 2)
 
 
 def refused_reloads(disk):
@@ -170,7 +170,7 @@ def refused_reloads(disk):
 def test_a_reload_that_is_refused_changes_nothing(disk, start, loader, number):
     models = start(config_of(disk, a=labels(stable=2)))
     before = all_of(models)
-    add(disk / "broken", 13)
+    add_versions(disk / "broken", 13)
     loader.broken.add(13)
     message, (error, config) = list(refused_reloads(disk).items())[number]
     with pytest.raises(error, match=message):
@@ -178,16 +178,16 @@ def test_a_reload_that_is_refused_changes_nothing(disk, start, loader, number):
     assert all_of(models) == before
     assert models.names() == ["a"]
     assert models.statuses("b") == []
-    assert served(models, "a", label="stable") == ("a", 2)
+    assert served_version(models, "a", label="stable") == ("a", 2)
     gc.collect()
-    assert {one.path.parent.name for one in loader.made} == {"a"}, "b is let go"
+    assert {one.path.parent.name for one in loader.fakes} == {"a"}, "b is let go"
     models.reload(config_of(disk, a="", b=""))
-    assert served(models, "b") == ("b", 5)
+    assert served_version(models, "b") == ("b", 5)
 
 
 def test_reloads_are_one_after_the_other(disk, start, loader):
     models = start(config_of(disk, a=""))
-    add(disk / "c", 7)
+    add_versions(disk / "c", 7)
     loader.gates = {5: threading.Event(), 7: threading.Event()}
     reloads = [
         threading.Thread(target=models.reload, args=(config_of(disk, **names),))
@@ -200,12 +200,12 @@ def test_reloads_are_one_after_the_other(disk, start, loader):
         gate.set()
     for one in reloads:
         one.join()
-    assert loader.most_at_once == 1
+    assert loader.highest_concurrency == 1
     assert models.names() == ["a", "c"]
 
 
 def test_no_request_fails_while_lists_and_labels_change(disk, start, loader):
-    add(disk / "other", 2)
+    add_versions(disk / "other", 2)
     there = config_of(disk, a=labels(stable=2))
     elsewhere = config_of(disk, a=f'base_path: "{disk}/other"' + labels(stable=2), b="")
     models = start(there, poll_seconds=0)
@@ -215,7 +215,7 @@ def test_no_request_fails_while_lists_and_labels_change(disk, start, loader):
     def ask(asked):
         try:
             while not stop.is_set():
-                answers.add(served(models, "a", **asked))
+                answers.add(served_version(models, "a", **asked))
                 time.sleep(1e-4)  # lets the reloads have a processor
         except BaseException as error:
             failures.append(error)
@@ -237,7 +237,7 @@ def test_no_request_fails_while_lists_and_labels_change(disk, start, loader):
 def test_a_model_is_not_replaced_between_being_found_and_being_lent(
     disk, start, monkeypatch
 ):
-    add(disk / "other", 2)
+    add_versions(disk / "other", 2)
     models = start(config_of(disk, a=""))
     elsewhere = config_of(disk, a=f'base_path: "{disk}/other"')
     reloading = threading.Thread(target=models.reload, args=(elsewhere,))
@@ -252,9 +252,9 @@ def test_a_model_is_not_replaced_between_being_found_and_being_lent(
 
     with monkeypatch.context() as patched:
         patched.setattr(Versions, "use", lend_slowly)
-        assert served(models, "a") == ("a", 2)
+        assert served_version(models, "a") == ("a", 2)
     reloading.join()
-    assert served(models, "a") == ("other", 2)
+    assert served_version(models, "a") == ("other", 2)
 
 
 def test_a_close_ends_a_reload_under_way(disk, start, loader):
@@ -278,7 +278,7 @@ def test_a_close_ends_a_reload_under_way(disk, start, loader):
     assert states(models, "a") == {2: "END"}
     for name in ("a", "b"):
         with pytest.raises(ServableNotFoundError):
-            served(models, name)
+            served_version(models, name)
     with pytest.raises(UnmetConditionError, match="shutting down"):
         models.reload(config_of(disk, b=""))
 
@@ -351,7 +351,7 @@ def test_a_file_that_waits_for_its_model_is_tried_again(disk, start, file):
     models = start(config, config_path=file(config), config_poll_seconds=0.01)
     file(config_of(disk, a="", late=""))
     threading.Event().wait(0.05)
-    add(disk / "late", 1)
+    add_versions(disk / "late", 1)
     wait_for(lambda: models.names() == ["a", "late"])
 
 

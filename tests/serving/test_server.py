@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from paths import ROOT
-from serving_models import ROWS, Model, refusal, request_of, write
+from serving_models import ROWS, Model, request_of, rpc_error, write
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from bn_keras_serving import PredictionServer
-from bn_keras_serving.configuration import one_model
+from bn_keras_serving.configuration import single_model
 from bn_keras_serving.servable.signature import Signature
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -181,7 +181,7 @@ def test_an_unforeseen_error_tells_the_client_nothing(server, monkeypatch, caplo
     monkeypatch.setattr(Signature, "compute", compute)
     with grpc.insecure_channel(server.address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        assert refusal(stub.Predict, request_of()) == (
+        assert rpc_error(stub.Predict, request_of()) == (
             grpc.StatusCode.INTERNAL,
             "Internal error; the server's log tells its cause.",
         )
@@ -253,7 +253,7 @@ def test_an_empty_directory_is_refused_and_the_port_left_free(tmp_path):
 def test_what_is_to_be_served_is_given_once(directory):
     with pytest.raises(ValueError, match=r"a configuration of models\. .*: neither;"):
         PredictionServer(port=0)
-    config = one_model("multiply", str(directory))
+    config = single_model("multiply", str(directory))
     with pytest.raises(ValueError, match=r"a configuration of models\. .*: both;"):
         PredictionServer(directory, port=0, config=config)
 

@@ -11,7 +11,7 @@ import pytest
 import trustme
 from google.protobuf import text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from serving_models import ROWS, Model, refusal, request_of, write
+from serving_models import ROWS, Model, request_of, rpc_error, write
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from bn_keras_serving import PredictionServer
@@ -67,7 +67,7 @@ def predict(channel, **options):
 
 def refused(channel):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-    return refusal(stub.Predict, request_of())[0]
+    return rpc_error(stub.Predict, request_of())[0]
 
 
 def test_tls_is_for_grpc_and_those_who_trust_the_server(
@@ -170,7 +170,7 @@ def test_options_of_grpc_are_handed_on_and_tensors_sent_as_bytes(directory):
         assert outputs["y"].tensor_content == (2 * ROWS).tobytes()
         assert not outputs["y"].float_val
         large = request_of({"x": np.ones((100, 4), np.float32)})
-        code, details = refusal(stub.Predict, large)
+        code, details = rpc_error(stub.Predict, large)
         assert (code, "1000" in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
 
 

@@ -16,8 +16,8 @@ from serving_models import (
     UNLIMITED,
     Echo,
     Model,
-    refusal,
     request_of,
+    rpc_error,
     status_request,
     write,
 )
@@ -76,7 +76,7 @@ def test_a_larger_message_is_refused(predictions):
     rows = np.ones((200, 4), np.float32)
     assert predictions.Predict(request_of({"x": rows}), timeout=30)
     rows = np.ones((25_000, 4), np.float32)
-    code, details = refusal(predictions.Predict, request_of({"x": rows}))
+    code, details = rpc_error(predictions.Predict, request_of({"x": rows}))
     assert (code, "100000" in details) == (EXHAUSTED, True), details
 
 
@@ -89,11 +89,11 @@ def test_a_larger_document_is_refused(server):
 def test_more_elements_are_refused(server, predictions):
     rows = np.ones((251, 4), np.float32)
     expected = 'at most 1000 elements in input "x". Received: 1004;'
-    code, details = refusal(predictions.Predict, request_of({"x": rows}))
+    code, details = rpc_error(predictions.Predict, request_of({"x": rows}))
     assert (code, expected in details) == (INVALID, True), details
     # Fewer bytes than elements: one value fills the shape.
     filled = tf.make_tensor_proto(1.0, shape=(300, 4))
-    code, details = refusal(predictions.Predict, request_of({"x": filled}))
+    code, details = rpc_error(predictions.Predict, request_of({"x": filled}))
     assert (code, "at most 1000 elements" in details) == (INVALID, True), details
     status, answer = post(server, {"instances": rows.tolist()})
     assert (status, expected in answer["error"]) == (400, True)
@@ -104,7 +104,7 @@ def test_a_longer_string_is_refused(server, predictions):
     request = request_of({"x": words}, signature="string")
     assert predictions.Predict(request, timeout=30)
     words = np.array([b"", b"x" * 51], object)
-    code, details = refusal(
+    code, details = rpc_error(
         predictions.Predict, request_of({"x": words}, signature="string")
     )
     expected = 'at most 50 bytes in input "x". Received: one of 51 bytes;'
@@ -119,7 +119,7 @@ def test_one_request_too_many_is_refused_and_others_are_answered(predictions, he
     under_way = [predictions.Predict.future(request_of(), timeout=60) for _ in range(2)]
     for _ in under_way:
         assert begun.acquire(timeout=20)
-    assert refusal(predictions.Predict, request_of())[0] == EXHAUSTED
+    assert rpc_error(predictions.Predict, request_of())[0] == EXHAUSTED
     opened.set()
     for one in under_way:
         assert one.result().outputs["y"]

@@ -7,10 +7,10 @@ import weakref
 import pytest
 from version_fakes import (
     Loader,
-    add,
+    add_versions,
     few_objects_to_collect,
-    polled,
     states_of,
+    versions_factory,
     wait_for,
 )
 
@@ -26,13 +26,13 @@ def loader():
 
 @pytest.fixture
 def directory(tmp_path):
-    add(tmp_path / "m", 1)
+    add_versions(tmp_path / "m", 1)
     return tmp_path / "m"
 
 
 @pytest.fixture
 def versions_of(directory, loader):
-    yield from polled(directory, loader)
+    yield from versions_factory(directory, loader)
 
 
 def states(versions):
@@ -50,7 +50,7 @@ def test_a_use_keeps_its_version_alive_and_its_end_frees_it(directory, versions_
     versions.watch()
     with versions.use() as servable:
         memory = weakref.ref(servable)
-        add(directory, 2)
+        add_versions(directory, 2)
         versions.poll()
         assert states(versions) == {1: "UNLOADING", 2: "AVAILABLE"}
         del servable
@@ -67,7 +67,7 @@ def test_a_version_asked_for_again_waits_for_the_end_of_its_uses(
     with versions.use():
         (directory / "1").rmdir()
         versions.poll()
-        add(directory, 1)
+        add_versions(directory, 1)
         versions.poll()
         assert states(versions) == {1: "UNLOADING"}
         assert len(loader.loaded) == 1
@@ -79,7 +79,7 @@ def test_a_version_asked_for_again_waits_for_the_end_of_its_uses(
 def test_a_load_does_not_hold_up_uses_of_other_versions(directory, versions_of, loader):
     versions = versions_of()
     loader.gates[2] = threading.Event()
-    add(directory, 2)
+    add_versions(directory, 2)
     polling = in_thread(versions.poll)
     wait_for(lambda: len(loader.loaded) == 2)
     with versions.use() as servable:
@@ -93,7 +93,7 @@ def test_a_load_does_not_hold_up_uses_of_other_versions(directory, versions_of, 
 def test_what_is_loaded_while_closing_is_not_served(directory, versions_of, loader):
     versions = versions_of()
     loader.gates[2] = threading.Event()
-    add(directory, 2)
+    add_versions(directory, 2)
     polling = in_thread(versions.poll)
     wait_for(lambda: len(loader.loaded) == 2)
     versions.close(timeout=0.01)
@@ -112,7 +112,7 @@ def test_a_failure_while_closing_ends_the_version(directory, versions_of, loader
     versions = versions_of()
     loader.gates[2] = threading.Event()
     loader.broken.add(2)
-    add(directory, 2)
+    add_versions(directory, 2)
     polling = in_thread(versions.poll)
     wait_for(lambda: len(loader.loaded) == 2)
     versions.close(timeout=0)
@@ -142,10 +142,10 @@ def test_a_watch_survives_what_it_cannot_foresee(
 
     versions = versions_of(poll_seconds=0.01)
     with monkeypatch.context() as patched:
-        patched.setattr("bn_keras_serving.models.versions.aspired", fail)
+        patched.setattr("bn_keras_serving.models.versions.aspired_versions", fail)
         versions.watch()
         wait_for(lambda: "unforeseen" in caplog.text)
-    add(directory, 2)
+    add_versions(directory, 2)
     wait_for(lambda: states(versions) == {1: "END", 2: "AVAILABLE"})
 
 

@@ -9,10 +9,10 @@ from serving_models import Model, write
 from version_fakes import (
     LATEST,
     Loader,
-    add,
+    add_versions,
     few_objects_to_collect,
-    polled,
     states_of,
+    versions_factory,
     wait_for,
 )
 
@@ -47,13 +47,13 @@ def loader():
 
 @pytest.fixture
 def directory(tmp_path):
-    add(tmp_path / "m", 1)
+    add_versions(tmp_path / "m", 1)
     return tmp_path / "m"
 
 
 @pytest.fixture
 def versions_of(directory, loader):
-    yield from polled(directory, loader)
+    yield from versions_factory(directory, loader)
 
 
 def states(versions):
@@ -61,7 +61,9 @@ def states(versions):
 
 
 def test_only_directories_named_by_an_integer_are_versions(directory, versions_of):
-    add(directory, "00000123", "7.5", "-8", "+9", "1_0", "\u0663", "tmp-11", 2**63)
+    add_versions(
+        directory, "00000123", "7.5", "-8", "+9", "1_0", "\u0663", "tmp-11", 2**63
+    )
     (directory / "1234").touch()
     assert versions_of(ALL).statuses() == [
         VersionStatus(123, State.AVAILABLE),
@@ -84,7 +86,7 @@ def test_only_directories_named_by_an_integer_are_versions(directory, versions_o
 def test_a_policy_says_which_versions_are_served(
     directory, versions_of, loader, policy, served
 ):
-    add(directory, 2, 9, 10)
+    add_versions(directory, 2, 9, 10)
     versions = versions_of(policy)
     assert versions.available() == served
     newest_first = [directory / str(one) for one in sorted(served, reverse=True)]
@@ -95,7 +97,7 @@ def test_a_policy_says_which_versions_are_served(
 
 
 def test_the_latest_is_the_highest_loaded_and_no_other_is_found(directory, versions_of):
-    add(directory, 9, 10)
+    add_versions(directory, 9, 10)
     versions = versions_of(specific(1, 9))
     with versions.use() as servable:
         assert servable.version == 9
@@ -114,7 +116,10 @@ def test_the_latest_is_the_highest_loaded_and_no_other_is_found(directory, versi
         (lambda path: None, "m which is not there; export a model there first"),
         (lambda path: path.mkdir(), "m without any; export a model there first"),
         (lambda path: path.touch(), "m which is a file; give the directory of the"),
-        (lambda path: add(path, 1, 2), "m with versions 1, 2; ask for those in its"),
+        (
+            lambda path: add_versions(path, 1, 2),
+            "m with versions 1, 2; ask for those in its",
+        ),
     ],
 )
 def test_a_directory_without_what_is_asked_for_is_told(tmp_path, loader, make, message):
@@ -142,7 +147,7 @@ def test_a_new_version_is_loaded_before_the_old_one_is_unloaded(
         return loader(version, path)
 
     versions = versions_of(load=load)
-    add(directory, 2)
+    add_versions(directory, 2)
     versions.poll()
     assert during[1] == {1: "AVAILABLE", 2: "LOADING"}
     assert states(versions) == {1: "END", 2: "AVAILABLE"}
@@ -151,7 +156,7 @@ def test_a_new_version_is_loaded_before_the_old_one_is_unloaded(
 def test_of_versions_not_asked_for_the_highest_stays_until_a_new_one_serves(
     directory, versions_of, loader
 ):
-    add(directory, 2, 3)
+    add_versions(directory, 2, 3)
     versions = versions_of(specific(1, 2))
     loader.broken.add(3)
     versions.set_policy(specific(3))
@@ -166,7 +171,7 @@ def test_a_broken_version_leaves_the_good_one_and_ends_after_its_attempts(
 ):
     versions = versions_of()
     loader.broken.add(2)
-    add(directory, 2)
+    add_versions(directory, 2)
     for _ in range(LOAD_ATTEMPTS):
         assert states(versions).get(2) != "END"
         versions.poll()
@@ -175,7 +180,7 @@ def test_a_broken_version_leaves_the_good_one_and_ends_after_its_attempts(
     loader.broken.clear()  # whole now, but its number has had its chances
     versions.poll()
     assert len(loader.loaded) == 1 + LOAD_ATTEMPTS
-    add(directory, 3)
+    add_versions(directory, 3)
     versions.poll()
     assert states(versions) == {1: "END", 2: "END", 3: "AVAILABLE"}
     assert versions.statuses()[1].error == "OSError: half a file"
@@ -203,13 +208,13 @@ def test_a_broken_version_ends_when_it_is_not_asked_for_and_may_come_anew(
 ):
     versions = versions_of()
     loader.broken.add(2)
-    add(directory, 2)
+    add_versions(directory, 2)
     versions.poll()
     (directory / "2").rmdir()
     versions.poll()
     assert versions.statuses()[0] == VersionStatus(2, State.END, "OSError: half a file")
     loader.broken.clear()
-    add(directory, 2)
+    add_versions(directory, 2)
     versions.poll()
     assert states(versions) == {1: "END", 2: "AVAILABLE"}
 
@@ -222,7 +227,7 @@ def test_without_further_looks_a_version_has_one_attempt(versions_of, loader):
 def test_one_broken_version_does_not_keep_the_others_from_serving(
     directory, versions_of, loader
 ):
-    add(directory, 2, 3)
+    add_versions(directory, 2, 3)
     loader.broken.add(3)
     assert states(versions_of(ALL)) == {
         1: "AVAILABLE",
@@ -234,7 +239,7 @@ def test_one_broken_version_does_not_keep_the_others_from_serving(
 def test_taking_the_latest_version_away_brings_the_last_one_back(
     directory, versions_of, loader
 ):
-    add(directory, 2)
+    add_versions(directory, 2)
     versions = versions_of()
     (directory / "2").rmdir()
     loader.broken.add(1)
@@ -250,7 +255,7 @@ def test_a_directory_emptied_of_versions_unloads_them_all(directory, versions_of
     (directory / "1").rmdir()
     versions.poll()
     assert states(versions) == {1: "END"}
-    add(directory, 1)
+    add_versions(directory, 1)
     versions.poll()
     assert states(versions) == {1: "AVAILABLE"}
 
@@ -270,7 +275,7 @@ def test_a_problem_of_the_directory_is_logged_once(directory, versions_of, caplo
     for _ in range(3):
         versions.poll()
     assert caplog.text.count("No such file") == 1
-    add(directory, 1)
+    add_versions(directory, 1)
     versions.poll()
     versions.set_policy(specific(1, 7))
     versions.poll()

@@ -1,4 +1,4 @@
-"""An `Inference` without TensorFlow's runtime, for the tests of REST."""
+"""A `Dispatcher` that runs no model, for the tests of REST."""
 
 import http.client
 import json
@@ -19,26 +19,29 @@ from tensorflow_serving.apis import (
 )
 
 from bn_keras_serving.common import tensors
-from bn_keras_serving.common.errors import StatusError
 from bn_keras_serving.common.metrics import Metrics
+from bn_keras_serving.dispatch.deadline import UNLIMITED
+from bn_keras_serving.dispatch.error_mapping import StatusError
 from bn_keras_serving.rest import RestServer
 
 METRICS = "/monitoring/prometheus/metrics"
 
 
-def infos(**described):
-    """`TensorInfo`s of name to (dtype, shape)."""
-    found = {}
-    for name, (dtype, shape) in described.items():
+def tensor_infos(**types_and_shapes):
+    """Build `TensorInfo`s from names and (dtype, shape)."""
+    infos = {}
+    for name, (dtype, shape) in types_and_shapes.items():
         info = meta_graph_pb2.TensorInfo(name=f"{name}:0", dtype=dtype.as_datatype_enum)
         info.tensor_shape.CopyFrom(tf.TensorShape(shape).as_proto())
-        found[name] = info
-    return found
+        infos[name] = info
+    return infos
 
 
 def signature(inputs, outputs, method="tensorflow/serving/predict"):
     return meta_graph_pb2.SignatureDef(
-        inputs=infos(**inputs), outputs=infos(**outputs), method_name=method
+        inputs=tensor_infos(**inputs),
+        outputs=tensor_infos(**outputs),
+        method_name=method,
     )
 
 
@@ -50,14 +53,22 @@ SIGNATURES = {
 }
 
 
-class InferenceDouble:
-    """Answers `{"y": 2 * x}`, and keeps what it was asked.
+class DispatcherDouble:
+    """Answers Predict with `{"y": 2 * x}`, and records the requests.
+
+    Args:
+        names: Names of the models.
+        error: Error of a version 1 that failed to load; "" for no such version.
 
     Attributes:
-        signatures: of every model, name to `SignatureDef`.
-        functions: signature name to function from arrays to arrays.
-        refusal: raised in the place of an answer, if set.
-        running: set while a prediction waits for `release`.
+        signatures: Name to `SignatureDef`, the same for every model.
+        functions: Signature name to function from arrays to arrays.
+        error: Exception to raise instead of running a model, if set.
+        requests: The method and the message of each request.
+        hold: Whether predictions wait until `release` is set.
+        running: Set once a prediction waits.
+        release: Set by a test to let predictions continue.
+        finished: Set once a prediction that waited continues.
     """
 
     def __init__(self, names=("m",), error=""):
@@ -68,28 +79,28 @@ class InferenceDouble:
             "": lambda x: {"y": 2 * x},
             "pair": lambda a, b: {"sum": a + b, "difference": a - b},
         }
-        self.refusal = None
-        self.asked = []
+        self.error = None
+        self.requests = []
         self.hold = False
         self.running = threading.Event()
         self.release = threading.Event()
         self.finished = threading.Event()
         self._names = names
-        self._error = error
+        self._load_error = error
 
-    def answer(self, api, request, check=lambda: None):
-        self.asked.append((api, request))
+    def answer(self, api, request, deadline=UNLIMITED):
+        self.requests.append((api, request))
         spec = request.model_spec
         if spec.name not in self._names:
-            what = "Could not find any versions of model {0}"
+            details = "Could not find any versions of model {0}"
             if api != "GetModelStatus":
-                what = "Servable not found for request: Latest({0})"
-            raise StatusError(grpc.StatusCode.NOT_FOUND, what.format(spec.name))
+                details = "Servable not found for request: Latest({0})"
+            raise StatusError(grpc.StatusCode.NOT_FOUND, details.format(spec.name))
         if api in ("Predict", "Classify", "Regress"):
             self._wait()
-            check()
-            if self.refusal is not None:
-                raise self.refusal
+            deadline.remaining()
+            if self.error is not None:
+                raise self.error
         return getattr(self, f"_{api}")(request)
 
     def _wait(self):
@@ -103,11 +114,11 @@ class InferenceDouble:
         response.model_version_status.add(
             version=2, state="AVAILABLE", status={"error_message": ""}
         )
-        if self._error:
+        if self._load_error:
             response.model_version_status.add(
                 version=1,
                 state="END",
-                status={"error_code": 2, "error_message": self._error},
+                status={"error_code": 2, "error_message": self._load_error},
             )
         return response
 
@@ -122,7 +133,9 @@ class InferenceDouble:
 
     def _Predict(self, request):  # noqa: N802
         function = self.functions[request.model_spec.signature_name]
-        arrays = {name: tf.make_ndarray(one) for name, one in request.inputs.items()}
+        arrays = {
+            name: tf.make_ndarray(proto) for name, proto in request.inputs.items()
+        }
         return predict_pb2.PredictResponse(
             outputs={
                 name: tensors.to_typed_fields(np.asarray(array))
@@ -133,9 +146,9 @@ class InferenceDouble:
     def _Classify(self, request):  # noqa: N802
         response = classification_pb2.ClassificationResponse()
         for example in request.input.example_list.examples:
-            one = response.result.classifications.add()
+            classification = response.result.classifications.add()
             score = example.features.feature["x"].float_list.value[0]
-            one.classes.add(label="cat", score=score)
+            classification.classes.add(label="cat", score=score)
         return response
 
     def _Regress(self, request):  # noqa: N802
@@ -146,11 +159,17 @@ class InferenceDouble:
         return response
 
 
-class Served:
-    """A server in front of an `InferenceDouble`, and requests to it."""
+class RunningRestServer:
+    """A REST server with a `DispatcherDouble`, and requests to it.
 
-    def __init__(self, inference=None, workers=2, **options):
-        self.inference = inference or InferenceDouble()
+    Args:
+        dispatcher: The double; a new one by default.
+        workers: Number of threads that run predictions.
+        options: Further arguments of `RestServer`.
+    """
+
+    def __init__(self, dispatcher=None, workers=2, **options):
+        self.dispatcher = dispatcher or DispatcherDouble()
         self.workers = futures.ThreadPoolExecutor(workers)
         options = {
             "metrics_path": METRICS,
@@ -158,7 +177,7 @@ class Served:
             "concurrent_requests": 8,
             "workers": self.workers,
         } | options
-        self.server = RestServer(self.inference, "127.0.0.1", 0, **options)
+        self.server = RestServer(self.dispatcher, "127.0.0.1", 0, **options)
         self.port = self.address = None
 
     def __enter__(self):
@@ -167,12 +186,12 @@ class Served:
         return self
 
     def __exit__(self, *_):
-        self.inference.release.set()
+        self.dispatcher.release.set()
         self.server.stop(5)
         self.workers.shutdown()
 
     def request(self, method, path, body=None, **headers):
-        """Return status, body and headers."""
+        """Send a request; return status, body and headers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(method, path, body, headers)
@@ -181,16 +200,17 @@ class Served:
         finally:
             connection.close()
 
-    def ask(self, path, document=None, method=None):
-        """Return status and document."""
+    def send(self, path, document=None, method=None):
+        """Post a document, or get one; return the status and the response's document."""
         body = None if document is None else json.dumps(document)
         method = method or ("GET" if document is None else "POST")
         status, body, headers = self.request(method, path, body)
         assert headers["Content-Type"] == "application/json"
         return status, json.loads(body)
 
-    def counted(self):
+    def request_counts(self):
+        """Return the number of requests of each model by status."""
         return {
             name: counts["requests"]
-            for name, counts in self.inference.metrics.summary().items()
+            for name, counts in self.dispatcher.metrics.summary().items()
         }

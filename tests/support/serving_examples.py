@@ -1,4 +1,4 @@
-"""SavedModels that classify and regress tf.Examples, and one of TensorFlow 1."""
+"""SavedModels for Classify and Regress, and one written by TensorFlow 1."""
 
 import tensorflow as tf
 from serving_models import function
@@ -13,33 +13,33 @@ FEATURES = {"x": tf.io.FixedLenFeature([2], tf.float32)}
 
 
 def example_of(*values, name="x"):
-    """Make a tf.Example of one feature of floats."""
+    """Build a `tf.train.Example` with one feature of floats."""
     example = tf.train.Example()
     example.features.feature[name].float_list.value.extend(values)
     return example
 
 
 def input_of(*examples):
-    """Make the input of Classify and Regress of tf.Examples."""
+    """Build the input of Classify and Regress from examples."""
     return input_pb2.Input(example_list=input_pb2.ExampleList(examples=examples))
 
 
 INPUT = input_of(example_of(1, 2), example_of(3, 4), example_of(5, 6))
 
 
-def classification(signature="", given=INPUT):
-    """Ask `judge` to classify."""
-    return _asked(classification_pb2.ClassificationRequest, signature, given)
+def classification(signature="", request_input=INPUT):
+    """Build a Classify request for the model `judge`."""
+    return _request(classification_pb2.ClassificationRequest, signature, request_input)
 
 
-def regression(signature="sum", given=INPUT):
-    """Ask `judge` to regress."""
-    return _asked(regression_pb2.RegressionRequest, signature, given)
+def regression(signature="sum", request_input=INPUT):
+    """Build a Regress request for the model `judge`."""
+    return _request(regression_pb2.RegressionRequest, signature, request_input)
 
 
-def tasks(*pairs, name="judge", given=INPUT):
-    """Ask for several (signature, method) of the same examples."""
-    request = inference_pb2.MultiInferenceRequest(input=given)
+def multi_inference(*pairs, name="judge", request_input=INPUT):
+    """Build a MultiInference request with a task for each (signature, method)."""
+    request = inference_pb2.MultiInferenceRequest(input=request_input)
     for signature, method in pairs:
         task = request.tasks.add(method_name=method)
         task.model_spec.name = name
@@ -48,22 +48,22 @@ def tasks(*pairs, name="judge", given=INPUT):
 
 
 def pairs_of(result):
-    """The labels with their scores, row by row."""
+    """Return the labels with their scores, row by row."""
     return [
-        [(one.label, one.score) for one in row.classes]
+        [(entry.label, entry.score) for entry in row.classes]
         for row in result.classifications
     ]
 
 
-def _asked(kind, signature, given):
-    request = kind(input=given)
+def _request(request_class, signature, request_input):
+    request = request_class(input=request_input)
     request.model_spec.name = "judge"
     request.model_spec.signature_name = signature
     return request
 
 
 class Judge(tf.Module):
-    """Answers of every form that Classify and Regress accept or refuse."""
+    """Signatures of every form that Classify and Regress accept or reject."""
 
     def __init__(self):
         super().__init__()
@@ -113,7 +113,7 @@ class Judge(tf.Module):
 
 
 def write_version_1(directory, version):
-    """Save a model as TensorFlow 1 did: a session's variables, no objects."""
+    """Save a model as TensorFlow 1 did: variables of a session, without objects."""
     v1 = tf.compat.v1
     with v1.Graph().as_default(), v1.Session() as session:
         x = v1.placeholder(tf.float32, [None, 4], "x")

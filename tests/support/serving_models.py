@@ -1,4 +1,4 @@
-"""Tiny SavedModels, and requests to them, for the tests of serving."""
+"""Tiny SavedModels for the tests of serving, and requests to them."""
 
 import grpc
 import numpy as np
@@ -26,8 +26,8 @@ THREE = tf.constant(3.0)
 
 
 def function(python_function, **inputs):
-    """Make a `tf.function` of the inputs, name to (shape, type)."""
-    specs = [tf.TensorSpec(*one, name) for name, one in inputs.items()]
+    """Build a `tf.function`; each input is a name with (shape, type)."""
+    specs = [tf.TensorSpec(*spec, name) for name, spec in inputs.items()]
     return tf.function(python_function, input_signature=specs, autograph=False)
 
 
@@ -72,7 +72,7 @@ class Echo(tf.Module):
 
 
 def write(model, directory, version, warm_up=()):
-    """Save beside, then rename, as an exporter must."""
+    """Save a model next to its version directory, then rename it, as exporters do."""
     temporary = directory / f"unfinished-{version}"
     tf.saved_model.save(model, str(temporary), signatures=dict(model.served))
     if warm_up:
@@ -85,18 +85,18 @@ def write(model, directory, version, warm_up=()):
 
 
 def predict_log(**inputs):
-    """Make a warm-up record of arrays."""
+    """Build a warm-up record from arrays."""
     log = prediction_log_pb2.PredictionLog()
     log.predict_log.request.CopyFrom(
         predict_pb2.PredictRequest(
-            inputs={name: tf.make_tensor_proto(one) for name, one in inputs.items()}
+            inputs={name: tf.make_tensor_proto(array) for name, array in inputs.items()}
         )
     )
     return log
 
 
 def request_of(inputs=None, name="multiply", signature="", output_filter=()):
-    """Build a request; arrays become tensor protos, protos stay as they are."""
+    """Build a request from arrays or tensor protos."""
     request = predict_pb2.PredictRequest(output_filter=output_filter)
     request.model_spec.name = name
     request.model_spec.signature_name = signature
@@ -114,7 +114,8 @@ def proto_of(dtype, shape, **fields):
     return proto
 
 
-def refusal(call, request, **options):
+def rpc_error(call, request, **options):
+    """Return the code and details of a call that must fail."""
     with pytest.raises(grpc.RpcError) as raised:
         call(request, timeout=30, **options)
     return raised.value.code(), raised.value.details()

@@ -1,4 +1,4 @@
-"""Versions on disk that are empty directories, and a loader that loads nothing."""
+"""Empty version directories, and a loader that does not read them."""
 
 import contextlib
 import gc
@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from bn_keras_serving.models import Models
+from bn_keras_serving.models import ModelRegistry
 from bn_keras_serving.models.directories import Policy
 from bn_keras_serving.models.versions import Versions
 
@@ -21,7 +21,7 @@ ALL_VERSIONS = "model_version_policy { all {} }"
 
 
 class Fake:
-    """Stands for a loaded version; full of reference cycles, as a real one is."""
+    """A stand-in for a loaded version, with a reference cycle like a real one."""
 
     def __init__(self, version, path):
         self.version = version
@@ -33,44 +33,45 @@ class Fake:
 
 
 class Loader:
-    """Loads, fails and waits as told.
+    """A loader that can fail and wait.
 
     Attributes:
-        loaded: Paths in the order that their loads began.
-        made: What it made, without keeping it alive.
-        broken: Versions that fail.
+        loaded: Paths, in the order in which their loads began.
+        fakes: Weak references to what it returned.
+        broken: Versions that fail to load.
         gates: Version to the event that its load waits for.
+        highest_concurrency: Maximum number of loads in progress at a time.
     """
 
     def __init__(self):
         self.loaded = []
-        self.made = weakref.WeakSet()
+        self.fakes = weakref.WeakSet()
         self.broken = set()
         self.gates = {}
-        self.at_once = 0
-        self.most_at_once = 0
+        self.highest_concurrency = 0
+        self._in_progress = 0
         self._lock = threading.Lock()
 
     def __call__(self, *name_version_path):
         *_, version, path = name_version_path
         with self._lock:
             self.loaded.append(path)
-            self.at_once += 1
-            self.most_at_once = max(self.at_once, self.most_at_once)
+            self._in_progress += 1
+            self.highest_concurrency = max(self._in_progress, self.highest_concurrency)
         try:
             if version in self.gates:
                 assert self.gates[version].wait(20)
             if version in self.broken:
                 raise OSError("half a\n file")
             fake = Fake(version, path)
-            self.made.add(fake)
+            self.fakes.add(fake)
             return fake
         finally:
             with self._lock:
-                self.at_once -= 1
+                self._in_progress -= 1
 
 
-def add(directory, *versions):
+def add_versions(directory, *versions):
     for version in versions:
         (directory / str(version)).mkdir(parents=True)
 
@@ -78,24 +79,24 @@ def add(directory, *versions):
 def wait_for(condition, seconds=20):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"not within {seconds} seconds"
         time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
 def few_objects_to_collect():
-    """Spare each unload a tour of all that TensorFlow has made."""
+    """Exclude existing objects from garbage collection, which every unload runs."""
     gc.freeze()
     yield
     gc.unfreeze()
 
 
 def states_of(statuses):
-    return {one.version: one.state.value for one in statuses}
+    return {status.version: status.state.value for status in statuses}
 
 
-def polled(directory, loader):
-    """Yield a function that makes versions of model `m`; close them at the end."""
+def versions_factory(directory, loader):
+    """Yield a function that creates and polls versions of model `m`; close them."""
     with contextlib.ExitStack() as stack:
 
         def make(policy=LATEST, poll_seconds=60, load=loader):
@@ -108,18 +109,18 @@ def polled(directory, loader):
 
 
 def two_models(directory):
-    """Put down models `a` of versions 1, 2 and `b` of version 5."""
-    add(directory / "a", 1, 2)
-    add(directory / "b", 5)
+    """Create models `a`, with versions 1 and 2, and `b`, with version 5."""
+    add_versions(directory / "a", 1, 2)
+    add_versions(directory / "b", 5)
     return directory
 
 
-def starting(loader):
-    """Yield a function that starts models; close them at the end."""
+def registry_factory(loader):
+    """Yield a function that creates and starts registries; close them at the end."""
     with contextlib.ExitStack() as stack:
 
         def start(config, **options):
-            models = Models(config, loader, **{"poll_seconds": 60, **options})
+            models = ModelRegistry(config, loader, **{"poll_seconds": 60, **options})
             stack.callback(models.close)
             models.start()
             return models
@@ -128,7 +129,7 @@ def starting(loader):
 
 
 def config_of(disk, **models):
-    """Configure each model with further fields in text form."""
+    """Return a configuration of models; each value is further fields as text."""
     config = ModelServerConfig()
     config.model_config_list.SetInParent()
     for name, fields in models.items():
@@ -147,16 +148,17 @@ def labels(**versions):
 
 
 def spec(name, version=None, label=None):
-    made = ModelSpec(name=name)
+    model_spec = ModelSpec(name=name)
     if version is not None:
-        made.version.value = version
+        model_spec.version.value = version
     if label is not None:
-        made.version_label = label
-    return made
+        model_spec.version_label = label
+    return model_spec
 
 
-def served(models, *arguments, **named):
-    with models.use(spec(*arguments, **named)) as servable:
+def served_version(models, *arguments, **keywords):
+    """Return the directory and the version that a model spec leads to."""
+    with models.use(spec(*arguments, **keywords)) as servable:
         return servable.path.parent.name, servable.version
 
 

@@ -1,1 +1,1 @@
-"""What every part of the server needs: errors, limits, metrics, tensors."""
+"""Errors, limits, metrics and tensor conversion, shared by the whole server."""

@@ -1,52 +1,50 @@
-"""What can be wrong with a request, and how it is told.
-
-Knows no model and no transport.
-"""
-
-import grpc
+"""Errors that a request can end with, independent of the transport."""
 
 
 class ServingError(Exception):
-    """A request that cannot be answered."""
+    """Base class of the errors below."""
 
 
 class InvalidRequestError(ServingError, ValueError):
-    """Inputs, outputs or a configuration unlike what is served."""
+    """The request or configuration does not match what the server serves."""
 
 
 class ServableNotFoundError(ServingError):
-    """No such model, or no such version of it, is being served."""
+    """The requested model, or version of it, is not loaded."""
 
 
 class SignatureNotFoundError(ServingError):
-    """The model has no signature of that name."""
+    """The model does not have the requested signature."""
 
 
 class UnknownLabelError(ServingError):
-    """No version carries that label."""
+    """No version of the model has the requested label."""
 
 
 class UnmetConditionError(ServingError):
-    """The request would be answered in another state of the server."""
+    """The server is not in a state in which it can answer the request."""
 
 
 class UnsupportedError(ServingError):
-    """Something that the protocol names and this server does not do."""
+    """The protocol defines the operation, but this server does not implement it."""
+
+
+class DeadlineExceededError(ServingError):
+    """The deadline passed, or the client disconnected, before the answer was ready."""
+
+
+class ServerBusyError(ServingError):
+    """The server already handles as many requests as it accepts at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server is handling as many requests as it accepts. Try again later."
+        )
+
+
+class ServerStoppingError(ServingError):
+    """The server is shutting down."""
 
 
 class ExecutionError(ServingError):
-    """The model itself failed; `__cause__` is TensorFlow's error."""
-
-
-class StatusError(Exception):
-    """A refusal as the client sees it.
-
-    Attributes:
-        code: a `grpc.StatusCode`.
-        details: text that tells nothing of the server's file system.
-    """
-
-    def __init__(self, code: grpc.StatusCode, details: str):
-        super().__init__(details)
-        self.code = code
-        self.details = details
+    """The model failed; `__cause__` is the error that TensorFlow raised."""

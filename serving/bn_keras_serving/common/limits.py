@@ -1,23 +1,24 @@
-"""How much one client may ask of the server.
-
-Knows no transport and no model.
-"""
+"""Limits on what a single client may request."""
 
 import dataclasses
 
-MESSAGE_BYTES = 2**31 - 1  # protobuf's own bound
+MESSAGE_BYTES = 2**31 - 1  # the largest message that protobuf can encode
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Caps that hold whatever the model is.
+    """Limits that apply to every model.
 
     Attributes:
-        message_bytes: size of a request; protobuf's own limit by default.
-        elements: of one input tensor.
-        string_bytes: length of one string in an input.
-        concurrent_requests: for models, under way or waiting, over gRPC and REST each;
-            one more is refused with RESOURCE_EXHAUSTED.
+        message_bytes: Maximum size of a request. The default is protobuf's own limit.
+        elements: Maximum number of elements in one input tensor.
+        string_bytes: Maximum length of one string in an input.
+        concurrent_requests: Maximum number of inference requests, running or waiting,
+            for gRPC and REST separately. Further requests are rejected with
+            RESOURCE_EXHAUSTED.
+
+    Raises:
+        ValueError: If a limit is not between 1 and 2147483647.
     """
 
     message_bytes: int = MESSAGE_BYTES
@@ -25,11 +26,11 @@ class Limits:
     string_bytes: int = 2**28
     concurrent_requests: int = 1024
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not 1 <= value <= 2**31 - 1:
                 raise ValueError(
-                    f"`{field.name}` must be from 1 to 2147483647. Received: "
+                    f"`{field.name}` must be between 1 and 2147483647. Received: "
                     f"{field.name}={value!r}"
                 )

@@ -1,15 +1,14 @@
-"""Count requests and their time under the names that TensorFlow Serving gives them.
-
-Knows no model, no request and no transport.
-"""
+"""Request counts and latencies under the names that TensorFlow Serving uses."""
 
 import array
 import collections
 import threading
 from collections.abc import Callable, Collection
+from typing import TypedDict
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -17,19 +16,39 @@ RECENT_REQUESTS = 1000
 # Microseconds; servables/tensorflow/util.cc: "Scale of 10, power of 1.8 with bucket
 # count 33 (~20 minutes)".
 BUCKETS = tuple(10 * 1.8**power for power in range(33))
+_LABEL_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+class LatencySummary(TypedDict):
+    """Percentiles of recent latencies, in microseconds."""
+
+    api: str
+    entrypoint: str
+    count: int
+    p50: float
+    p95: float
+    p99: float
+
+
+class ModelSummary(TypedDict):
+    """Request counts by status, and latencies, of one model."""
+
+    requests: dict[str, int]
+    latencies: list[LatencySummary]
 
 
 class Metrics:
     """The metrics of one server.
 
-    Names, labels and buckets are TensorFlow Serving's, so its dashboards read them:
-    `:tensorflow:serving:request_count`, `...:request_latency` (of requests answered
-    with OK) and `...:runtime_latency`. Clients choose the names in their requests, and
-    each name stays in memory: a name that is not served is counted as "".
+    Names, labels and buckets are those of TensorFlow Serving, so that dashboards made
+    for it work unchanged: `:tensorflow:serving:request_count`, `...:request_latency`
+    (only requests answered with OK) and `...:runtime_latency`. Clients choose the
+    model names in their requests and each name would occupy memory forever, so
+    requests for a name that is not served are counted under "".
 
     Args:
-        model_names: Tells the names that are served. Called when a name is met that
-            was not served before.
+        model_names: Function that returns the names of the served models. It is called
+            when a request names a model that has not been seen before.
 
     Example:
         ```python
@@ -44,7 +63,7 @@ class Metrics:
 
     def __init__(self, model_names: Callable[[], Collection[str]]):
         self._model_names = model_names
-        self._served: set[str] = set()
+        self._seen_names: set[str] = set()
         self._registry = CollectorRegistry()
         self._requests = Counter(
             ":tensorflow:serving:request_count",
@@ -66,11 +85,13 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
-        self._guard = threading.Lock()
-        # Not Python floats: one made beside a big answer lies in that answer's memory,
-        # which goes back by the MiB, and would keep a MiB of it.
-        self._recent: dict[tuple[str, str, str], array.array] = collections.defaultdict(
-            lambda: array.array("d")
+        # Guards `_recent`; the Prometheus client has locks of its own.
+        self._lock = threading.Lock()
+        # Arrays of doubles rather than lists of Python floats: a float that is
+        # allocated next to a large answer shares a memory arena with it, and would
+        # keep that whole arena (1 MiB) from being returned to the system.
+        self._recent: dict[tuple[str, str, str], array.array[float]] = (
+            collections.defaultdict(lambda: array.array("d"))
         )
 
     def record_request(
@@ -84,33 +105,36 @@ class Metrics:
         """Count one request.
 
         Args:
-            model_name: As the request names it.
-            api: `Predict`, `Classify` or `Regress` over gRPC; over REST, as TensorFlow
-                Serving has it, `predict`, `classify`, `regress` or "" for the others.
+            model_name: The name in the request.
+            api: `Predict`, `Classify` or `Regress` for gRPC. For REST, as in
+                TensorFlow Serving, `predict`, `classify`, `regress`, or "" for
+                anything else.
             entrypoint: `GRPC` or `REST`.
-            status: Name of the status code, `OK`, `INVALID_ARGUMENT`, ...
-            microseconds: From its arrival to its answer; kept for `OK` alone.
+            status: Name of the status code: `OK`, `INVALID_ARGUMENT`, ...
+            microseconds: Time from the arrival of the request to its answer. Recorded
+                for `OK` only.
         """
-        model_name = self._known(model_name)
+        model_name = self._label_for(model_name)
         self._requests.labels(model_name, status).inc()
         if status == "OK":
             labels = (model_name, api, entrypoint)
             self._request_latency.labels(*labels).observe(microseconds)
-            with self._guard:
+            with self._lock:
                 times = self._recent[labels]
                 times.append(microseconds)
                 del times[:-RECENT_REQUESTS]
 
     def record_runtime(self, model_name: str, api: str, microseconds: float) -> None:
-        """Add the time that TensorFlow took for one request."""
-        self._runtime_latency.labels(self._known(model_name), api, "TF1").observe(
+        """Record the time that TensorFlow took for one request."""
+        self._runtime_latency.labels(self._label_for(model_name), api, "TF1").observe(
             microseconds
         )
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format, of type `CONTENT_TYPE`.
 
-        The library's own writer would call the counter `request_count_total`.
+        The writer of the Prometheus client is not used because it would rename the
+        counter to `request_count_total`.
         """
         lines = []
         for family in self._registry.collect():
@@ -118,65 +142,71 @@ class Metrics:
             for sample in family.samples:
                 if not sample.name.endswith("_created"):
                     name = sample.name.removesuffix("_total")
-                    lines.append(f"{name}{_labels(sample)} {_number(sample.value)}")
+                    labels, value = _format_labels(sample), _format_value(sample.value)
+                    lines.append(f"{name}{labels} {value}")
         return ("\n".join(lines) + "\n").encode()
 
-    def summary(self) -> dict[str, dict]:
-        """Return what a person wants to know of each model.
+    def summary(self) -> dict[str, ModelSummary]:
+        """Return request counts and latency percentiles of each model.
 
         Returns:
-            `{model_name: {"requests": {status: count}, "latencies": [...]}}`, each
-            latency with `api`, `entrypoint`, `count` and, in microseconds, `p50`, `p95`
+            `{model_name: {"requests": {status: count}, "latencies": [...]}}`. Each
+            latency has `api`, `entrypoint`, `count` and, in microseconds, `p50`, `p95`
             and `p99` of the latest `RECENT_REQUESTS` requests answered with OK.
         """
-        found: dict[str, dict] = collections.defaultdict(
+        summaries: dict[str, ModelSummary] = collections.defaultdict(
             lambda: {"requests": {}, "latencies": []}
         )
         for sample in next(iter(self._requests.collect())).samples:
             if sample.name.endswith("_total"):
                 labels = sample.labels
-                counts = found[labels["model_name"]]["requests"]
+                counts = summaries[labels["model_name"]]["requests"]
                 counts[labels["status"]] = int(sample.value)
-        with self._guard:
+        # Copy under the lock, compute outside it: recording must not wait for this.
+        with self._lock:
             recent = {labels: times[:] for labels, times in self._recent.items()}
         for (model_name, api, entrypoint), times in sorted(recent.items()):
-            middle, high, highest = np.percentile(times, (50, 95, 99)).tolist()
-            found[model_name]["latencies"].append(
+            p50, p95, p99 = np.percentile(times, (50, 95, 99)).tolist()
+            summaries[model_name]["latencies"].append(
                 {
                     "api": api,
                     "entrypoint": entrypoint,
                     "count": len(times),
-                    "p50": middle,
-                    "p95": high,
-                    "p99": highest,
+                    "p50": p50,
+                    "p95": p95,
+                    "p99": p99,
                 }
             )
-        return dict(found)
+        return dict(summaries)
 
-    def _known(self, model_name: str) -> str:
-        if model_name in self._served:
+    def _label_for(self, model_name: str) -> str:
+        """Return the name if it is, or once was, that of a served model; else ""."""
+        if model_name in self._seen_names:
             return model_name
         if model_name not in self._model_names():
             return ""
-        self._served.add(model_name)
+        self._seen_names.add(model_name)
         return model_name
 
 
-def _labels(sample) -> str:
+def _format_labels(sample: Sample) -> str:
     if not sample.labels:
         return ""
-    escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
     pairs = (
-        f'{name}="{_bound(value) if name == "le" else value.translate(escapes)}"'
+        f'{name}="{_format_bound(value) if name == "le" else _escape(value)}"'
         for name, value in sample.labels.items()
     )
     return "{" + ",".join(pairs) + "}"
 
 
-def _bound(text: str) -> str:
-    """Write a bucket's bound as TensorFlow Serving does, with six digits."""
+def _escape(text: str) -> str:
+    return text.translate(_LABEL_ESCAPES)
+
+
+def _format_bound(text: str) -> str:
+    """Write a bucket's bound with six digits, as TensorFlow Serving does."""
     return text if text == "+Inf" else f"{float(text):g}"
 
 
-def _number(value: float) -> str:
+def _format_value(value: float) -> str:
     return str(int(value)) if value == int(value) else floatToGoString(value)

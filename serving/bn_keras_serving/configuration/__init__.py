@@ -1,30 +1,27 @@
-"""The configuration files of TensorFlow Serving.
-
-Knows no model and no transport.
-"""
+"""The configuration files of TensorFlow Serving."""
 
 from bn_keras_serving.configuration.files import (
     BatchingParameters,
     Monitoring,
     ServerTls,
+    available_processors,
     check_models,
-    one_model,
-    processors,
     read_batching,
     read_models,
     read_monitoring,
     read_tls,
+    single_model,
 )
 
 __all__ = [
     "BatchingParameters",
     "Monitoring",
     "ServerTls",
+    "available_processors",
     "check_models",
-    "one_model",
-    "processors",
     "read_batching",
     "read_models",
     "read_monitoring",
     "read_tls",
+    "single_model",
 ]

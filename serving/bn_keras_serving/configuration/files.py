@@ -1,7 +1,4 @@
-"""Read and check the configuration files of TensorFlow Serving.
-
-Knows no model, no disk but these files, and no transport.
-"""
+"""Readers for TensorFlow Serving's configuration files."""
 
 import dataclasses
 import os
@@ -17,8 +14,8 @@ from bn_keras_serving.configuration.text_messages import new_message, read_text_
 PLATFORM = "tensorflow"
 
 
-def processors() -> int:
-    """Count those that this process may use."""
+def available_processors() -> int:
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -26,35 +23,35 @@ def processors() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class BatchingParameters:
-    """How requests are gathered; the defaults are those of the real server.
+    """How requests are combined into batches. Defaults as in TensorFlow Serving.
 
     Attributes:
-        max_batch_size: Examples that a request, and without splitting a batch, may
-            have.
-        batch_timeout_micros: Longest wait for a batch to fill, in microseconds.
-        max_enqueued_batches: Batches that may wait, for each signature.
-        num_batch_threads: Batches run at a time, of all signatures together.
-        thread_pool_name: Name of these threads.
-        allowed_batch_sizes: Sizes that a batch is padded to; without any it is not.
+        max_batch_size: Maximum number of examples in a request; without splitting, also
+            in a batch.
+        batch_timeout_micros: Maximum time to wait for a batch to fill, in microseconds.
+        max_enqueued_batches: Maximum number of waiting batches, for each signature.
+        num_batch_threads: Number of batches that run at a time, over all signatures.
+        thread_pool_name: Name of the threads.
+        allowed_batch_sizes: Sizes that batches are padded to; empty for no padding.
         enable_large_batch_splitting: Whether a large request is run in parts.
         max_execution_batch_size: Size of the parts; None for `max_batch_size`.
 
     Raises:
-        ValueError: A number is too small, or the allowed sizes do not grow to the
-            largest size that is run.
+        ValueError: If a number is too small, or the allowed sizes do not increase up to
+            the largest size that is run.
     """
 
     max_batch_size: int = 1000
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 10
-    num_batch_threads: int = dataclasses.field(default_factory=processors)
+    num_batch_threads: int = dataclasses.field(default_factory=available_processors)
     thread_pool_name: str = "batch_threads"
     allowed_batch_sizes: tuple[int, ...] = ()
     enable_large_batch_splitting: bool = False
     max_execution_batch_size: int | None = None
 
-    def __post_init__(self):
-        for name, least in (
+    def __post_init__(self) -> None:
+        for name, minimum in (
             ("max_batch_size", 1),
             ("batch_timeout_micros", 0),
             ("max_enqueued_batches", 1),
@@ -62,9 +59,9 @@ class BatchingParameters:
             ("max_execution_batch_size", 1),
         ):
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and value < minimum:
                 raise ValueError(
-                    f"`{name}` must be {least} or more. Received: {name}={value}"
+                    f"`{name}` must be {minimum} or more. Received: {name}={value}"
                 )
         name, largest = "max_batch_size", self.max_batch_size
         if self.enable_large_batch_splitting and self.max_execution_batch_size:
@@ -79,14 +76,20 @@ class BatchingParameters:
             sizes != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != largest
         ):
             raise ValueError(
-                "`allowed_batch_sizes` must be positive and increasing, the last equal "
-                f"to `{name}`. Received: allowed_batch_sizes={sizes}, {name}={largest}"
+                "`allowed_batch_sizes` must be positive and increasing, and the last "
+                f"must equal `{name}`. Received: allowed_batch_sizes={sizes}, "
+                f"{name}={largest}"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Monitoring:
-    """Whether Prometheus may read metrics, and under which path of the REST port."""
+    """Whether metrics are provided for Prometheus, and at which path of the REST port.
+
+    Attributes:
+        enable: Whether metrics are provided.
+        path: HTTP path of the metrics.
+    """
 
     enable: bool = False
     path: str = "/monitoring/prometheus/metrics"
@@ -94,13 +97,13 @@ class Monitoring:
 
 @dataclasses.dataclass(frozen=True)
 class ServerTls:
-    """Keys and certificates for gRPC, as PEM texts.
+    """Keys and certificates for gRPC, as PEM text.
 
     Attributes:
         server_key: Private key of the server.
-        server_cert: Its certificate.
-        custom_ca: Certificates that clients' certificates are checked with.
-        client_verify: Whether clients must have a certificate.
+        server_cert: Certificate of the server.
+        custom_ca: Certificates of the authorities that sign clients' certificates.
+        client_verify: Whether clients must present a certificate.
     """
 
     server_key: str = dataclasses.field(repr=False)
@@ -109,8 +112,8 @@ class ServerTls:
     client_verify: bool = False
 
 
-def one_model(name: str, base_path: str) -> ModelServerConfig:
-    """Configure one model, whose latest version is served."""
+def single_model(name: str, base_path: str) -> ModelServerConfig:
+    """Return the configuration of one model whose latest version is served."""
     config = ModelServerConfig()
     config.model_config_list.config.add(
         name=name, base_path=base_path, model_platform=PLATFORM
@@ -119,16 +122,17 @@ def one_model(name: str, base_path: str) -> ModelServerConfig:
 
 
 def read_models(path: str | Path) -> ModelServerConfig:
-    """Read a file of `--model_config_file`.
+    """Read the file for `--model_config_file`.
 
-    An empty file is a server without models. `logging_config` is accepted; the
-    requests it asks for are not logged.
+    An empty file configures a server without models. `logging_config` is accepted but
+    ignored: requests are not logged.
 
     Args:
-        path: A `ModelServerConfig` in text form.
+        path: File with a `ModelServerConfig` in text format.
 
     Raises:
-        ValueError: It cannot be read, or this server cannot serve what it asks for.
+        ValueError: If the file cannot be read, or this server cannot serve what it
+            configures.
     """
     config = read_text_message(path, ModelServerConfig())
     try:
@@ -139,24 +143,26 @@ def read_models(path: str | Path) -> ModelServerConfig:
 
 
 def check_models(config: ModelServerConfig) -> None:
-    """Refuse what this server cannot serve, with the words of the real one.
+    """Check that this server can serve a configuration.
+
+    The error messages are those of TensorFlow Serving, where it has one.
 
     Raises:
-        InvalidRequestError: A name or platform is missing, a name is there twice, a
-            path is not absolute or not of this machine, or the platform is not
+        InvalidRequestError: If a name or platform is missing, two models have the same
+            name, a path is relative or on another machine, or the platform is not
             `tensorflow`.
     """
     if config.HasField("custom_model_config"):
         raise InvalidRequestError(
             "ModelServer does not yet support custom model config. Received: "
-            "custom_model_config; use model_config_list."
+            "custom_model_config. Use model_config_list."
         )
-    names = set()
+    names: set[str] = set()
     for model in config.model_config_list.config:
         if not model.name:
             raise InvalidRequestError(
-                "Expected each model to have a name. Received: a config without one, "
-                f"base_path={model.base_path}; name it."
+                "Each model must have a name. Received: a config without a name, "
+                f"base_path={model.base_path}. Add a name."
             )
         if model.name in names:
             raise InvalidRequestError(
@@ -166,7 +172,7 @@ def check_models(config: ModelServerConfig) -> None:
         if re.match(r"[A-Za-z][A-Za-z0-9.+-]*://", model.base_path):
             raise InvalidRequestError(
                 f"Expected model {model.name} to be in a directory of this machine; "
-                f"got base_path()={model.base_path}; copy or mount it."
+                f"got base_path()={model.base_path}. Copy or mount it."
             )
         if not model.base_path.startswith("/"):
             raise InvalidRequestError(
@@ -202,33 +208,34 @@ def _check_platform(model: model_server_config_pb2.ModelConfig) -> None:
 
 
 def read_batching(path: str | Path) -> BatchingParameters:
-    """Read a file of `--batching_parameters_file`.
+    """Read the file for `--batching_parameters_file`.
 
-    With splitting, the real server wants `allowed_batch_sizes` to end with
-    `max_batch_size`; what is larger than `max_execution_batch_size` is never run, and
-    left out here.
+    With splitting, TensorFlow Serving requires `allowed_batch_sizes` to end with
+    `max_batch_size`. Sizes above `max_execution_batch_size` are never run, and are left
+    out here.
 
     Args:
-        path: A `BatchingParameters` in text form.
+        path: File with a `BatchingParameters` message in text format.
 
     Raises:
-        ValueError: It cannot be read, sizes do not fit one another, or variable-length
-            inputs are to be padded, which this server does not.
+        ValueError: If the file cannot be read, the sizes contradict each other, or
+            inputs of variable length are to be padded, which is not supported.
     """
-    read = read_text_message(path, new_message("BatchingParameters"))
-    if read.pad_variable_length_inputs:
+    message = read_text_message(path, new_message("BatchingParameters"))
+    if message.pad_variable_length_inputs:
         raise ValueError(
-            f"{path}: `pad_variable_length_inputs` must be false: inputs of unlike "
-            "shapes are not batched here. Received: pad_variable_length_inputs=true; "
-            "send inputs of one shape"
+            f"{path}: `pad_variable_length_inputs` must be false, because inputs of "
+            "different shapes are not batched. Received: "
+            "pad_variable_length_inputs=true. Send inputs of one shape."
         )
-    # Wrapped values that are not in the file leave the default.
+    # All fields but the list are wrapper messages; those missing in the file are not
+    # listed, and keep the default.
     values = {
         field.name: value.value
-        for field, value in read.ListFields()
+        for field, value in message.ListFields()
         if field.message_type is not None
     }
-    sizes = tuple(read.allowed_batch_sizes)
+    sizes = tuple(message.allowed_batch_sizes)
     if values.get("enable_large_batch_splitting"):
         largest = values.get("max_execution_batch_size", max(sizes, default=0))
         sizes = tuple(size for size in sizes if size <= largest)
@@ -239,38 +246,49 @@ def read_batching(path: str | Path) -> BatchingParameters:
 
 
 def read_monitoring(path: str | Path) -> Monitoring:
-    """Read a file of `--monitoring_config_file`, a `MonitoringConfig` in text form.
+    """Read the file for `--monitoring_config_file`.
+
+    Args:
+        path: File with a `MonitoringConfig` message in text format.
 
     Raises:
-        ValueError: It cannot be read, or its path does not begin with `/`.
+        ValueError: If the file cannot be read, or its path does not begin with `/`.
     """
-    read = read_text_message(path, new_message("MonitoringConfig")).prometheus_config
-    if read.path and not read.path.startswith("/"):
+    message = read_text_message(path, new_message("MonitoringConfig"))
+    prometheus = message.prometheus_config
+    if prometheus.path and not prometheus.path.startswith("/"):
         raise ValueError(
-            f"{path}: `path` must begin with /. Received: path={read.path!r}"
+            f"{path}: `path` must begin with /. Received: path={prometheus.path!r}"
         )
-    return Monitoring(read.enable, read.path or Monitoring.path)
+    return Monitoring(prometheus.enable, prometheus.path or Monitoring.path)
 
 
 def read_tls(path: str | Path) -> ServerTls:
-    """Read a file of `--ssl_config_file`, an `SSLConfig` in text form.
+    """Read the file for `--ssl_config_file`.
+
+    Args:
+        path: File with an `SSLConfig` message in text format.
 
     Raises:
-        ValueError: It cannot be read, or lacks a PEM text. The key is in no message.
+        ValueError: If the file cannot be read, or lacks a PEM text. The message never
+            contains the key.
     """
-    read = read_text_message(path, new_message("SSLConfig"), secret=True)
-    for name, wanted in (
+    message = read_text_message(path, new_message("SSLConfig"), secret=True)
+    for name, required in (
         ("server_key", True),
         ("server_cert", True),
-        ("custom_ca", read.client_verify or read.custom_ca),
+        ("custom_ca", message.client_verify or message.custom_ca),
     ):
-        text = getattr(read, name)
-        if wanted and "-----BEGIN " not in text:
-            found = f"{len(text)} characters of something else" if text else "nothing"
+        text = getattr(message, name)
+        if required and "-----BEGIN " not in text:
+            received = f"{len(text)} characters of other text" if text else "nothing"
             raise ValueError(
-                f"{path}: `{name}` must be a PEM text. Received: {found}; put the "
-                "contents of the file there, not its path"
+                f"{path}: `{name}` must be a PEM text. Received: {received}. Insert "
+                "the contents of the file, not its path."
             )
     return ServerTls(
-        read.server_key, read.server_cert, read.custom_ca or None, read.client_verify
+        message.server_key,
+        message.server_cert,
+        message.custom_ca or None,
+        message.client_verify,
     )

@@ -1,11 +1,8 @@
-"""Read messages in protobuf's text form, those too that tensorflow-serving-api lacks.
-
-Knows no meaning of any field.
-"""
+"""Messages in protobuf's text format, including those missing from the Python API."""
 
 import re
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf import (
     descriptor_pb2,
@@ -16,7 +13,8 @@ from google.protobuf import (
 )
 from google.protobuf.message import Message
 
-# Name to (field, number, type). Sources: session_bundle_config.proto,
+# Message name to fields as (name, number, type), for messages that the package
+# tensorflow-serving-api lacks. Sources: session_bundle_config.proto,
 # monitoring_config.proto and ssl_config.proto of tensorflow/serving.
 _MESSAGES = {
     "BatchingParameters": [
@@ -43,8 +41,8 @@ _MESSAGES = {
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
-def new_message(name: str):
-    """Make an empty message of one of the names above."""
+def new_message(name: str) -> Any:
+    """Return an empty message of one of the types in `_MESSAGES`."""
     field_type = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
         name="serving.proto",
@@ -54,8 +52,8 @@ def new_message(name: str):
     )
     for message_name, fields in _MESSAGES.items():
         message = file.message_type.add(name=message_name)
-        for key, number, kind in fields:
-            field = message.field.add(name=key, number=number, label=1)
+        for field_name, number, kind in fields:
+            field = message.field.add(name=field_name, number=number, label=1)
             if kind.endswith("*"):
                 field.label = field_type.LABEL_REPEATED
             if hasattr(field_type, f"TYPE_{kind.rstrip('*')}"):
@@ -64,7 +62,7 @@ def new_message(name: str):
                 package = file.package if kind in _MESSAGES else "google.protobuf"
                 field.type = field_type.TYPE_MESSAGE
                 field.type_name = f".{package}.{kind}"
-    # A pool of their own: the real definitions may come into the shared one.
+    # A private pool: another package may add the real definitions to the default one.
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.AddSerializedFile(file.SerializeToString())
@@ -79,32 +77,35 @@ def read_text_message(
     """Read a file into an empty message.
 
     Args:
-        path: UTF-8 text.
-        message: What it is read into, and returned.
-        secret: Whether the text may not be quoted.
+        path: A file in UTF-8.
+        message: The message to fill.
+        secret: Whether error messages must not quote the file.
+
+    Returns:
+        The same message.
 
     Raises:
-        ValueError: The file cannot be read, or does not hold such a message.
+        ValueError: If the file cannot be read or does not contain such a message.
     """
-    expected = f"Expected {path} to be a {message.DESCRIPTOR.name} in text form."
+    expected = f"{path} must be a {message.DESCRIPTOR.name} in text format."
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(
-            f"{expected} Received: {error.strerror}; correct the path."
+            f"{expected} Received: {error.strerror}. Correct the path."
         ) from None
     except UnicodeDecodeError:
         raise ValueError(
-            f"{expected} Received: a file that is not UTF-8; correct the path."
+            f"{expected} Received: a file that is not in UTF-8. Correct the path."
         ) from None
     try:
         return text_format.Parse(text, message)
     except text_format.ParseError as error:
         problem = " ".join(re.sub(r"^\d+:\d+ : ", "", str(error)).split()).rstrip(".")
         if secret:
-            problem = "an error that is not shown, for it may quote the key"
-        where = "" if error.GetLine() is None else f"in line {error.GetLine()}, "
-        # The parser's error quotes the line, and so would a traceback.
+            problem = "an error that is not shown, since it might quote the key"
+        line = "" if error.GetLine() is None else f"in line {error.GetLine()}, "
+        # `from None`, since the parser's own error quotes the line in its traceback.
         raise ValueError(
-            f"{expected} Received: {where}{problem}; correct it."
+            f"{expected} Received: {line}{problem}. Correct the file."
         ) from None

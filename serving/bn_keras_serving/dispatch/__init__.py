@@ -1,1 +1,1 @@
-"""From a request to its answer, whichever transport it came by."""
+"""From a request, whatever its transport, to the answer of the right version."""

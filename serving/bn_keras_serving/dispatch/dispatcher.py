@@ -1,163 +1,123 @@
-"""The one road of a request, whichever way it came: find the version, run.
+"""The path of every request, from gRPC and REST alike, to its handler."""
 
-Knows no transport: gRPC and REST both end here.
-"""
-
+import functools
 import threading
 import time
-from collections.abc import Callable
+from typing import Any
 
-import grpc
-from tensorflow_serving.apis import (
-    get_model_status_pb2,
-    model_management_pb2,
-    model_pb2,
-)
+from tensorflow_serving.apis import model_pb2
 
-from bn_keras_serving.common.errors import (
-    InvalidRequestError,
-    ServableNotFoundError,
-)
+from bn_keras_serving.common.errors import InvalidRequestError
 from bn_keras_serving.common.metrics import Metrics
-from bn_keras_serving.dispatch.error_mapping import deadline_passed, public, refusal
-from bn_keras_serving.dispatch.handlers import Answering, Check
-from bn_keras_serving.models import Models
+from bn_keras_serving.dispatch import handlers, model_management
+from bn_keras_serving.dispatch.deadline import UNLIMITED, Deadline
+from bn_keras_serving.dispatch.error_mapping import to_status_error
+from bn_keras_serving.models import ModelRegistry
+from bn_keras_serving.servable.servable import Servable
 
 
-class Inference:
+class Dispatcher:
     """Answers every request of the protocol.
 
     Args:
-        models: What is served.
-        metrics: Where requests are counted.
-        tensor_content: Whether Predict answers tensors as bytes rather than in the
-            field of their type.
-        running: Requests that may be at their models at a time; others wait for their
-            turn as long as their deadlines allow.
+        models: The served models.
+        metrics: Where run times are recorded.
+        tensor_content: Whether Predict encodes output tensors as bytes instead of in
+            the field for their type.
+        parallel_runs: Number of requests whose models may run at a time. Other requests
+            wait as long as their deadlines allow.
 
     Attributes:
-        models: As given.
-        metrics: As given.
+        models: The served models.
+        metrics: Where run times are recorded.
     """
 
     def __init__(
         self,
-        models: Models,
+        models: ModelRegistry[Servable],
         metrics: Metrics,
         tensor_content: bool = False,
-        running: int = 8,
+        parallel_runs: int = 8,
     ):
         self.models = models
         self.metrics = metrics
-        self._tensor_content = tensor_content
-        self._running = running
-        self._turns = threading.BoundedSemaphore(running)
+        self._inference_handlers = {
+            "Predict": functools.partial(
+                handlers.predict, tensor_content=tensor_content
+            ),
+            "Classify": handlers.classify,
+            "Regress": handlers.regress,
+            "MultiInference": handlers.multi_inference,
+        }
+        self._parallel_runs = parallel_runs
+        self._run_slots = threading.BoundedSemaphore(parallel_runs)
 
-    def answer(
-        self,
-        api: str,
-        request,
-        check: Check = lambda: None,
-    ):
+    def answer(self, api: str, request: Any, deadline: Deadline = UNLIMITED) -> Any:
         """Answer one request.
 
         Args:
-            api: Name of the call: `Predict`, `Classify`, `Regress`, `MultiInference`,
-                `GetModelMetadata`, `GetModelStatus` or `HandleReloadConfigRequest`.
-            request: Its protocol buffer.
-            check: Called before work is begun. Returns the seconds left for it, None
-                for any number; raises `StatusError` where nobody awaits its answer.
+            api: Name of the method: `Predict`, `Classify`, `Regress`,
+                `MultiInference`, `GetModelMetadata`, `GetModelStatus` or
+                `HandleReloadConfigRequest`.
+            request: Protocol buffer of the request.
+            deadline: Time left for the request.
 
         Returns:
-            The protocol buffer of the answer.
+            The protocol buffer of the response.
 
         Raises:
-            StatusError: Whatever went wrong, as the client is told.
+            StatusError: If the request cannot be answered, for whatever reason.
         """
         try:
-            check()
-            if api == "GetModelStatus":
-                return self._status(request)
+            deadline.remaining()
             if api == "HandleReloadConfigRequest":
-                return self._reload(request)
-            return self._infer(api, request, check)
+                return model_management.reload_config(self.models, request)
+            if api == "MultiInference":
+                return self._infer(api, request, _first_model_spec(request), deadline)
+            if not request.HasField("model_spec"):
+                raise InvalidRequestError("Missing ModelSpec")
+            if api == "GetModelStatus":
+                return model_management.get_model_status(self.models, request)
+            if api == "GetModelMetadata":
+                with self.models.use(request.model_spec) as servable:
+                    return handlers.get_model_metadata(servable, request)
+            return self._infer(api, request, request.model_spec, deadline)
         except Exception as error:
-            raise refusal(error) from error
+            raise to_status_error(error) from error
 
-    def drained(self, seconds: float) -> bool:
-        """Wait until no model runs; tell whether that came in time."""
+    def drain(self, seconds: float) -> bool:
+        """Wait until no model runs; return whether that happened in time."""
         end = time.monotonic() + seconds
         taken = 0
-        while taken < self._running and self._turns.acquire(
+        # Once this thread holds every slot, no request can be running a model.
+        while taken < self._parallel_runs and self._run_slots.acquire(
             timeout=max(0.0, end - time.monotonic())
         ):
             taken += 1
         for _ in range(taken):
-            self._turns.release()
-        return taken == self._running
+            self._run_slots.release()
+        return taken == self._parallel_runs
 
-    def _infer(self, api: str, request, check: Check):
-        if api == "MultiInference":
-            spec = (
-                request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
-            )
-        else:
-            _check_model_spec(request)
-            spec = request.model_spec
-
-        def run(compute: Callable, *arguments):
-            began = time.perf_counter()
-            outputs = compute(*arguments)
-            self.metrics.record_runtime(
-                spec.name, api, 1e6 * (time.perf_counter() - began)
-            )
-            return outputs
-
-        answering = Answering(self._tensor_content, run, check)
-        methods = {
-            "Predict": answering.predict,
-            "Classify": answering.classify,
-            "Regress": answering.regress,
-            "MultiInference": answering.multi_inference,
-        }
-        if api == "GetModelMetadata":
-            with self.models.use(spec) as servable:
-                return answering.metadata(servable, request)
-        if not self._turns.acquire(timeout=check()):
-            raise deadline_passed()
+    def _infer(
+        self, api: str, request: Any, spec: model_pb2.ModelSpec, deadline: Deadline
+    ) -> Any:
+        # The slot is taken before the version is looked up: a waiting request must not
+        # keep a version loaded, and gets the latest one when its turn comes. `acquire`
+        # fails only once the deadline has passed, and then `remaining` raises.
+        while not self._run_slots.acquire(timeout=deadline.remaining()):
+            pass
         try:
             with self.models.use(spec) as servable:
-                return methods[api](servable, request)
+                return self._inference_handlers[api](
+                    servable,
+                    request,
+                    deadline,
+                    functools.partial(self.metrics.record_runtime, spec.name, api),
+                )
         finally:
-            self._turns.release()
-
-    def _status(self, request) -> get_model_status_pb2.GetModelStatusResponse:
-        _check_model_spec(request)
-        spec = request.model_spec
-        found = self.models.statuses(spec.name)
-        missing = f"any versions of model {spec.name}"
-        if spec.HasField("version"):
-            found = [one for one in found if one.version == spec.version.value]
-            missing = f"version {spec.version.value} of model {spec.name}"
-        if not found:
-            raise ServableNotFoundError(f"Could not find {missing}")
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for one in found:
-            answer = response.model_version_status.add(
-                version=one.version, state=one.state.value
-            )
-            answer.status.SetInParent()  # OK is written too
-            if one.error is not None:
-                answer.status.error_code = grpc.StatusCode.UNKNOWN.value[0]
-                answer.status.error_message = public(one.error)
-        return response
-
-    def _reload(self, request) -> model_management_pb2.ReloadConfigResponse:
-        self.models.reload(request.config)
-        # An empty status is OK.
-        return model_management_pb2.ReloadConfigResponse(status={})
+            self._run_slots.release()
 
 
-def _check_model_spec(request) -> None:
-    if not request.HasField("model_spec"):
-        raise InvalidRequestError("Missing ModelSpec")
+def _first_model_spec(request: Any) -> model_pb2.ModelSpec:
+    """Return the model of a MultiInference request; its tasks must share one."""
+    return request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()

@@ -1,7 +1,4 @@
-"""Give each failure the status and the words that the client sees.
-
-Knows no model and no transport. The one table from errors to status codes.
-"""
+"""The mapping from errors to the status codes and messages that clients receive."""
 
 import logging
 import re
@@ -9,11 +6,14 @@ import re
 import grpc
 
 from bn_keras_serving.common.errors import (
+    DeadlineExceededError,
     ExecutionError,
     InvalidRequestError,
     ServableNotFoundError,
+    ServerBusyError,
+    ServerStoppingError,
+    ServingError,
     SignatureNotFoundError,
-    StatusError,
     UnknownLabelError,
     UnmetConditionError,
     UnsupportedError,
@@ -21,66 +21,75 @@ from bn_keras_serving.common.errors import (
 
 MAXIMUM_DETAIL_BYTES = 1024
 
-_CODES = {
+_CODES: dict[type[ServingError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     ServableNotFoundError: grpc.StatusCode.NOT_FOUND,
     SignatureNotFoundError: grpc.StatusCode.FAILED_PRECONDITION,
     UnknownLabelError: grpc.StatusCode.INVALID_ARGUMENT,
     UnmetConditionError: grpc.StatusCode.FAILED_PRECONDITION,
     UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
+    DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ServerBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ServerStoppingError: grpc.StatusCode.UNAVAILABLE,
 }
 _CODES_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
-# A device such as /job:localhost/replica:0 only looks like a path.
+# A device name such as /job:localhost/replica:0 looks like a path but is not one.
 _PATH = re.compile(r"(?<![\w.:/])/(?!job:)[\w.@+-][^\s\"',;:(){}]*")
 
 _logger = logging.getLogger(__name__)
 
 
-def refusal(error: Exception) -> StatusError:
-    """Turn any error into one that may be told; what is unforeseen goes to the log."""
+class StatusError(Exception):
+    """An error in the form in which the client receives it.
+
+    Args:
+        code: The status code.
+        details: Message that reveals nothing about the server's file system.
+
+    Attributes:
+        code: The status code.
+        details: The message.
+    """
+
+    def __init__(self, code: grpc.StatusCode, details: str):
+        super().__init__(details)
+        self.code = code
+        self.details = details
+
+
+def to_status_error(error: Exception) -> StatusError:
+    """Convert any error to the one that the client receives.
+
+    An unexpected error is logged, and the client learns only that it occurred.
+    """
     if isinstance(error, StatusError):
         return error
-    for kind, code in _CODES.items():
-        if isinstance(error, kind):
+    for error_type, code in _CODES.items():
+        if isinstance(error, error_type):
             text = str(error)
-            if kind is UnmetConditionError:
-                text = public(text)
-            return StatusError(code, cut(text))
+            if error_type is UnmetConditionError:
+                text = redact_paths(text)
+            return StatusError(code, truncate(text))
     if isinstance(error, ExecutionError):
-        # TensorFlow numbers its errors as gRPC does.
+        # TensorFlow numbers its error codes as gRPC does; 2 is UNKNOWN.
         number = getattr(error.__cause__, "error_code", 2)
-        return StatusError(_CODES_BY_NUMBER[number], cut(public(str(error))))
-    _logger.error("A request failed.", exc_info=error)
+        return StatusError(_CODES_BY_NUMBER[number], truncate(redact_paths(str(error))))
+    _logger.error("A request failed with an unexpected error.", exc_info=error)
     return StatusError(
-        grpc.StatusCode.INTERNAL, "Internal error; the server's log tells its cause."
+        grpc.StatusCode.INTERNAL, "Internal error. See the server's log for its cause."
     )
 
 
-def public(text: str) -> str:
-    """Take the server's file system out of a text."""
+def redact_paths(text: str) -> str:
+    """Replace file system paths in a text with `<path>`."""
     return _PATH.sub("<path>", text)
 
 
-def cut(details: str) -> str:
-    """Shorten a text to what gRPC's header may hold, as TensorFlow Serving does."""
+def truncate(details: str) -> str:
+    """Shorten a message to fit into gRPC's header, as TensorFlow Serving does."""
     encoded = details.encode()
     if len(encoded) <= MAXIMUM_DETAIL_BYTES:
         return details
-    kept = encoded[:MAXIMUM_DETAIL_BYTES].decode(errors="ignore")
-    return f"{kept}...TRUNCATED"
-
-
-def deadline_passed() -> StatusError:
-    """What a request is told that waited longer than its client."""
-    return StatusError(
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        "The deadline passed, or the client left, before the model could run.",
-    )
-
-
-def too_many() -> StatusError:
-    """What a request is told that finds no place."""
-    return StatusError(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "The server has as many requests as it takes at once; try again later.",
-    )
+    # Do not cut inside a character.
+    shortened = encoded[:MAXIMUM_DETAIL_BYTES].decode(errors="ignore")
+    return f"{shortened}...TRUNCATED"

@@ -1,1 +1,1 @@
-"""The gRPC transport."""
+"""The gRPC interface."""

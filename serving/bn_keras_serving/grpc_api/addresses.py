@@ -1,7 +1,4 @@
-"""Addresses to listen on, and why one cannot be.
-
-Knows no service.
-"""
+"""Addresses to listen on, and clear errors if that is impossible."""
 
 import errno
 import os
@@ -10,60 +7,72 @@ from pathlib import Path
 
 import grpc
 
-MAXIMUM_SOCKET_PATH = 107  # of Linux
+MAXIMUM_SOCKET_PATH = 107  # on Linux
 
 
-def joined(host: str, port: int) -> str:
-    """`host:port`, an IPv6 address in brackets."""
+def format_address(host: str, port: int) -> str:
+    """Return `host:port`, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def reached(host: str) -> str:
-    """The host by which this machine's own clients reach a server there."""
+def client_host(host: str) -> str:
+    """Return the host under which clients on this machine reach a server."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def check_port(port: int, option: str) -> None:
-    """Raise ValueError unless a port is one; `option` is where it was chosen."""
+    """Check that a port number is valid.
+
+    Args:
+        port: The port number.
+        option: Command-line option that chooses it, for the error message.
+
+    Raises:
+        ValueError: If the number is not between 0 and 65535.
+    """
     if not 0 <= port < 2**16:
         raise ValueError(
-            "Expected a port from 0 to 65535, 0 for any free one. "
-            f"Received: {port}; choose one with {option}."
+            "A port must be between 0 and 65535, where 0 chooses a free one. Received: "
+            f"{port}. Choose another with {option}."
         )
 
 
 def bind(
     server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None
 ) -> int:
-    """Let a server listen on an address, with TLS or without; returns the port.
+    """Let a server listen on an address, with TLS if credentials are given.
+
+    Returns:
+        The port.
 
     Raises:
-        OSError: It cannot be listened on.
+        OSError: If the address cannot be used.
     """
     try:
         if credentials is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        why = "which cannot be"
+        reason = "which cannot be used"
         if credentials is not None:
-            why += ", or a key and a certificate that do not belong together"
+            reason += ", or a key and a certificate that do not belong together"
         elif address.startswith("unix:"):
-            why = _why_no_socket(Path(address.removeprefix("unix:")))
+            reason = _socket_problem(Path(address.removeprefix("unix:")))
         raise OSError(
             errno.EADDRNOTAVAIL,
-            f"Expected an address that can be listened on. Received: {address}, {why}.",
+            f"The server must be able to listen on its address. Received: {address}, "
+            f"{reason}.",
         ) from error
 
 
-def _why_no_socket(path: Path) -> str:
+def _socket_problem(path: Path) -> str:
     if len(os.fsencode(path)) > MAXIMUM_SOCKET_PATH:
-        return f"longer than {MAXIMUM_SOCKET_PATH} bytes; choose a shorter path"
+        return f"longer than {MAXIMUM_SOCKET_PATH} bytes. Choose a shorter path"
     if not path.parent.is_dir():
-        return "in a folder that is not there; make it"
+        return "in a folder that does not exist. Create it"
     if path.exists():
-        return "which exists; choose another path"
-    return "which cannot be written; choose another path"
+        return "which already exists. Choose another path"
+    return "which cannot be created. Choose another path"
 
 
 def bind_port(
@@ -72,23 +81,31 @@ def bind_port(
     port: int,
     credentials: grpc.ServerCredentials | None,
 ) -> int:
-    """Let a server listen on a port of a host; returns the port, that chosen for 0.
+    """Let a server listen on a port of a host.
+
+    Returns:
+        The port; the one that was chosen if `port` is 0.
 
     Raises:
-        ValueError: No such port.
-        OSError: It cannot be listened on; the message tells why.
+        ValueError: If the port number is invalid.
+        OSError: If the address cannot be used. The message explains why.
     """
     check_port(port, "--port")
     try:
-        return bind(server, joined(host, port), credentials)
+        return bind(server, format_address(host, port), credentials)
     except OSError as error:
-        raise why_not(host, port) or error from None
+        raise bind_error(host, port) or error from None
 
 
-def why_not(host: str, port: int, option: str = "--port") -> OSError | None:
-    """Ask the system why an address cannot be listened on; None where it can be.
+def bind_error(host: str, port: int, option: str = "--port") -> OSError | None:
+    """Return an error that explains why an address cannot be used; None if it can.
 
-    gRPC does not tell.
+    gRPC does not report the reason, so this asks the operating system.
+
+    Args:
+        host: Address or name of the interface.
+        port: The port number.
+        option: Command-line option that chooses the port, for the error message.
     """
     number = None
     try:
@@ -96,25 +113,26 @@ def why_not(host: str, port: int, option: str = "--port") -> OSError | None:
             host, port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind) as probe:
-            # As servers do, lest connections that have ended count.
+            # Servers set this option too; without it, connections that were closed
+            # recently would count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
         return None
     except socket.gaierror:
         number = errno.EADDRNOTAVAIL
-        why = "a host that no name is known for; correct --host"
+        reason = "a host name that cannot be resolved. Correct --host"
     except PermissionError:
         number = errno.EACCES
-        why = f"a port kept for the system; choose another with {option}"
+        reason = f"a port reserved for the system. Choose another with {option}"
     except OSError as error:
         number = error.errno
-        why = "a host not of this machine; correct --host"
+        reason = "a host that is not this machine. Correct --host"
         if number == errno.EADDRINUSE:
-            why = f"taken; choose another port with {option}, 0 for any free one"
+            reason = f"in use. Choose another port with {option}; 0 chooses a free one"
         else:
             number = errno.EADDRNOTAVAIL
     return OSError(
         number,
-        "Expected an address free to listen on. Received: "
-        f"{joined(host, port)}, {why}.",
+        "The server must be able to listen on its address. Received: "
+        f"{format_address(host, port)}, {reason}.",
     )

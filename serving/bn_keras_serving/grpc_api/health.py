@@ -1,40 +1,53 @@
-"""Tell whether the server takes requests: `grpc.health.v1`.
-
-Knows no model.
-"""
+"""The health service, `grpc.health.v1`."""
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
-from grpc_health.v1 import health
+import grpc
+from grpc_health.v1 import health, health_pb2
+
+# Sends a response on a Watch stream; None ends the stream.
+SendResponse = Callable[[health_pb2.HealthCheckResponse | None], None]
 
 
 class Health(health.HealthServicer):
-    """Health whose open Watch streams end with it: they would use up all of a grace."""
+    """A health service that closes its Watch streams on shutdown.
 
-    def __init__(self):
+    With gRPC's own class, an open stream lets every shutdown last for its whole grace
+    period.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._guard = threading.Lock()
-        self._streams = set()
+        self._streams_lock = threading.Lock()
+        self._streams: set[SendResponse | None] = set()
 
-    # gRPC's own class returns a stream where it is handed no callback to send by.
+    # gRPC's own class returns a stream unless it is given a callback to send with.
     def Watch(  # noqa: N802 # pyright: ignore[reportIncompatibleMethodOverride]
-        self, request, context, send_response_callback=None
-    ):
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.ServicerContext,
+        send_response_callback: SendResponse | None = None,
+    ) -> Any:
         """Send the state now and whenever it changes."""
-        with self._guard:
+        with self._streams_lock:
             self._streams.add(send_response_callback)
         if not context.add_callback(lambda: self._forget(send_response_callback)):
-            self._forget(send_response_callback)  # the call has ended already
+            # The call has already ended, so the callback will never run.
+            self._forget(send_response_callback)
         return super().Watch(request, context, send_response_callback)
 
-    def enter_graceful_shutdown(self):
-        """Turn every state to NOT_SERVING, and end the streams."""
+    def enter_graceful_shutdown(self) -> None:
+        """Set every state to NOT_SERVING and close the streams."""
         super().enter_graceful_shutdown()
-        with self._guard:
+        # Closing a stream calls `_forget`, which takes the lock.
+        with self._streams_lock:
             open_streams = list(self._streams)
         for send in open_streams:
-            send(None)
+            if send is not None:
+                send(None)
 
-    def _forget(self, send_response_callback):
-        with self._guard:
+    def _forget(self, send_response_callback: SendResponse | None) -> None:
+        with self._streams_lock:
             self._streams.discard(send_response_callback)

@@ -1,52 +1,59 @@
-"""TensorFlow Serving's two gRPC services, and what becomes of a refusal there.
-
-Knows no model, no version on disk and no port.
-"""
+"""TensorFlow Serving's two gRPC services, PredictionService and ModelService."""
 
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
-from google.protobuf import message, message_factory
+from google.protobuf import descriptor, message, message_factory
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
-from bn_keras_serving.common.errors import StatusError
-from bn_keras_serving.dispatch.dispatcher import Inference
-from bn_keras_serving.dispatch.error_mapping import deadline_passed, refusal, too_many
+from bn_keras_serving.common.errors import ServerBusyError
+from bn_keras_serving.dispatch.deadline import Deadline
+from bn_keras_serving.dispatch.dispatcher import Dispatcher
+from bn_keras_serving.dispatch.error_mapping import StatusError, to_status_error
 
-# Of the descriptors: reflection finds only the files that were imported.
+# Full service name to methods. Taken from the descriptors, since reflection finds only
+# files that have been imported.
 SERVICES = {
     service.full_name: service.methods
     for file in (prediction_service_pb2, model_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 }
-_COUNTED = {"Predict", "Classify", "Regress"}  # as in TensorFlow Serving
-_MODELS_RUN = {*_COUNTED, "MultiInference"}
-# gRPC tells a call without a deadline a time of centuries.
-_NO_DEADLINE = 1e9
+_COUNTED_METHODS = {"Predict", "Classify", "Regress"}  # as in TensorFlow Serving
+_INFERENCE_METHODS = {*_COUNTED_METHODS, "MultiInference"}
+# For a call without a deadline, gRPC reports a remaining time of centuries.
+_NO_DEADLINE_SECONDS = 1e9
 
 
-def add_services(server: grpc.Server, inference: Inference, places: int) -> None:
-    """Answer every call of PredictionService and ModelService.
+def add_services(
+    server: grpc.Server, dispatcher: Dispatcher, concurrent_requests: int
+) -> None:
+    """Answer every method of PredictionService and ModelService.
 
     Args:
-        server: Not yet started; a thread of its own waits for each request, for its
-            message and for its turn.
-        inference: Answers the requests.
-        places: Requests for models under way or waiting; one more is refused, and
-            those for states are answered: with gRPC's own bound,
-            `maximum_concurrent_rpcs`, a server that is busy would be taken for a dead
-            one.
+        server: A server that has not been started. One of its threads waits for the
+            message of each request, and until its model may run.
+        dispatcher: Answers the requests.
+        concurrent_requests: Maximum number of inference requests, running or waiting;
+            further ones are rejected. Requests for metadata and state are always
+            answered. gRPC's own limit, `maximum_concurrent_rpcs`, would reject those
+            and health checks too, so that a busy server would seem to be dead.
     """
-    free = threading.BoundedSemaphore(places)
+    places = threading.BoundedSemaphore(concurrent_requests)
     for service, methods in SERVICES.items():
-        # As streams of one message, so that the call comes before the message, which a
-        # slow client sends for as long as it likes; and without serializers: gRPC would
-        # keep each call whose message it cannot parse for ever, and log a traceback.
+        # The methods are registered as streams of one message, so that the handler
+        # starts before the message has arrived: a slow client can take any time to
+        # send it. They have no deserializers: gRPC would never release a call whose
+        # message cannot be parsed, and would log a traceback.
         handlers = {
             method.name: grpc.stream_unary_rpc_method_handler(
-                _Call(inference, method, free if method.name in _MODELS_RUN else None)
+                _RpcMethod(
+                    dispatcher,
+                    method,
+                    places if method.name in _INFERENCE_METHODS else None,
+                )
             )
             for method in methods
         }
@@ -55,69 +62,76 @@ def add_services(server: grpc.Server, inference: Inference, places: int) -> None
         )
 
 
-class _Call:
-    """One call of the protocol, as gRPC wants it: bytes to bytes."""
+class _RpcMethod:
+    """A method of the protocol, from serialized request to serialized response."""
 
     def __init__(
         self,
-        inference: Inference,
-        method,
-        free: threading.BoundedSemaphore | None,
+        dispatcher: Dispatcher,
+        method: descriptor.MethodDescriptor,
+        places: threading.BoundedSemaphore | None,
     ):
-        self._inference = inference
+        self._dispatcher = dispatcher
         self._api = method.name
-        self._request = message_factory.GetMessageClass(method.input_type)
-        self._free = free
+        self._request_class = message_factory.GetMessageClass(method.input_type)
+        self._places = places
 
-    def __call__(self, messages: Iterator[bytes], context: grpc.ServicerContext):
-        if self._free is None:
+    def __call__(
+        self, messages: Iterator[bytes], context: grpc.ServicerContext
+    ) -> bytes:
+        if self._places is None:
             return self._answer(messages, context)
-        if not self._free.acquire(blocking=False):
-            refused = too_many()
-            self._count("", refused, 0)
-            return context.abort(refused.code, refused.details)
+        # Never wait for a place: each waiting call would hold a thread.
+        if not self._places.acquire(blocking=False):
+            error = to_status_error(ServerBusyError())
+            self._count("", error, 0)
+            return context.abort(error.code, error.details)
         try:
             return self._answer(messages, context)
         finally:
-            self._free.release()
+            self._places.release()
 
-    def _answer(self, messages: Iterator[bytes], context: grpc.ServicerContext):
-        def check():
-            remaining = context.time_remaining()
-            if not context.is_active() or (remaining is not None and remaining <= 0):
-                raise deadline_passed()
-            if remaining is None or remaining > _NO_DEADLINE:
-                return None
-            return remaining
-
-        received = next(messages, b"")
-        began = time.perf_counter()
-        name, refused = "", None
+    def _answer(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+        serialized = next(messages, b"")
+        start = time.perf_counter()
+        model_name, status_error = "", None
         try:
-            request = self._parsed(received)
-            if self._api in _COUNTED:
-                name = request.model_spec.name
-            return self._inference.answer(self._api, request, check).SerializeToString()
+            request = self._parse(serialized)
+            if self._api in _COUNTED_METHODS:
+                model_name = request.model_spec.name
+            deadline = _deadline(context)
+            response = self._dispatcher.answer(self._api, request, deadline)
+            return response.SerializeToString()
         except Exception as error:
-            refused = refusal(error)
+            status_error = to_status_error(error)
         finally:
-            self._count(name, refused, time.perf_counter() - began)
-        return context.abort(refused.code, refused.details)
+            self._count(model_name, status_error, time.perf_counter() - start)
+        # `abort` raises; outside the `try`, so that it is not caught there.
+        return context.abort(status_error.code, status_error.details)
 
-    def _parsed(self, received: bytes):
+    def _parse(self, serialized: bytes) -> Any:
         try:
-            return self._request.FromString(received)
+            return self._request_class.FromString(serialized)
         except message.DecodeError:
-            # As gRPC in C++ has it.
+            # gRPC in C++ uses this code too.
             raise StatusError(
                 grpc.StatusCode.INTERNAL,
-                f"Expected a {self._request.DESCRIPTOR.name}. Received: bytes that "
-                "are none.",
+                f"The message must be a {self._request_class.DESCRIPTOR.name}. "
+                "Received: bytes that cannot be parsed as one.",
             ) from None
 
-    def _count(self, name: str, refused: StatusError | None, seconds: float) -> None:
-        if self._api in _COUNTED:
-            status = "OK" if refused is None else refused.code.name
-            self._inference.metrics.record_request(
-                name, self._api, "GRPC", status, 1e6 * seconds
+    def _count(
+        self, model_name: str, error: StatusError | None, seconds: float
+    ) -> None:
+        if self._api in _COUNTED_METHODS:
+            status = "OK" if error is None else error.code.name
+            self._dispatcher.metrics.record_request(
+                model_name, self._api, "GRPC", status, 1e6 * seconds
             )
+
+
+def _deadline(context: grpc.ServicerContext) -> Deadline:
+    seconds = context.time_remaining()
+    if seconds is not None and seconds > _NO_DEADLINE_SECONDS:
+        seconds = None
+    return Deadline(seconds, context.is_active)

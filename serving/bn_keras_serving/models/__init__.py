@@ -1,9 +1,6 @@
-"""Models by name, and which of their versions on disk are served.
+"""The served models: which versions are on disk, and which of them are loaded."""
 
-Knows neither what a loaded version is nor any transport.
-"""
-
-from bn_keras_serving.models.registry import Models
+from bn_keras_serving.models.registry import ModelRegistry
 from bn_keras_serving.models.versions import State, Versions, VersionStatus
 
-__all__ = ["Models", "State", "VersionStatus", "Versions"]
+__all__ = ["ModelRegistry", "State", "VersionStatus", "Versions"]

@@ -1,7 +1,4 @@
-"""Follow the configuration file of the models while they are served.
-
-Knows neither models nor what a configuration means.
-"""
+"""Reloading of the models' configuration file whenever it changes."""
 
 import logging
 import threading
@@ -15,32 +12,33 @@ from bn_keras_serving.configuration import read_models
 _logger = logging.getLogger(__name__)
 
 
-def follow(
+def watch_config(
     path: str | Path,
-    seconds: float,
-    served: Callable[[], ModelServerConfig],
+    poll_seconds: float,
+    current_config: Callable[[], ModelServerConfig],
     reload: Callable[[ModelServerConfig], None],
     closing: threading.Event,
 ) -> None:
-    """Reload whenever a file says something else than is served, until `closing`.
+    """Reload the models whenever the file differs from what is served.
 
-    A file that cannot be read or reloaded is logged once, and tried again at each look.
+    The function returns once `closing` is set. A file that cannot be read or reloaded
+    is logged once and tried again at every poll.
 
     Args:
-        path: The file.
-        seconds: Between two looks.
-        served: Returns what is served now.
-        reload: Takes what the file says instead.
-        closing: Set to end.
+        path: The configuration file.
+        poll_seconds: Seconds between two polls.
+        current_config: Function that returns the configuration that is served.
+        reload: Function that replaces it.
+        closing: Event that ends the watch.
     """
-    refused = None
-    while not closing.wait(seconds):
+    last_problem = None
+    while not closing.wait(poll_seconds):
         try:
             config = read_models(path)
-            if config != served():
+            if config != current_config():
                 reload(config)
-            refused = None
-        except Exception as error:  # whatever it is, the models go on serving
-            if str(error) != refused and not closing.is_set():
-                _logger.error("The models stay as they are: %s", error)
-            refused = str(error)
+            last_problem = None
+        except Exception as error:  # whatever happens, the served models stay
+            if str(error) != last_problem and not closing.is_set():
+                _logger.error("The served models stay unchanged: %s", error)
+            last_problem = str(error)

@@ -1,7 +1,4 @@
-"""Read a directory of numbered versions, and choose by a policy among them.
-
-Knows nothing of loading.
-"""
+"""Version directories on disk, and the choice of versions by a policy."""
 
 import re
 from collections.abc import Collection
@@ -16,10 +13,10 @@ Policy: TypeAlias = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 
 def versions_on_disk(directory: Path) -> dict[int, Path]:
-    """Return the directories named by an integer; `00000123` is 123.
+    """Return the directories whose name is an integer; `00000123` is version 123.
 
     Raises:
-        OSError: The directory cannot be read, or is not there.
+        OSError: If the directory does not exist or cannot be read.
     """
     return {
         int(path.name): path
@@ -30,49 +27,55 @@ def versions_on_disk(directory: Path) -> dict[int, Path]:
     }
 
 
-def aspired(policy: Policy, found: dict[int, Path]) -> dict[int, Path]:
-    """Choose the versions that a policy asks for; an empty one asks for the latest."""
+def aspired_versions(policy: Policy, on_disk: dict[int, Path]) -> dict[int, Path]:
+    """Return the versions that a policy selects; an empty one selects the latest."""
     choice = policy.WhichOneof("policy_choice")
     if choice == "all":
-        return found
+        return on_disk
     if choice == "specific":
-        wanted = set(policy.specific.versions)
+        selected = set(policy.specific.versions)
     else:
-        wanted = set(sorted(found)[-max(1, policy.latest.num_versions) :])
-    return {version: path for version, path in found.items() if version in wanted}
+        selected = set(sorted(on_disk)[-max(1, policy.latest.num_versions) :])
+    return {version: path for version, path in on_disk.items() if version in selected}
 
 
-def problem_of(directory: Path, policy: Policy, found: dict[int, Path]) -> str | None:
-    """Say what a policy asks for in vain, if it does."""
-    if not aspired(policy, found):
-        return why_nothing_is_aspired(directory)
-    missing = set(policy.specific.versions).difference(found)
-    return f"Expected {listed(missing)} in {directory}." if missing else None
+def policy_problem(
+    directory: Path, policy: Policy, on_disk: dict[int, Path]
+) -> str | None:
+    """Return which versions of a policy are missing on disk; None if none is."""
+    if not aspired_versions(policy, on_disk):
+        return explain_missing_versions(directory)
+    missing = set(policy.specific.versions).difference(on_disk)
+    return f"{directory} must contain {format_versions(missing)}." if missing else None
 
 
-def why_nothing_is_aspired(directory: Path) -> str:
-    """Say what a directory has instead of the versions that are asked for."""
-    mend = "export a model there first"
+def explain_missing_versions(directory: Path) -> str:
+    """Return what a directory contains instead of the requested versions."""
+    hint = "Export a model to it first."
     try:
         if (directory / "saved_model.pb").exists():
-            mend = "give the directory above this version"
+            hint = "Give the parent directory of this version."
         if not directory.exists():
-            found = "which is not there"
+            contents = "which does not exist"
         elif not directory.is_dir():
-            found, mend = "which is a file", "give the directory of the versions"
+            contents = "which is a file"
+            hint = "Give the directory that contains the versions."
         elif versions := versions_on_disk(directory):
-            found, mend = f"with {listed(versions)}", "ask for those in its policy"
+            contents = f"which contains {format_versions(versions)}"
+            hint = "Select one of those in the policy."
         else:
-            found = "without any"
+            contents = "which contains no version"
     except OSError as error:
-        found, mend = f"which cannot be read ({error.strerror})", "permit it"
+        contents = f"which cannot be read ({error.strerror})"
+        hint = "Grant read permission."
     return (
-        "Expected a directory of numbered versions, such as "
-        f"{directory / '1' / 'saved_model.pb'}. Received: {directory} {found}; {mend}."
+        "A model's directory must contain numbered versions, such as "
+        f"{directory / '1' / 'saved_model.pb'}. Received: {directory}, {contents}. "
+        f"{hint}"
     )
 
 
-def listed(versions: Collection[int]) -> str:
-    """Write `version 2`, or `versions 2, 3`."""
+def format_versions(versions: Collection[int]) -> str:
+    """Return `version 2` or `versions 2, 3`."""
     plural = "s" if len(versions) > 1 else ""
     return f"version{plural} {', '.join(map(str, sorted(versions)))}"

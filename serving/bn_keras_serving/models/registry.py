@@ -1,7 +1,4 @@
-"""Serve several models by name and label, and change the list while serving.
-
-Knows neither what a loaded version is nor any transport.
-"""
+"""The served models by name and label; the list can change while serving."""
 
 import contextlib
 import dataclasses
@@ -11,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Generic
 
 from tensorflow_serving.apis.model_pb2 import ModelSpec
@@ -23,45 +21,47 @@ from bn_keras_serving.common.errors import (
     UnmetConditionError,
 )
 from bn_keras_serving.configuration import check_models
-from bn_keras_serving.models.config_watcher import follow
+from bn_keras_serving.models.config_watcher import watch_config
 from bn_keras_serving.models.versions import (
     Loaded,
     State,
     Versions,
     VersionStatus,
-    not_found,
+    version_not_found,
 )
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Served(Generic[Loaded]):
-    """What is served at one time; replaced whole."""
+class _Snapshot(Generic[Loaded]):
+    """All that is served at one time. A reload replaces it as a whole."""
 
     config: ModelServerConfig
     models: dict[str, Versions[Loaded]] = dataclasses.field(default_factory=dict)
     labels: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
 
-class Models(Generic[Loaded]):
-    """Models by name, each with its versions on disk.
+class ModelRegistry(Generic[Loaded]):
+    """The served models by name, each with its versions on disk.
 
     Args:
-        config: The models to start with.
-        load: Makes a servable of a model's name, a version's number and its path.
-        poll_seconds: Seconds between two looks at the models' directories; 0 looks at
-            the start only.
-        config_path: File that `config` came from.
-        config_poll_seconds: Seconds between two looks at that file; 0 never looks. What
-            the file says replaces what `reload` was told. A file that cannot be used is
-            logged once, tried again at each look, and changes nothing.
-        allow_labels_for_unavailable: Whether a label not in use may be given to a
-            version that is not loaded: the real server's
+        config: The initial list of models.
+        load: Function that loads a version, from the model's name, the version's number
+            and its path.
+        poll_seconds: Seconds between two polls of the models' directories; 0 polls only
+            at the start.
+        config_path: File that `config` was read from.
+        config_poll_seconds: Seconds between two polls of that file; 0 never polls. The
+            contents of the file override what `reload` has been called with. A file
+            that cannot be used changes nothing; it is logged once and tried again at
+            every poll.
+        allow_labels_for_unavailable: Whether a label that is not in use may be assigned
+            to a version that is not loaded, as with TensorFlow Serving's
             `--allow_version_labels_for_unavailable_models`.
 
     Raises:
-        ValueError: A number of seconds is negative.
+        ValueError: If a number of seconds is negative.
     """
 
     def __init__(
@@ -83,42 +83,52 @@ class Models(Generic[Loaded]):
         self._config_path = config_path
         self._config_poll_seconds = config_poll_seconds
         self._allow_labels_for_unavailable = allow_labels_for_unavailable
-        self._first_config = config
+        self._initial_config = config
         self._closing = threading.Event()
-        self._reloading = threading.Lock()
-        self._lock = threading.Lock()  # of all that follows
-        self._served: _Served[Loaded] = _Served(ModelServerConfig())
-        self._new: list[Versions[Loaded]] = []
+        # Reloads run one after the other. Loading takes long, so `_lock` is not held
+        # meanwhile, only for the swap at the end.
+        self._reload_lock = threading.Lock()
+        self._lock = threading.Lock()  # guards everything below
+        self._served: _Snapshot[Loaded] = _Snapshot(ModelServerConfig())
+        # Models that a reload is loading; `close` has to close them too.
+        self._loading: list[Versions[Loaded]] = []
+        # Removed models still report the state of their versions.
         self._removed: dict[str, Versions[Loaded]] = {}
 
-    def __enter__(self) -> "Models[Loaded]":
+    def __enter__(self) -> "ModelRegistry[Loaded]":
         self.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
     def start(self) -> None:
-        """Load the models, then look for newer versions.
+        """Load the models, then poll for newer versions in the background.
 
-        A single model must load at the first attempt. Several are waited for, as the
-        real server does: one without a version until it has one, one that fails to load
-        until its attempts are used up.
+        A single model must load at the first attempt. With several models, as in
+        TensorFlow Serving, the call waits for each model until it has a version, or
+        until the attempts to load one are used up.
 
         Raises:
-            ValueError: The configuration cannot be served, or a model does not load.
+            ValueError: If the configuration cannot be served or a model does not load.
         """
-        models = len(self._first_config.model_config_list.config)
+        models = len(self._initial_config.model_config_list.config)
         if not models:
-            _logger.warning("The configuration is without models; none is served.")
+            _logger.warning("The configuration lists no models, so none is served.")
         try:
-            with self._reloading:
-                self._replace(self._first_config, models > 1 and self._poll_seconds > 0)
+            with self._reload_lock:
+                wait = models > 1 and self._poll_seconds > 0
+                self._replace(self._initial_config, wait)
         except ServingError as error:
             raise ValueError(str(error)) from error
         if self._config_path is not None and self._config_poll_seconds:
             threading.Thread(
-                target=follow,
+                target=watch_config,
                 args=(
                     self._config_path,
                     self._config_poll_seconds,
@@ -131,40 +141,45 @@ class Models(Generic[Loaded]):
             ).start()
 
     def close(self, timeout: float | None = None) -> None:
-        """Load nothing more and unload all; uses under way finish.
+        """Stop loading and unload all models; uses in progress finish first.
 
         Args:
-            timeout: Seconds to wait for loads under way, which are not served even if
-                they end; None waits for their end.
+            timeout: Seconds to wait for loads in progress, whose results are discarded;
+                None waits until they end.
         """
         end = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             self._closing.set()
-            versions = [*self._served.models.values(), *self._new]
-        for one in versions:
-            one.close(0)
-        for one in versions:
-            one.close(None if end is None else end - time.monotonic())
+            all_versions = [*self._served.models.values(), *self._loading]
+        # First tell every model to stop, without waiting; then wait for all of them.
+        for versions in all_versions:
+            versions.close(0)
+        for versions in all_versions:
+            versions.close(None if end is None else end - time.monotonic())
 
     @contextlib.contextmanager
     def use(self, model_spec: ModelSpec) -> Iterator[Loaded]:
-        """Lend the version that a request names, which stays loaded until given back.
+        """Lend the version that a request names; it stays loaded until returned.
 
         Args:
-            model_spec: Its name; a version's number or label, or neither for the latest
-                loaded.
+            model_spec: Name of the model, with a version's number or label, or neither
+                for the latest loaded version.
+
+        Yields:
+            The loaded version.
 
         Raises:
-            InvalidRequestError: The name is empty.
-            ServableNotFoundError: No such model or version is loaded.
-            UnknownLabelError: No version of the model carries the label.
+            InvalidRequestError: If the name is empty.
+            ServableNotFoundError: If no such model or version is loaded.
+            UnknownLabelError: If no version of the model has the label.
         """
         name = model_spec.name
         if not name:
             raise InvalidRequestError("ModelSpec has no name specified.")
         choice = model_spec.WhichOneof("version_choice")
         with contextlib.ExitStack() as stack:
-            # What is lent under the lock cannot be replaced and closed before.
+            # Lookup and lending are one step: a reload cannot replace and close the
+            # model in between.
             with self._lock:
                 version = None
                 if choice == "version_label":
@@ -178,16 +193,16 @@ class Models(Generic[Loaded]):
                     version = model_spec.version.value
                 versions = self._served.models.get(name)
                 if versions is None:
-                    raise not_found(name, version)
+                    raise version_not_found(name, version)
                 servable = stack.enter_context(versions.use(version))
             yield servable
 
     def names(self) -> list[str]:
-        """Return the names of the models, in the order of their configuration."""
+        """Return the names of the models, in the order of the configuration."""
         return list(self._served.models)
 
     def statuses(self, model_name: str) -> list[VersionStatus]:
-        """Return the state of each version, the newest first; of removed models too."""
+        """Return the state of each version, newest first; of removed models as well."""
         with self._lock:
             versions = self._served.models.get(model_name)
             versions = versions or self._removed.get(model_name)
@@ -196,13 +211,14 @@ class Models(Generic[Loaded]):
     def reload(self, config: ModelServerConfig) -> None:
         """Replace the whole list of models.
 
-        New models, and those whose `base_path` is another, are loaded first; then all
-        changes at once. On an error nothing changes. Returns when new models and
-        versions that a changed policy asks for have been loaded or have failed once.
+        New models, and those with a changed `base_path`, are loaded first; then
+        everything changes at once. If an error is raised, nothing changes. The call
+        returns when new models, and versions that a changed policy selects, have been
+        loaded or have failed to load once.
 
         Raises:
-            InvalidRequestError: The list is not one that this server can serve.
-            UnmetConditionError: A new model has no version that loads, or a label is
+            InvalidRequestError: If this server cannot serve the list.
+            UnmetConditionError: If a new model has no version that loads, or a label is
                 for a version that is not available.
         """
         if config.WhichOneof("config") != "model_config_list":
@@ -210,16 +226,16 @@ class Models(Generic[Loaded]):
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
                 "Only ModelConfigList is currently supported"
             )
-        with self._reloading:
+        with self._reload_lock:
             self._replace(config)
 
-    def _replace(self, config: ModelServerConfig, patient: bool = False) -> None:
+    def _replace(self, config: ModelServerConfig, wait: bool = False) -> None:
         check_models(config)
         old = self._served
-        served = _Served(ModelServerConfig())
-        served.config.CopyFrom(config)  # the caller may change its own
-        new = []
-        for model in served.config.model_config_list.config:
+        new = _Snapshot(ModelServerConfig())
+        new.config.CopyFrom(config)  # the caller may change its message later
+        added = []
+        for model in new.config.model_config_list.config:
             versions = old.models.get(model.name)
             if versions is None or versions.directory != Path(model.base_path):
                 versions = Versions(
@@ -229,63 +245,71 @@ class Models(Generic[Loaded]):
                     functools.partial(self._load, model.name),
                     self._poll_seconds,
                 )
-                new.append(versions)
-            served.models[model.name] = versions
+                added.append(versions)
+            new.models[model.name] = versions
         try:
             with self._lock:
-                self._new = new
-            self._load_first(new, patient)
-            self._assign_labels(served)
+                self._loading = added
+            self._load_added(added, wait)
+            self._assign_labels(new)
             with self._lock:
-                self._served, self._new = served, []
+                self._served, self._loading = new, []
                 for name, versions in old.models.items():
-                    if name not in served.models:
+                    if name not in new.models:
                         self._removed[name] = versions
         except BaseException:
-            for versions in new:
+            for versions in added:
                 versions.close(0)
             raise
-        for versions in new:
+        # From here on nothing can fail: requests already reach the new models.
+        for versions in added:
             versions.watch()
         for name, versions in old.models.items():
-            if served.models.get(name) is not versions:
+            if new.models.get(name) is not versions:
                 versions.close(0)
-        for model in served.config.model_config_list.config:
-            served.models[model.name].set_policy(model.model_version_policy)
+        for model in new.config.model_config_list.config:
+            new.models[model.name].set_policy(model.model_version_policy)
             if model.HasField("logging_config"):
-                _logger.warning("Model %s: requests are not logged.", model.name)
-        _logger.info("Models served: %s.", ", ".join(served.models) or "none")
+                _logger.warning(
+                    "Model %s: `logging_config` is ignored; requests are not logged.",
+                    model.name,
+                )
+        _logger.info("Models served: %s.", ", ".join(new.models) or "none")
 
-    def _load_first(self, new: list[Versions[Loaded]], patient: bool) -> None:
-        """Load new models; the patient wait for those that may still come."""
-        told = None
+    def _load_added(self, added: list[Versions[Loaded]], wait: bool) -> None:
+        """Load new models; with `wait`, poll until each has a version."""
+        last_problems = None
         while True:
-            for versions in new:
+            for versions in added:
                 if self._closing.is_set():
                     raise UnmetConditionError("The server is shutting down.")
                 versions.poll()
-            missing = [versions for versions in new if not versions.available()]
+            missing = [versions for versions in added if not versions.available()]
             if not missing:
                 return
-            problems = " ".join(one.why_unavailable() for one in missing)
-            states = [{one.state for one in each.statuses()} for each in missing]
-            if not patient or {State.END} in states:
+            problems = " ".join(versions.why_unavailable() for versions in missing)
+            # A model whose versions have all ended will not get one by waiting.
+            states = [
+                {status.state for status in versions.statuses()} for versions in missing
+            ]
+            if not wait or {State.END} in states:
                 raise UnmetConditionError(problems)
-            if problems != told:
+            if problems != last_problems:
                 _logger.warning("Waiting for %d model(s): %s", len(missing), problems)
-            told = problems
+            last_problems = problems
             self._closing.wait(self._poll_seconds)
 
-    def _assign_labels(self, served: _Served[Loaded]) -> None:
-        for model in served.config.model_config_list.config:
-            available = served.models[model.name].available()
+    def _assign_labels(self, new: _Snapshot[Loaded]) -> None:
+        for model in new.config.model_config_list.config:
+            available = new.models[model.name].available()
             old = self._served.labels.get(model.name, {})
             for label, version in model.version_labels.items():
+                # A label in use must not move to a version that cannot answer.
                 unused = old.get(label, version) == version
-                lenient = self._allow_labels_for_unavailable and unused
-                if version not in available and not lenient:
+                permitted = self._allow_labels_for_unavailable and unused
+                if version not in available and not permitted:
                     raise UnmetConditionError(
                         f"Request to assign label to version {version} of model "
                         f"{model.name}, which is not currently available for inference"
                     )
-                served.labels.setdefault(model.name, {})[label] = version
+                new.labels.setdefault(model.name, {})[label] = version

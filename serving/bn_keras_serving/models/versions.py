@@ -1,7 +1,4 @@
-"""Find the versions of one model on disk; load, swap and unload them.
-
-Knows neither what a loaded version is nor how it is asked: loading is handed in.
-"""
+"""The versions of one model: finding them on disk, loading, swapping and unloading."""
 
 import contextlib
 import dataclasses
@@ -15,21 +12,21 @@ from typing import Generic, Protocol, TypeVar
 from bn_keras_serving.common.errors import ServableNotFoundError
 from bn_keras_serving.models.directories import (
     Policy,
-    aspired,
-    listed,
-    problem_of,
+    aspired_versions,
+    explain_missing_versions,
+    format_versions,
+    policy_problem,
     versions_on_disk,
-    why_nothing_is_aspired,
 )
 
 LOAD_ATTEMPTS = 5
 
 
 class Closeable(Protocol):
-    """What is loaded must let go of its memory when told."""
+    """A loaded version, which must release its memory when it is closed."""
 
     def close(self) -> None:
-        """Let go."""
+        """Release all memory."""
         ...
 
 
@@ -39,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 class State(enum.Enum):
-    """Where a version is in its life."""
+    """Stage in the life of a version."""
 
     START = "START"
     LOADING = "LOADING"
@@ -50,7 +47,7 @@ class State(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class VersionStatus:
-    """State of one version, with the error that ended it, if one did."""
+    """State of one version, with the error of its last failed load, if any."""
 
     version: int
     state: State
@@ -58,36 +55,43 @@ class VersionStatus:
 
 
 @dataclasses.dataclass(eq=False)
-class _Lendable(Generic[Loaded]):
+class _LoadedVersion(Generic[Loaded]):
+    """A loaded version with the number of its uses in progress."""
+
     servable: Loaded
     uses: int = 0
 
 
-def not_found(model_name: str, version: int | None = None) -> ServableNotFoundError:
-    """Say that a version is not served, or none where it has no number."""
-    asked = f"Latest({model_name})"
+def version_not_found(
+    model_name: str, version: int | None = None
+) -> ServableNotFoundError:
+    """Return the error for a version that is not loaded; None is for the latest."""
+    request = f"Latest({model_name})"
     if version is not None:
-        asked = f"Specific({model_name}, {version})"
-    return ServableNotFoundError(f"Servable not found for request: {asked}")
+        request = f"Specific({model_name}, {version})"
+    return ServableNotFoundError(f"Servable not found for request: {request}")
 
 
 class Versions(Generic[Loaded]):
-    """The versions of one model that its policy asks for.
+    """The versions of one model that its policy selects.
 
-    A new version is loaded first; versions not asked for are unloaded after, each when
-    its last use is over. Until one of those asked for serves, the highest of the others
-    stays. A version that fails to load, half-copied perhaps, is tried again at the next
-    looks, `LOAD_ATTEMPTS` times in all; then it ends with its error, and what is
-    written there later is not seen: export under a new number. A directory emptied of
-    versions unloads them all; one that cannot be read changes nothing.
+    A new version is loaded before the versions that are no longer selected are
+    unloaded, and each of those stays until its last use ends. While none of the
+    selected versions is loaded, the highest of the others keeps serving. A version that
+    fails to load, perhaps because it is still being copied, is tried again at the next
+    polls, `LOAD_ATTEMPTS` times in all. Then it ends with its error, and anything
+    written to its directory later is ignored: export under a new number. If the
+    directory contains no version any more, all are unloaded; if it cannot be read,
+    nothing changes.
 
     Args:
-        model_name: Name to serve under.
-        directory: Where the versions are, `DIRECTORY/1/saved_model.pb`.
-        policy: Which versions to serve; an empty one asks for the latest.
-        load: Makes a servable of a number and a path, or raises anything.
-        poll_seconds: Seconds between two looks at the directory; 0 looks only when
-            `poll` is called, and tries each version once.
+        model_name: Name of the model.
+        directory: Directory of the versions, as in `DIRECTORY/1/saved_model.pb`.
+        policy: Which versions to serve; an empty policy selects the latest.
+        load: Function that loads a version from its number and path. It may raise any
+            error.
+        poll_seconds: Seconds between two polls of the directory. With 0, the directory
+            is read only when `poll` is called, and each version gets one attempt.
 
     Reference:
         `file_system_storage_path_source.cc` and `availability_preserving_policy.cc` of
@@ -108,28 +112,30 @@ class Versions(Generic[Loaded]):
         self._load_servable = load
         self._poll_seconds = poll_seconds
         self._attempts_allowed = LOAD_ATTEMPTS if poll_seconds else 1
-        self._polling = threading.Lock()
-        self._lock = threading.Lock()  # of all that follows
+        # Held for a whole poll, loads included: polls run one after the other.
+        self._poll_lock = threading.Lock()
+        # Held briefly, never while loading: requests must not wait for a load.
+        self._lock = threading.Lock()  # guards everything below
         self._statuses: dict[int, VersionStatus] = {}
         self._attempts: dict[int, int] = {}
-        self._serving: dict[int, _Lendable[Loaded]] = {}
-        self._retired: dict[int, _Lendable[Loaded]] = {}
+        self._serving: dict[int, _LoadedVersion[Loaded]] = {}
+        self._retired: dict[int, _LoadedVersion[Loaded]] = {}
         self._closed = False
-        self._told: str | None = None
+        self._last_problem: str | None = None
         self._wake = threading.Event()
         self._watcher: threading.Thread | None = None
 
     def watch(self) -> None:
-        """Look at the directory from now on, in a thread of its own."""
+        """Start to poll the directory in a background thread."""
         name = f"versions of {self.model_name}"
         self._watcher = threading.Thread(target=self._watch, name=name, daemon=True)
         self._watcher.start()
 
     def close(self, timeout: float | None = None) -> None:
-        """Serve nothing more and unload all; uses under way finish.
+        """Stop serving and unload all versions; uses in progress finish first.
 
         Args:
-            timeout: Seconds to wait for a load under way; None waits for its end.
+            timeout: Seconds to wait for a load in progress; None waits until it ends.
         """
         with self._lock:
             self._closed = True
@@ -139,101 +145,111 @@ class Versions(Generic[Loaded]):
                 if status.state in (State.START, State.LOADING):
                     self._set(version, State.END, status.error)
         self._wake.set()
-        if self._polling.acquire(timeout=-1 if timeout is None else max(0, timeout)):
-            self._polling.release()
-        self._release()
+        # A poll in progress holds this lock, and sees `_closed` after its load.
+        if self._poll_lock.acquire(timeout=-1 if timeout is None else max(0, timeout)):
+            self._poll_lock.release()
+        self._unload_idle()
 
     @contextlib.contextmanager
     def use(self, version: int | None = None) -> Iterator[Loaded]:
-        """Lend a loaded version, which stays loaded until given back.
+        """Lend a loaded version; it stays loaded until it is returned.
 
         Args:
-            version: Its number; the highest loaded by default.
+            version: Number of the version; the highest loaded one by default.
+
+        Yields:
+            The loaded version.
 
         Raises:
-            ServableNotFoundError: It is not loaded.
+            ServableNotFoundError: If the version is not loaded.
         """
         with self._lock:
             number = max(self._serving, default=-1) if version is None else version
-            lent = self._serving.get(number)
-            if lent is None:
-                raise not_found(self.model_name, version)
-            lent.uses += 1
+            loaded = self._serving.get(number)
+            if loaded is None:
+                raise version_not_found(self.model_name, version)
+            loaded.uses += 1
         try:
-            yield lent.servable
+            yield loaded.servable
         finally:
             with self._lock:
-                lent.uses -= 1
-                if not lent.uses and self._retired.get(number) is lent:
+                loaded.uses -= 1
+                # The watcher unloads it: a request must not wait for that.
+                if not loaded.uses and self._retired.get(number) is loaded:
                     self._wake.set()
 
     def statuses(self) -> list[VersionStatus]:
-        """Return the state of each version seen so far, the newest first."""
+        """Return the state of each version seen so far, newest first."""
         with self._lock:
-            return [self._statuses[one] for one in sorted(self._statuses)][::-1]
+            return [
+                self._statuses[version]
+                for version in sorted(self._statuses, reverse=True)
+            ]
 
     def available(self) -> set[int]:
-        """Return the numbers of the versions that serve."""
+        """Return the numbers of the versions that can answer requests."""
         with self._lock:
             return set(self._serving)
 
     def why_unavailable(self) -> str:
-        """Say what keeps the model from serving, and how to mend it."""
+        """Explain why the model cannot answer requests, and how to fix it."""
         for status in self.statuses():
             if status.error is not None:
                 return (
-                    f"Expected version {status.version} in {self.directory} to load. "
-                    f"Received: {status.error}; export it anew under a new number."
+                    f"Version {status.version} in {self.directory} must load. "
+                    f"Received: {status.error}. Export it again under a new number."
                 )
-        return why_nothing_is_aspired(self.directory)
+        return explain_missing_versions(self.directory)
 
     def set_policy(self, policy: Policy) -> None:
-        """Ask for other versions, and load and unload accordingly."""
+        """Change the policy, and load and unload versions accordingly."""
         if policy != self._policy:
             self._policy = policy
             self.poll()
 
     def poll(self) -> None:
-        """Look at the directory once; load what is asked for, unload the rest."""
-        with self._polling:
+        """Read the directory once; load selected versions and unload the others."""
+        with self._poll_lock:
             if self._closed:
                 return
             try:
-                found = versions_on_disk(self.directory)
+                on_disk = versions_on_disk(self.directory)
             except OSError as error:
-                # A file system that is away for a while must not unload the model.
-                self._tell(f"Expected to read {self.directory}. Received: {error}")
+                # A file system that is briefly unavailable must not unload the model.
+                self._report(f"{self.directory} must be readable. Received: {error}")
                 return
-            self._tell(problem_of(self.directory, self._policy, found))
-            wanted = aspired(self._policy, found)
-            self._end_failed_but(wanted)
-            self._unload_all_but(wanted)
-            for version in self._unloaded(wanted):
+            self._report(policy_problem(self.directory, self._policy, on_disk))
+            aspired = aspired_versions(self._policy, on_disk)
+            self._end_failed_except(aspired)
+            self._retire_all_except(aspired)
+            for version in self._versions_to_load(aspired):
                 if self._closed:
                     break
-                self._load(version, wanted[version])
-                self._unload_all_but(wanted)
-            self._release()
+                self._load(version, aspired[version])
+                # At the first version that loads, the old ones are no longer needed.
+                self._retire_all_except(aspired)
+            self._unload_idle()
 
-    def _unloaded(self, wanted: dict[int, Path]) -> list[int]:
-        """Return the versions to load now, the newest first."""
+    def _versions_to_load(self, aspired: dict[int, Path]) -> list[int]:
+        """Return the versions to load now, newest first."""
         with self._lock:
-            ended = [
+            given_up = [
                 version
                 for version, attempts in self._attempts.items()
                 if attempts >= self._attempts_allowed
             ]
-            unloaded = set(wanted).difference(self._serving, self._retired, ended)
-            for version in unloaded.difference(self._attempts):
+            # A retired version with the same number must be unloaded first.
+            missing = set(aspired).difference(self._serving, self._retired, given_up)
+            for version in missing.difference(self._attempts):
                 self._set(version, State.START)
-        return sorted(unloaded, reverse=True)
+        return sorted(missing, reverse=True)
 
     def _load(self, version: int, path: Path) -> None:
         with self._lock:
             self._set(version, State.LOADING, self._statuses[version].error)
         try:
             servable = self._load_servable(version, path)
-        except Exception as error:  # a broken export may raise anything
+        except Exception as error:  # a damaged export can raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             with self._lock:
                 attempt = self._attempts[version] = self._attempts.get(version, 0) + 1
@@ -243,69 +259,78 @@ class Versions(Generic[Loaded]):
             return
         with self._lock:
             self._attempts.pop(version, None)
-            if self._closed:
+            if self._closed:  # during the load
                 self._set(version, State.END)
                 return
-            self._serving[version] = _Lendable(servable)
+            self._serving[version] = _LoadedVersion(servable)
             self._set(version, State.AVAILABLE)
         _logger.info("Model %s: version %d is served.", self.model_name, version)
 
-    def _unload_all_but(self, wanted: dict[int, Path]) -> None:
+    def _retire_all_except(self, aspired: dict[int, Path]) -> None:
         with self._lock:
-            others = sorted(self._serving.keys() - wanted)
-            if wanted and not self._serving.keys() & wanted:
-                others = others[:-1]  # the model must not be without any
+            others = sorted(self._serving.keys() - aspired)
+            if aspired and not self._serving.keys() & aspired:
+                others = others[:-1]  # keep the highest until a selected one is loaded
             for version in others:
                 self._retire(version)
         if others:
-            self._release()
+            self._unload_idle()
 
     def _retire(self, version: int) -> None:
+        """Stop lending a version; `_lock` must be held."""
         self._retired[version] = self._serving.pop(version)
         self._set(version, State.UNLOADING)
 
-    def _release(self) -> None:
-        """Let go of retired versions that nobody uses any more."""
+    def _unload_idle(self) -> None:
+        """Unload the retired versions that are not in use any more."""
         with self._lock:
             idle = {
-                number: self._retired.pop(number)
-                for number, one in list(self._retired.items())
-                if not one.uses
+                version: self._retired.pop(version)
+                for version, loaded in list(self._retired.items())
+                if not loaded.uses
             }
         if not idle:
             return
-        for one in idle.values():
-            one.servable.close()
+        # Unloading takes long; it happens outside the lock.
+        for loaded in idle.values():
+            loaded.servable.close()
         with self._lock:
             for version in idle:
+                # Meanwhile the version may have been selected again.
                 if self._statuses[version].state is State.UNLOADING:
                     self._set(version, State.END)
-        _logger.info("Model %s: %s unloaded.", self.model_name, listed(idle))
+        _logger.info("Model %s: %s unloaded.", self.model_name, format_versions(idle))
 
-    def _end_failed_but(self, wanted: dict[int, Path]) -> None:
-        """End what failed and is not asked for; asked for again, it starts anew."""
+    def _end_failed_except(self, aspired: dict[int, Path]) -> None:
+        """End failed versions that are no longer selected, and reset their attempts."""
         with self._lock:
-            for version in self._attempts.keys() - wanted:
+            for version in self._attempts.keys() - aspired:
                 del self._attempts[version]
                 self._set(version, State.END, self._statuses[version].error)
 
     def _set(self, version: int, state: State, error: str | None = None) -> None:
         self._statuses[version] = VersionStatus(version, state, error)
 
-    def _tell(self, problem: str | None) -> None:
-        """Log a problem of the directory, once; before `watch`, the caller tells it."""
-        if self._watcher and problem not in (None, self._told):
+    def _report(self, problem: str | None) -> None:
+        """Log a problem of the directory once.
+
+        Before `watch` is called, the caller reports problems itself.
+        """
+        if self._watcher and problem not in (None, self._last_problem):
             _logger.warning("Model %s: %s", self.model_name, problem)
-        self._told = problem
+        self._last_problem = problem
 
     def _watch(self) -> None:
         while True:
             woken = self._wake.wait(self._poll_seconds or None)
             self._wake.clear()
             try:
-                self._release() if woken else self.poll()
+                # Woken means that a use has ended or the model is closed; nothing on
+                # disk has to be read for that.
+                self._unload_idle() if woken else self.poll()
             except Exception:
-                _logger.exception("Could not look for versions; will look again.")
+                _logger.exception("Polling for versions failed; it will be repeated.")
             with self._lock:
+                # After `close`, stay until the last use has ended.
                 if self._closed and not self._retired:
                     return

@@ -1,7 +1,4 @@
-"""TensorFlow Serving's REST interface, its metrics' path and a page for people.
-
-Knows no model and no version on disk.
-"""
+"""TensorFlow Serving's REST interface, with metrics and a status page."""
 
 from bn_keras_serving.rest.server import RestServer
 

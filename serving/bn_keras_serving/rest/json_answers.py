@@ -1,73 +1,77 @@
-"""Write answers as JSON.
+"""JSON documents of REST responses.
 
-Knows no request, no model and no transport. The rules and words are those of
-TensorFlow Serving's `util/json_tensor.cc`.
+The rules and error messages are those of TensorFlow Serving's `util/json_tensor.cc`.
 """
 
 import base64
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from tensorflow.core.framework import types_pb2
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
 from bn_keras_serving.common import tensors
 from bn_keras_serving.common.errors import InvalidRequestError
 
 BYTES_SUFFIX = "_bytes"
-_WRITTEN = {
+# The element types that have a form in JSON.
+_SUPPORTED_TYPES = {
     *(types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE, types_pb2.DT_BOOL, types_pb2.DT_STRING),
     *(types_pb2.DT_INT8, types_pb2.DT_INT16, types_pb2.DT_INT32, types_pb2.DT_INT64),
     *(types_pb2.DT_UINT8, types_pb2.DT_UINT32, types_pb2.DT_UINT64),
 }
 
 
-def predictions(outputs: Mapping, by_row: bool) -> bytes:
-    """Write what Predict answers.
+def encode_predictions(
+    outputs: Mapping[str, tensor_pb2.TensorProto], by_row: bool
+) -> bytes:
+    """Return the document for a Predict response.
 
-    One output stands for itself, several make an object. Bytes are written as
-    `{"b64": ...}` where the output's name ends with `_bytes`.
+    A single output is written as a plain value, several as an object. Strings are
+    written as `{"b64": ...}` if the output's name ends with `_bytes`.
 
     Args:
         outputs: Output name to `TensorProto`.
-        by_row: Whether the request had `instances`, which are answered by
-            `predictions`, row by row; or `inputs`, answered by `outputs`.
+        by_row: Whether the request had `instances`, which are answered row by row under
+            `predictions`, or `inputs`, which are answered under `outputs`.
 
     Raises:
-        InvalidRequestError: JSON has no form for an output, or rows cannot be made.
+        InvalidRequestError: If an output has no form in JSON, or cannot be split into
+            rows.
     """
     if not outputs:
         raise InvalidRequestError("Cannot convert empty tensor map to JSON")
-    arrays = {name: _array(proto) for name, proto in sorted(outputs.items())}
+    arrays = {name: _to_array(proto) for name, proto in sorted(outputs.items())}
     if by_row:
         _check_rows(arrays)
-    values = {name: _values(name, array) for name, array in arrays.items()}
+    values = {name: _to_lists(name, array) for name, array in arrays.items()}
     if len(values) == 1:
-        (answer,) = values.values()
+        (content,) = values.values()
     elif by_row:
         rows = zip(*values.values(), strict=True)
-        answer = [dict(zip(values, row, strict=True)) for row in rows]
+        content = [dict(zip(values, row, strict=True)) for row in rows]
     else:
-        answer = values
-    return _written({"predictions" if by_row else "outputs": answer})
+        content = values
+    return _to_json({"predictions" if by_row else "outputs": content})
 
 
-def classifications(result: classification_pb2.ClassificationResult) -> bytes:
-    """Write what Classify answers: pairs of label and score for each example.
+def encode_classifications(result: classification_pb2.ClassificationResult) -> bytes:
+    """Return the document for a Classify response, pairs of label and score.
 
     Raises:
-        InvalidRequestError: There is none.
+        InvalidRequestError: If the result is empty.
     """
     if not result.classifications:
         raise InvalidRequestError("Cannot convert empty ClassificationResults to JSON")
-    return _written(
+    return _to_json(
         {
             "results": [
                 list(
                     zip(
-                        [one.label for one in example.classes],
-                        _floats([one.score for one in example.classes]),
+                        [entry.label for entry in example.classes],
+                        _floats([entry.score for entry in example.classes]),
                         strict=True,
                     )
                 )
@@ -77,30 +81,56 @@ def classifications(result: classification_pb2.ClassificationResult) -> bytes:
     )
 
 
-def regressions(result: regression_pb2.RegressionResult) -> bytes:
-    """Write what Regress answers: a number for each example.
+def encode_regressions(result: regression_pb2.RegressionResult) -> bytes:
+    """Return the document for a Regress response, a number for each example.
 
     Raises:
-        InvalidRequestError: There is none.
+        InvalidRequestError: If the result is empty.
     """
     if not result.regressions:
         raise InvalidRequestError("Cannot convert empty RegressionResults to JSON")
-    return _written({"results": _floats([one.value for one in result.regressions])})
+    values = _floats([regression.value for regression in result.regressions])
+    return _to_json({"results": values})
 
 
-def error(details: str) -> bytes:
-    """Write a refusal."""
-    return _written({"error": details})
+def encode_error(details: str) -> bytes:
+    """Return the document for an error."""
+    return _to_json({"error": details})
 
 
-def _array(proto) -> np.ndarray:
-    if proto.dtype not in _WRITTEN:
+def round_to_shortest(array: np.ndarray) -> np.ndarray:
+    """Return the float64 values with the fewest digits that equal float32 values.
+
+    The float32 nearest to 0.2, for example, is 0.20000000298023224 in float64.
+    Formatting float32 values with NumPy takes ten times as long.
+
+    Args:
+        array: A float32 array.
+
+    Returns:
+        A float64 array of the same shape; `.astype(np.float32)` restores the input.
+    """
+    exact = array.astype(np.float64)
+    shortest = exact
+    with np.errstate(all="ignore"):
+        exponents = np.floor(np.log10(np.abs(exact)))
+        # Nine digits always suffice for float32. Fewer overwrite more where they do.
+        for digits in (9, 8, 7, 6):
+            scales = 10.0 ** (digits - 1 - exponents)
+            rounded = np.round(exact * scales) / scales
+            shortest = np.where(rounded.astype(np.float32) == array, rounded, shortest)
+    return shortest
+
+
+def _to_array(proto: tensor_pb2.TensorProto) -> np.ndarray:
+    if proto.dtype not in _SUPPORTED_TYPES:
         name = tensors.type_name(proto.dtype)
         raise InvalidRequestError(f"Failed to write JSON value for tensor type: {name}")
-    return tensors.from_response(proto)
+    return tensors.from_typed_fields(proto)
 
 
 def _check_rows(arrays: Mapping[str, np.ndarray]) -> None:
+    """Check that all outputs have a first axis of the same size."""
     expected = None
     for name, array in arrays.items():
         if array.ndim == 0:
@@ -113,60 +143,37 @@ def _check_rows(arrays: Mapping[str, np.ndarray]) -> None:
         expected = len(array)
 
 
-def _values(name: str, array: np.ndarray):
-    """Return an array as numbers and strings in lists in lists."""
+def _to_lists(name: str, array: np.ndarray) -> Any:
+    """Convert an array to nested lists of numbers and strings."""
     if array.dtype == np.float32:
-        return shortest(array).tolist()
+        return round_to_shortest(array).tolist()
     if array.dtype != np.object_:
         return array.tolist()
-    write = _binary if name.endswith(BYTES_SUFFIX) else _text
+    convert = _to_base64 if name.endswith(BYTES_SUFFIX) else _to_text
     strings = np.empty(array.shape, np.object_)
-    strings.ravel()[:] = [write(one, name) for one in array.ravel()]
+    strings.ravel()[:] = [convert(value, name) for value in array.ravel()]
     return strings.tolist()
 
 
-def _binary(value: bytes, _) -> dict[str, str]:
+def _to_base64(value: bytes, name: str) -> dict[str, str]:
     return {"b64": base64.b64encode(value).decode()}
 
 
-def _text(value: bytes, name: str) -> str:
+def _to_text(value: bytes, name: str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
         raise InvalidRequestError(
-            f"Tensor name: {name} has bytes that are not UTF-8; only an output whose "
-            f"name ends with {BYTES_SUFFIX} is written in base64"
+            f"Tensor name: {name} has bytes that are not UTF-8. Only an output whose "
+            f"name ends with {BYTES_SUFFIX} is written in base64."
         ) from None
 
 
-def shortest(array: np.ndarray) -> np.ndarray:
-    """Return the doubles of fewest digits that are the same in float32.
-
-    0.2 in float32 is 0.20000000298023224 as a double. NumPy's own writing of float32
-    takes ten times as long.
-
-    Args:
-        array: Of float32.
-
-    Returns:
-        Of float64 and the same shape; `.astype(np.float32)` gives the array back.
-    """
-    exact = array.astype(np.float64)
-    found = exact
-    with np.errstate(all="ignore"):
-        exponents = np.floor(np.log10(np.abs(exact)))
-        for digits in (9, 8, 7, 6):
-            scales = 10.0 ** (digits - 1 - exponents)
-            rounded = np.round(exact * scales) / scales
-            found = np.where(rounded.astype(np.float32) == array, rounded, found)
-    return found
-
-
 def _floats(values: list[float]) -> list[float]:
-    return shortest(np.array(values, np.float32)).tolist()
+    return round_to_shortest(np.array(values, np.float32)).tolist()
 
 
-def _written(answer: dict) -> bytes:
-    # NaN, Infinity and -Infinity are written, which strict parsers refuse: so does
-    # TensorFlow Serving (g3doc/api_rest.md, "JSON conformance").
-    return json.dumps(answer, ensure_ascii=False).encode()
+def _to_json(document: dict[str, Any]) -> bytes:
+    # NaN, Infinity and -Infinity are written as such, although strict parsers reject
+    # them. TensorFlow Serving does the same (g3doc/api_rest.md, "JSON conformance").
+    return json.dumps(document, ensure_ascii=False).encode()

@@ -1,7 +1,6 @@
-"""Turn JSON requests for Classify and Regress into examples.
+"""Conversion of JSON requests for Classify and Regress to `tf.train.Example`.
 
-Knows no model and no transport. The rules and words are those of TensorFlow Serving's
-`util/json_tensor.cc`.
+The rules and error messages are those of TensorFlow Serving's `util/json_tensor.cc`.
 """
 
 from collections.abc import Mapping
@@ -11,11 +10,16 @@ from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import input_pb2
 
 from bn_keras_serving.common.errors import InvalidRequestError
-from bn_keras_serving.rest.json_text import is_binary, kind, refused, to_bytes
+from bn_keras_serving.rest.json_text import (
+    invalid_value,
+    is_binary,
+    json_type,
+    to_bytes,
+)
 
 _INT64 = range(-(2**63), 2**63)
-# The list of a feature that a value goes into, by the value's type.
-_LISTS = {
+# For each type of value, the field of a feature that it is written to.
+_LIST_FIELDS = {
     bool: "int64_list",
     int: "int64_list",
     float: "float_list",
@@ -24,66 +28,70 @@ _LISTS = {
 }
 
 
-def examples(document: Mapping) -> input_pb2.Input:
-    """Return the examples of a request, with the context that all of them share.
+def decode_examples(document: Mapping[str, Any]) -> input_pb2.Input:
+    """Return the examples of a request, with the context that they share.
 
     Args:
-        document: With `examples`, a list of objects from feature name to value or list
-            of values, and perhaps `context`, one such object.
+        document: Object with `examples`, a list of objects from feature name to value
+            or list of values, and optionally `context`, one such object.
 
     Raises:
-        InvalidRequestError: They are no examples.
+        InvalidRequestError: If the values cannot be converted to examples.
     """
-    given = input_pb2.Input()
-    shared = "context" in document
-    if shared:
-        context = _example(document["context"])
-        given.example_list_with_context.context.CopyFrom(context)
+    request_input = input_pb2.Input()
+    has_context = "context" in document
+    if has_context:
+        context = _decode_example(document["context"])
+        request_input.example_list_with_context.context.CopyFrom(context)
     if "examples" not in document:
-        raise refused(
+        raise invalid_value(
             document,
             "When method is classify, key 'examples' is expected and was not found",
         )
-    found = document["examples"]
-    if not isinstance(found, list):
-        raise refused(document, "Expecting 'examples' value to be an list/array")
-    if not found:
-        raise refused(document, "'examples' value is an empty array")
-    target = given.example_list_with_context if shared else given.example_list
-    target.examples.extend(map(_example, found))
-    return given
+    values = document["examples"]
+    if not isinstance(values, list):
+        raise invalid_value(document, "Expecting 'examples' value to be an list/array")
+    if not values:
+        raise invalid_value(document, "'examples' value is an empty array")
+    target = (
+        request_input.example_list_with_context
+        if has_context
+        else request_input.example_list
+    )
+    target.examples.extend(map(_decode_example, values))
+    return request_input
 
 
-def _example(value: object) -> example_pb2.Example:
+def _decode_example(value: object) -> example_pb2.Example:
     if not isinstance(value, dict):
         raise InvalidRequestError(
-            f"Example must be JSON object but got JSON {kind(value)}"
+            f"Example must be JSON object but got JSON {json_type(value)}"
         )
     example = example_pb2.Example()
     for name, content in value.items():
         feature = example.features.feature[name]
-        for one in content if isinstance(content, list) else [content]:
-            _add(feature, name, one)
+        for element in content if isinstance(content, list) else [content]:
+            _append(feature, name, element)
     return example
 
 
-def _add(feature: feature_pb2.Feature, name: str, value: Any) -> None:
-    list_name = _LISTS.get(type(value))
-    if list_name is None or (kind(value) == "Object" and not is_binary(value)):
+def _append(feature: feature_pb2.Feature, name: str, value: Any) -> None:
+    field = _LIST_FIELDS.get(type(value))
+    if field is None or (json_type(value) == "Object" and not is_binary(value)):
         raise InvalidRequestError(
-            f"Feature: {name} has element with unexpected JSON type: {kind(value)}"
+            f"Feature: {name} has element with unexpected JSON type: {json_type(value)}"
         )
-    before = feature.WhichOneof("kind")
-    if before is not None and before != list_name:
+    previous = feature.WhichOneof("kind")
+    if previous is not None and previous != field:
         raise InvalidRequestError(
             f"Unexpected element type in feature: {name} expecting type: "
-            f"{before.removesuffix('_list')}"
+            f"{previous.removesuffix('_list')}"
         )
-    values = getattr(feature, list_name).value
-    if list_name == "bytes_list":
+    values = getattr(feature, field).value
+    if field == "bytes_list":
         values.append(to_bytes(value))
-    elif list_name == "float_list":
-        # protobuf rounds to float32, and to infinity what is beyond it.
+    elif field == "float_list":
+        # protobuf rounds to float32, and values beyond its range to infinity.
         values.append(value)
     elif value in _INT64:
         values.append(int(value))

@@ -1,7 +1,6 @@
-"""Turn JSON requests for Predict into tensors.
+"""Conversion of JSON requests for Predict to tensors.
 
-Knows no model beyond the inputs of one signature, and no transport. The rules and
-words are those of TensorFlow Serving's `util/json_tensor.cc`.
+The rules and error messages are those of TensorFlow Serving's `util/json_tensor.cc`.
 """
 
 from collections.abc import Mapping
@@ -14,9 +13,16 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from bn_keras_serving.common import tensors
 from bn_keras_serving.common.errors import InvalidRequestError, UnsupportedError
-from bn_keras_serving.rest.json_text import is_binary, kind, refused, shown, to_bytes
+from bn_keras_serving.rest.json_text import (
+    excerpt,
+    invalid_value,
+    is_binary,
+    json_type,
+    to_bytes,
+)
 
-_NUMBERS = {
+# The element types that are written as numbers or booleans.
+_NUMPY_TYPES = {
     types_pb2.DT_FLOAT: np.float32,
     types_pb2.DT_DOUBLE: np.float64,
     types_pb2.DT_INT8: np.int8,
@@ -29,44 +35,47 @@ _NUMBERS = {
     types_pb2.DT_BOOL: np.bool_,
 }
 
-Infos = Mapping[str, meta_graph_pb2.TensorInfo]
+# Input name to the type and shape that the signature declares.
+TensorInfos = Mapping[str, meta_graph_pb2.TensorInfo]
 
 
-class Inputs(NamedTuple):
-    """The tensors of a request, and whether they came as rows (`instances`)."""
+class DecodedInputs(NamedTuple):
+    """The tensors of a request, and whether it sent them by row (as `instances`)."""
 
     tensors: dict[str, tensor_pb2.TensorProto]
     by_row: bool
 
 
-def signature_name(document: Mapping) -> str:
-    """Return the signature that a document asks for; "" where it names none.
+def signature_name(document: Mapping[str, Any]) -> str:
+    """Return the name of the requested signature; "" if the document has none.
 
     Raises:
-        InvalidRequestError: Not a string.
+        InvalidRequestError: If the name is not a string.
     """
     name = document.get("signature_name", "")
     if not isinstance(name, str):
-        raise refused(
+        raise invalid_value(
             document,
             "not formatted correctly. 'signature_name' key must be a string value.",
         )
     return name
 
 
-def inputs(document: Mapping, infos: Infos) -> Inputs:
+def decode_inputs(document: Mapping[str, Any], infos: TensorInfos) -> DecodedInputs:
     """Return the tensors of a request for Predict.
 
     Args:
-        document: With either `instances`, a list of rows, or `inputs`, columns.
+        document: Object with either `instances`, a list of rows, or `inputs`, a list of
+            values for each input.
         infos: Input name of the signature to its `TensorInfo`.
 
     Raises:
-        InvalidRequestError: The values do not make tensors of the signature's types.
-        UnsupportedError: JSON has no form for an input's type.
+        InvalidRequestError: If the values cannot be converted to tensors of the types
+            in the signature.
+        UnsupportedError: If an input's type has no form in JSON.
     """
     if "instances" in document and "inputs" in document:
-        raise refused(
+        raise invalid_value(
             document,
             "Not formatted correctly expecting only one of 'inputs' or 'instances' "
             "keys to exist ",
@@ -74,16 +83,18 @@ def inputs(document: Mapping, infos: Infos) -> Inputs:
     if "instances" in document:
         rows = document["instances"]
         if not isinstance(rows, list):
-            raise refused(document, "Expecting 'instances' to be an list/array")
+            raise invalid_value(document, "Expecting 'instances' to be an list/array")
         if not rows:
-            raise refused(document, "No values in 'instances' array")
-        return Inputs(_from_rows(rows, infos), True)
+            raise invalid_value(document, "No values in 'instances' array")
+        return DecodedInputs(_from_rows(rows, infos), True)
     if "inputs" in document:
-        return Inputs(_from_columns(document["inputs"], infos), False)
+        return DecodedInputs(_from_columns(document["inputs"], infos), False)
     raise InvalidRequestError("Missing 'inputs' or 'instances' key")
 
 
-def _from_rows(rows: list, infos: Infos) -> dict[str, tensor_pb2.TensorProto]:
+def _from_rows(
+    rows: list[Any], infos: TensorInfos
+) -> dict[str, tensor_pb2.TensorProto]:
     named = _is_object(rows[0])
     if not named and len(infos) > 1:
         raise InvalidRequestError(
@@ -108,19 +119,21 @@ def _from_rows(rows: list, infos: Infos) -> dict[str, tensor_pb2.TensorProto]:
     }
 
 
-def _check_names(number: int, row: dict, infos: Infos) -> None:
+def _check_names(number: int, row: dict[str, Any], infos: TensorInfos) -> None:
     for name in row:
         if name not in infos:
             status = f"INVALID_ARGUMENT: JSON object: does not have named input: {name}"
-            raise _element_refused(number, status, name)
+            raise _invalid_element(number, status, name)
     if len(row) != len(infos):
         raise InvalidRequestError(
             f"Failed to process element: {number} of 'instances' list. JSON object: "
-            f"{shown(row)} keys must be equal to: {','.join(sorted(infos))}"
+            f"{excerpt(row)} keys must be equal to: {','.join(sorted(infos))}"
         )
 
 
-def _from_columns(values: object, infos: Infos) -> dict[str, tensor_pb2.TensorProto]:
+def _from_columns(
+    values: object, infos: TensorInfos
+) -> dict[str, tensor_pb2.TensorProto]:
     if not _is_object(values):
         if len(infos) > 1:
             raise InvalidRequestError(
@@ -137,15 +150,16 @@ def _from_columns(values: object, infos: Infos) -> dict[str, tensor_pb2.TensorPr
     return {name: _tensor(values[name], info.dtype) for name, info in infos.items()}
 
 
-def _rows_tensor(rows: list, dtype: int, name: str = "") -> tensor_pb2.TensorProto:
-    """Make one tensor of rows of one shape; an error tells the first row at fault."""
+def _rows_tensor(rows: list[Any], dtype: int, name: str = "") -> tensor_pb2.TensorProto:
+    """Return a tensor of rows of equal shape; an error names the first invalid row."""
     try:
-        return _stacked(rows, dtype)
-    except _NoTensorError:
+        return _stack(rows, dtype)
+    except _NotATensorError:
         pass
+    # Something is wrong: find the first row that TensorFlow Serving would name.
     first = None
     for number, row in enumerate(rows):
-        shape = _claimed_shape(row)
+        shape = _apparent_shape(row)
         try:
             size = _count(row, 0, shape, dtype)
             first = first or (size, shape)
@@ -155,36 +169,41 @@ def _rows_tensor(rows: list, dtype: int, name: str = "") -> tensor_pb2.TensorPro
                 )
             if shape != first[1]:
                 raise InvalidRequestError(
-                    f"Expecting shape {_listed(first[1])} but got: {_listed(shape)}"
+                    f"Expecting shape {_format_shape(first[1])} but got: "
+                    f"{_format_shape(shape)}"
                 )
         except (InvalidRequestError, UnsupportedError) as error:
             unsupported = isinstance(error, UnsupportedError)
             status = "UNIMPLEMENTED" if unsupported else "INVALID_ARGUMENT"
-            raise _element_refused(number, f"{status}: {error}", name) from None
+            raise _invalid_element(number, f"{status}: {error}", name) from None
     raise InvalidRequestError(f"Expecting rows of type: {tensors.type_name(dtype)}")
 
 
 def _tensor(value: object, dtype: int) -> tensor_pb2.TensorProto:
     try:
-        return _stacked(value, dtype)
-    except _NoTensorError:
-        _count(value, 0, _claimed_shape(value), dtype)
-    raise refused(value, f"is not of expected type: {tensors.type_name(dtype)}")
+        return _stack(value, dtype)
+    except _NotATensorError:
+        _count(value, 0, _apparent_shape(value), dtype)
+    raise invalid_value(value, f"is not of expected type: {tensors.type_name(dtype)}")
 
 
-class _NoTensorError(Exception):
-    """Values that make no tensor; the slow way finds out why."""
+class _NotATensorError(Exception):
+    """Values cannot be converted; the slow path finds out why."""
 
 
-def _stacked(value: Any, dtype: int) -> tensor_pb2.TensorProto:
-    """Make a tensor, level by level: an image costs a quarter of its parsing."""
+def _stack(value: Any, dtype: int) -> tensor_pb2.TensorProto:
+    """Convert nested lists to a tensor.
+
+    The lists are flattened level by level rather than recursively. For an image, this
+    takes a quarter of the time that parsing the document takes.
+    """
     shape: list[int] = []
     level: list[Any] = [value]
     types = {type(value)}
     while types == {list}:
         sizes = set(map(len, level))
         if len(sizes) > 1 or len(shape) == tensors.MAXIMUM_RANK:
-            raise _NoTensorError
+            raise _NotATensorError
         shape.extend(sizes)
         level = list(chain.from_iterable(level))
         types = set(map(type, level))
@@ -193,39 +212,40 @@ def _stacked(value: Any, dtype: int) -> tensor_pb2.TensorProto:
         proto.tensor_shape.dim.add(size=size)
     if dtype == types_pb2.DT_STRING:
         if not types <= {str, dict}:
-            raise _NoTensorError
+            raise _NotATensorError
         try:
             proto.string_val.extend(map(to_bytes, level))
         except InvalidRequestError:
-            raise _NoTensorError from None
+            raise _NotATensorError from None
     else:
         proto.tensor_content = _numbers(level, types, dtype).tobytes()
     return proto
 
 
-def _numbers(values: list, types: set[type], dtype: int) -> np.ndarray:
-    """Make an array of the values exactly; floats are rounded."""
-    wanted = _NUMBERS.get(dtype)
-    if wanted is None:
-        raise _NoTensorError
-    decimal = issubclass(wanted, np.floating)
-    allowed = {int, float} if decimal else {bool if wanted is np.bool_ else int}
+def _numbers(values: list[Any], types: set[type], dtype: int) -> np.ndarray:
+    """Convert values to an array, exactly except for the rounding of floats."""
+    numpy_type = _NUMPY_TYPES.get(dtype)
+    if numpy_type is None:
+        raise _NotATensorError
+    is_float = issubclass(numpy_type, np.floating)
+    allowed = {int, float} if is_float else {bool if numpy_type is np.bool_ else int}
     if not types <= allowed:
-        raise _NoTensorError
+        raise _NotATensorError
     try:
-        if decimal:
-            with np.errstate(over="ignore", under="ignore"):  # to infinity, to zero
-                return np.array(values, np.float64).astype(wanted)
-        return np.array(values, wanted)
+        if is_float:
+            # Values out of range become infinity or zero.
+            with np.errstate(over="ignore", under="ignore"):
+                return np.array(values, np.float64).astype(numpy_type)
+        return np.array(values, numpy_type)
     except OverflowError:
-        raise _NoTensorError from None
+        raise _NotATensorError from None
 
 
 def _count(value: object, level: int, shape: list[int], dtype: int) -> int:
-    """Count the values of what claims to be a tensor, or say where it is none."""
+    """Count the values of a tensor, or raise an error where its shape differs."""
     if not isinstance(value, list):
         if level != len(shape):
-            raise refused(
+            raise invalid_value(
                 value,
                 f"found at incorrect level: {level + 1} in the JSON DOM. Expected at "
                 f"level: {len(shape)}",
@@ -241,40 +261,40 @@ def _count(value: object, level: int, shape: list[int], dtype: int) -> int:
             f"Encountered list at unexpected size: {len(value)} at level: {level} "
             f"expected size: {shape[level]}"
         )
-    return sum(_count(one, level + 1, shape, dtype) for one in value)
+    return sum(_count(item, level + 1, shape, dtype) for item in value)
 
 
 def _check_value(value: object, dtype: int) -> None:
     if dtype == types_pb2.DT_STRING and isinstance(value, (str, dict)):
         to_bytes(value)
         return
-    if dtype not in _NUMBERS and dtype != types_pb2.DT_STRING:
+    if dtype not in _NUMPY_TYPES and dtype != types_pb2.DT_STRING:
         raise UnsupportedError(
-            f"Conversion of JSON Value: {shown(value)} to type: "
+            f"Conversion of JSON Value: {excerpt(value)} to type: "
             f"{tensors.type_name(dtype)}"
         )
     try:
-        if dtype in _NUMBERS:
+        if dtype in _NUMPY_TYPES:
             _numbers([value], {type(value)}, dtype)
             return
-    except _NoTensorError:
+    except _NotATensorError:
         pass
-    raise refused(
+    raise invalid_value(
         value,
-        f"Type: {kind(value)} is not of expected type: {tensors.type_name(dtype)}",
+        f"Type: {json_type(value)} is not of expected type: {tensors.type_name(dtype)}",
     )
 
 
-def _claimed_shape(value: object) -> list[int]:
-    """Return the shape that the first element of each list suggests."""
-    shape = []
+def _apparent_shape(value: object) -> list[int]:
+    """Return the shape to which the first element of each list points."""
+    shape: list[int] = []
     while isinstance(value, list):
         shape.append(len(value))
         if len(shape) > tensors.MAXIMUM_RANK:
             raise InvalidRequestError(
                 "Encountered list at unexpected level: "
-                f"{tensors.MAXIMUM_RANK}; a tensor has at most "
-                f"{tensors.MAXIMUM_RANK} dimensions"
+                f"{tensors.MAXIMUM_RANK}. A tensor must have at most "
+                f"{tensors.MAXIMUM_RANK} dimensions."
             )
         if not value:
             break
@@ -282,16 +302,16 @@ def _claimed_shape(value: object) -> list[int]:
     return shape
 
 
-def _is_object(value: object) -> TypeGuard[dict]:
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and not is_binary(value)
 
 
-def _element_refused(number: int, status: str, name: str) -> InvalidRequestError:
+def _invalid_element(number: int, status: str, name: str) -> InvalidRequestError:
     key = f" key: {name}" if name else ""
     return InvalidRequestError(
         f"Failed to process element: {number}{key} of 'instances' list. Error: {status}"
     )
 
 
-def _listed(shape: list[int]) -> str:
+def _format_shape(shape: list[int]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"

@@ -1,20 +1,18 @@
-"""Read a JSON document of any origin, and say what is wrong with it.
-
-Knows no tensor, no model and no transport.
-"""
+"""Parsing of JSON documents from any client, and descriptions of what is invalid."""
 
 import binascii
 import json
+from typing import Any
 
 from bn_keras_serving.common.errors import InvalidRequestError
 
-# As much of a client's document as an error repeats (util/json_tensor.cc).
-MAXIMUM_SHOWN = 256
+# Characters of a client's document that an error quotes (util/json_tensor.cc).
+MAXIMUM_EXCERPT = 256
 
 _TOO_DEEP = "JSON Parse error: Lists or objects are nested too deep"
 _DECODER = json.JSONDecoder()
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_KINDS = {
+_TYPE_NAMES = {
     type(None): "Null",
     dict: "Object",
     list: "Array",
@@ -24,25 +22,25 @@ _KINDS = {
 }
 
 
-def parse(body: bytes) -> dict:
-    """Read a request's document, an object.
+def parse(body: bytes) -> dict[str, Any]:
+    """Parse the body of a request, which must be an object.
 
-    As TensorFlow Serving does, this takes `NaN`, `Infinity` and `-Infinity` for
-    numbers and leaves unread what follows the object. Unlike it, nesting beyond
-    Python's own bound, about a thousand, is refused wherever it stands.
+    As in TensorFlow Serving, `NaN`, `Infinity` and `-Infinity` are numbers, and
+    anything after the object is ignored. Unlike there, nesting beyond Python's own
+    limit, about a thousand, is an error wherever it occurs.
 
     Args:
         body: JSON in UTF-8.
 
     Raises:
-        InvalidRequestError: It is no JSON, or no object.
+        InvalidRequestError: If the body is not valid JSON or not an object.
     """
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidRequestError(
-            f"JSON Parse error: Invalid UTF-8 at offset: {error.start}; send binary "
-            'values as {"b64": ...}'
+            f"JSON Parse error: Invalid UTF-8 at offset: {error.start}. Send binary "
+            'values as {"b64": ...}.'
         ) from None
     start = len(text) - len(text.lstrip(" \t\n\r"))
     if start == len(text):
@@ -55,40 +53,42 @@ def parse(body: bytes) -> dict:
         ) from None
     except RecursionError:
         raise InvalidRequestError(_TOO_DEEP) from None
-    except ValueError:  # Python's bound on the digits of an integer
+    except ValueError:  # Python's limit on the digits of an integer
         raise InvalidRequestError(
             "JSON Parse error: Number too big to be stored"
         ) from None
+    # Checking for unpaired surrogates takes a while, and few documents contain any.
     if b"\\ud" in body or b"\\uD" in body:
         _check_surrogates(document)
     if type(document) is not dict:
-        raise refused(document, "Is not object")
+        raise invalid_value(document, "Is not object")
     return document
 
 
-def refused(value: object, why: str) -> InvalidRequestError:
-    """Return an error that repeats the beginning of a value, and tells why."""
-    return InvalidRequestError(f"JSON Value: {shown(value)} {why}")
+def invalid_value(value: object, problem: str) -> InvalidRequestError:
+    """Return an error that quotes the beginning of a value and states the problem."""
+    return InvalidRequestError(f"JSON Value: {excerpt(value)} {problem}")
 
 
-def shown(value: object) -> str:
+def excerpt(value: object) -> str:
     """Return the beginning of a value as JSON."""
     text = ""
-    # The encoder yields part by part: a long or deep value is not written whole.
+    # The encoder yields small parts, so that a long or deeply nested value is not
+    # written as a whole.
     for part in _ENCODER.iterencode(value):
-        text += part[: MAXIMUM_SHOWN + 1]
-        if len(text) > MAXIMUM_SHOWN:
-            return text[:MAXIMUM_SHOWN] + "..."
+        text += part[: MAXIMUM_EXCERPT + 1]
+        if len(text) > MAXIMUM_EXCERPT:
+            return text[:MAXIMUM_EXCERPT] + "..."
     return text
 
 
-def kind(value: object) -> str:
-    """Return what JSON calls the type of a value: `Number`, `Array`, `True`, ..."""
-    return str(value) if isinstance(value, bool) else _KINDS[type(value)]
+def json_type(value: object) -> str:
+    """Return the name of a value's type: `Number`, `Array`, `True`, ..."""
+    return str(value) if isinstance(value, bool) else _TYPE_NAMES[type(value)]
 
 
 def is_binary(value: object) -> bool:
-    """Whether a value is `{"b64": "..."}`, the form of bytes that are no text."""
+    """Return whether a value is `{"b64": "..."}`, the form of arbitrary bytes."""
     return (
         isinstance(value, dict)
         and len(value) == 1
@@ -97,15 +97,15 @@ def is_binary(value: object) -> bool:
 
 
 def to_bytes(value: object) -> bytes:
-    """Return the bytes of a string or of a binary value.
+    """Return the bytes of a string or a binary value.
 
     Raises:
-        InvalidRequestError: Neither, or not in base64.
+        InvalidRequestError: If the value is neither, or is not valid base64.
     """
     if isinstance(value, str):
         return value.encode()
     if not isinstance(value, dict) or not is_binary(value):
-        raise refused(value, "not formatted correctly for base64 data")
+        raise invalid_value(value, "not formatted correctly for base64 data")
     text = "".join(value["b64"].split())
     if "=" not in text:
         text += "=" * (-len(text) % 4)
@@ -115,7 +115,7 @@ def to_bytes(value: object) -> bytes:
         raise InvalidRequestError("Unable to base64 decode") from None
 
 
-def _check_surrogates(document: dict) -> None:
+def _check_surrogates(document: object) -> None:
     try:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -1,18 +1,18 @@
-"""What the paths and documents of TensorFlow Serving's REST form ask for.
+"""The paths and documents of TensorFlow Serving's REST interface, independent of HTTP.
 
-Knows no socket: a method, a path and a body in, a document out.
+A method, a path and a body are turned into a request for the dispatcher, and its
+response into a document.
 """
 
-import functools
 import json
 import re
 import urllib.parse
 import zlib
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -23,14 +23,14 @@ from tensorflow_serving.apis import (
 )
 
 from bn_keras_serving.common.errors import InvalidRequestError
-from bn_keras_serving.dispatch.dispatcher import Inference
-from bn_keras_serving.dispatch.handlers import Check
+from bn_keras_serving.dispatch.deadline import UNLIMITED, Deadline
+from bn_keras_serving.dispatch.dispatcher import Dispatcher
 from bn_keras_serving.rest import json_answers, json_examples, json_tensors, json_text
 from bn_keras_serving.servable.signature import DEFAULT_SIGNATURE
 
-# model_servers/http_server.cc; what is not here is 500.
-# A few bytes can claim any number of them.
+# A compressed body of a few bytes can expand to any size.
 MAXIMUM_DECOMPRESSED = 2**26
+# model_servers/http_server.cc; every other code is 500.
 HTTP_STATUSES = {
     grpc.StatusCode.CANCELLED: 499,
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -47,14 +47,14 @@ HTTP_STATUSES = {
     grpc.StatusCode.UNAUTHENTICATED: 401,
 }
 
-_WHICH = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
-_PREDICTION = re.compile(
-    rf"/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)", re.IGNORECASE
+_VERSION = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
+_INFERENCE_PATH = re.compile(
+    rf"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", re.IGNORECASE
 )
-_INFORMATION = re.compile(
-    rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?", re.IGNORECASE
+_INFORMATION_PATH = re.compile(
+    rf"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", re.IGNORECASE
 )
-_REQUESTS = {
+_REQUEST_CLASSES = {
     "predict": predict_pb2.PredictRequest,
     "classify": classification_pb2.ClassificationRequest,
     "regress": regression_pb2.RegressionRequest,
@@ -62,7 +62,15 @@ _REQUESTS = {
 
 
 class Target(NamedTuple):
-    """What a path asks for: `verb` is "" unless a model is to run."""
+    """What a path refers to.
+
+    Attributes:
+        model_name: Name of the model.
+        version: Number of the version, if given.
+        label: Label of the version, if given.
+        verb: `predict`, `classify` or `regress`; "" if no model is to run.
+        metadata: Whether the signatures are requested rather than the state.
+    """
 
     model_name: str
     version: int | None = None
@@ -71,7 +79,7 @@ class Target(NamedTuple):
     metadata: bool = False
 
     def model_spec(self) -> model_pb2.ModelSpec:
-        """Return it as a protocol buffer."""
+        """Return the model and version as a protocol buffer."""
         spec = model_pb2.ModelSpec(name=self.model_name)
         if self.version is not None:
             spec.version.value = self.version
@@ -80,141 +88,154 @@ class Target(NamedTuple):
         return spec
 
 
-def target(method: str, path: str) -> Target:
-    """Read a path below `/v1/`, percent-encoded.
+def parse_path(method: str, path: str) -> Target:
+    """Parse a percent-encoded path below `/v1/`.
 
     Raises:
-        InvalidRequestError: Nothing is asked for by that path and method.
+        InvalidRequestError: If the path and the method do not refer to anything.
     """
-    pattern = {"POST": _PREDICTION, "GET": _INFORMATION}.get(method)
+    pattern = {"POST": _INFERENCE_PATH, "GET": _INFORMATION_PATH}.get(method)
     match = pattern.fullmatch(path) if pattern else None
     if match is None:
         raise InvalidRequestError(f"Malformed request: {method} {path}")
-    name, version, label, what = match.groups()
+    name, version, label, suffix = match.groups()
     if name is None:
         raise InvalidRequestError("Missing model name in request.")
     if version is not None and int(version[:20]) >= 2**63:
         raise InvalidRequestError(f"Failed to convert version: {version} to numeric.")
     return Target(
-        model_name=_decoded(name),
+        model_name=_percent_decode(name),
         version=None if version is None else int(version),
-        label=None if label is None else _decoded(label),
-        verb=what.lower() if method == "POST" else "",
-        metadata=method == "GET" and what is not None,
+        label=None if label is None else _percent_decode(label),
+        verb=suffix.lower() if method == "POST" else "",
+        metadata=method == "GET" and suffix is not None,
     )
 
 
-def decompressed(body: bytes, encoding: str, most: int) -> bytes:
-    """Return a body as it was before its `Content-Encoding`.
+def decompress(body: bytes, encoding: str, maximum_bytes: int) -> bytes:
+    """Return a body without its `Content-Encoding`.
 
     Args:
-        body: As received.
+        body: The body as received.
         encoding: `identity` or `gzip`.
-        most: Bytes that it may have; and `MAXIMUM_DECOMPRESSED`, if it is compressed.
+        maximum_bytes: Maximum size of the decompressed body; `MAXIMUM_DECOMPRESSED`
+            applies as well.
 
     Raises:
-        InvalidRequestError: Another encoding, a damaged body or a longer one.
+        InvalidRequestError: If the encoding is not supported, or the body is damaged or
+            too long.
     """
     if encoding.lower() == "identity":
         return body
     if encoding.lower() != "gzip":
         raise InvalidRequestError(
-            "Expected a body without Content-Encoding, or with gzip. Received: "
-            f"{encoding[:20]!r}; send it as it is."
+            "The Content-Encoding of a body must be gzip or identity. Received: "
+            f"{encoding[:20]!r}. Send the body uncompressed."
         )
-    most = min(most, MAXIMUM_DECOMPRESSED)
+    limit = min(maximum_bytes, MAXIMUM_DECOMPRESSED)
     gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
-        found = gzip.decompress(body, most)
+        decompressed = gzip.decompress(body, limit)
     except zlib.error:
-        found = None
-    if found is None or not (gzip.eof or gzip.unconsumed_tail):
+        decompressed = None
+    # If the input ends before the gzip stream does, the body has been cut off.
+    if decompressed is None or not (gzip.eof or gzip.unconsumed_tail):
         raise InvalidRequestError(
-            "Expected a body in gzip's form, as its Content-Encoding says. Received: "
-            "bytes that are not; send it as it is."
+            "A body with Content-Encoding: gzip must be in gzip format. Received: "
+            "other bytes. Send the body uncompressed."
         )
     if not gzip.eof:
         raise InvalidRequestError(
-            f"Expected at most {most} bytes in a compressed body. Received: more; send "
-            "it as it is."
+            f"A compressed body must contain at most {limit} bytes. Received: more. "
+            "Send the body uncompressed."
         )
-    return found
+    return decompressed
 
 
-def information(inference: Inference, wanted: Target) -> bytes:
-    """Tell the state of a model's versions, or the signatures of one.
+def get_information(dispatcher: Dispatcher, target: Target) -> bytes:
+    """Return the state of a model's versions, or the signatures of one version.
 
     Raises:
-        StatusError: As the client is told.
+        StatusError: If the request cannot be answered.
     """
-    if not wanted.metadata:
+    if not target.metadata:
         request = get_model_status_pb2.GetModelStatusRequest(
-            model_spec=wanted.model_spec()
+            model_spec=target.model_spec()
         )
-        response = inference.answer("GetModelStatus", request)
-        return _written(_plain(response))
-    response, signatures = metadata(inference.answer, wanted)
-    return _written(
+        response = dispatcher.answer("GetModelStatus", request)
+        return _to_json(_to_dict(response))
+    response, signatures = get_metadata(dispatcher, target)
+    return _to_json(
         {
-            "model_spec": _plain(response.model_spec),
-            "metadata": {"signature_def": _plain(signatures)},
+            "model_spec": _to_dict(response.model_spec),
+            "metadata": {"signature_def": _to_dict(signatures)},
         }
     )
 
 
-def prediction(
-    inference: Inference, wanted: Target, body: bytes, check: Check
+def run_inference(
+    dispatcher: Dispatcher, target: Target, body: bytes, deadline: Deadline
 ) -> bytes:
-    """Run a model on the JSON document of a request.
+    """Run a model on the document of a request.
 
     Args:
-        inference: Runs it.
-        wanted: Model, version and verb.
+        dispatcher: Answers requests.
+        target: Model, version and verb.
         body: The document.
-        check: Raises where nobody awaits the answer any more.
+        deadline: Time left for the request.
+
+    Returns:
+        The document of the response.
 
     Raises:
-        ServingError: The document is not what the verb takes.
-        StatusError: As the client is told.
+        ServingError: If the document is invalid or no time is left.
+        StatusError: If the request cannot be answered.
     """
-    check()
-    answer = functools.partial(inference.answer, check=check)
+    # Parsing a large document takes long; do not start it for nothing.
+    deadline.remaining()
     document = json_text.parse(body)
-    request = _REQUESTS[wanted.verb](model_spec=wanted.model_spec())
+    request = _REQUEST_CLASSES[target.verb](model_spec=target.model_spec())
     name = json_tensors.signature_name(document)
     request.model_spec.signature_name = name
-    if wanted.verb == "predict":
-        infos = _infos(metadata(answer, wanted)[1], name or DEFAULT_SIGNATURE)
-        tensors, by_row = json_tensors.inputs(document, infos)
+    if target.verb == "predict":
+        _, signatures = get_metadata(dispatcher, target, deadline)
+        infos = _input_infos(signatures, name or DEFAULT_SIGNATURE)
+        tensors, by_row = json_tensors.decode_inputs(document, infos)
         for alias, tensor in tensors.items():
             request.inputs[alias].CopyFrom(tensor)
-        return json_answers.predictions(answer("Predict", request).outputs, by_row)
-    request.input.CopyFrom(json_examples.examples(document))
-    if wanted.verb == "classify":
-        return json_answers.classifications(answer("Classify", request).result)
-    return json_answers.regressions(answer("Regress", request).result)
+        response = dispatcher.answer("Predict", request, deadline)
+        return json_answers.encode_predictions(response.outputs, by_row)
+    request.input.CopyFrom(json_examples.decode_examples(document))
+    if target.verb == "classify":
+        response = dispatcher.answer("Classify", request, deadline)
+        return json_answers.encode_classifications(response.result)
+    response = dispatcher.answer("Regress", request, deadline)
+    return json_answers.encode_regressions(response.result)
 
 
-def metadata(answer: Callable, wanted: Target):
-    """Return the answer of GetModelMetadata, and the signatures packed in it.
-
-    Args:
-        answer: `Inference.answer`, its further arguments given.
-        wanted: Model and version.
+def get_metadata(
+    dispatcher: Dispatcher, target: Target, deadline: Deadline = UNLIMITED
+) -> tuple[
+    get_model_metadata_pb2.GetModelMetadataResponse,
+    get_model_metadata_pb2.SignatureDefMap,
+]:
+    """Return the response of GetModelMetadata, and the signatures packed in it.
 
     Raises:
-        StatusError: As the client is told.
+        StatusError: If the request cannot be answered.
     """
     request = get_model_metadata_pb2.GetModelMetadataRequest(
-        model_spec=wanted.model_spec(), metadata_field=["signature_def"]
+        model_spec=target.model_spec(), metadata_field=["signature_def"]
     )
-    response = answer("GetModelMetadata", request)
+    response = dispatcher.answer("GetModelMetadata", request, deadline)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
     return response, signatures
 
 
-def _infos(signatures, name: str) -> Mapping:
+def _input_infos(
+    signatures: get_model_metadata_pb2.SignatureDefMap, name: str
+) -> json_tensors.TensorInfos:
     if name not in signatures.signature_def:
         raise InvalidRequestError(
             f'Serving signature name: "{name}" not found in signature def'
@@ -225,15 +246,15 @@ def _infos(signatures, name: str) -> Mapping:
     return infos
 
 
-def _decoded(part: str) -> str:
+def _percent_decode(part: str) -> str:
     try:
         return urllib.parse.unquote(part, errors="strict")
     except UnicodeDecodeError:
         raise InvalidRequestError(f"Failed to decode model name:{part}") from None
 
 
-def _plain(message) -> dict:
-    """Return a message as TensorFlow Serving writes it: no field is left out."""
+def _to_dict(message: Message) -> dict[str, Any]:
+    """Convert a message as TensorFlow Serving does, without omitting any field."""
     return json_format.MessageToDict(
         message,
         always_print_fields_with_no_presence=True,
@@ -241,5 +262,5 @@ def _plain(message) -> dict:
     )
 
 
-def _written(document: dict) -> bytes:
+def _to_json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"

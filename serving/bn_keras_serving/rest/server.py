@@ -1,7 +1,4 @@
-"""Listen for HTTP requests, and stop in order.
-
-Knows no model and no form of a request: bytes in, bytes out.
-"""
+"""The HTTP server of the REST interface."""
 
 import asyncio
 import functools
@@ -11,41 +8,52 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent import futures
+from typing import Any, TypeVar
 
 import grpc
 from aiohttp import web
 
-from bn_keras_serving.common.errors import StatusError
+from bn_keras_serving.common.errors import (
+    DeadlineExceededError,
+    UnmetConditionError,
+)
 from bn_keras_serving.common.metrics import CONTENT_TYPE
-from bn_keras_serving.dispatch.dispatcher import Inference
-from bn_keras_serving.dispatch.error_mapping import deadline_passed, refusal, too_many
+from bn_keras_serving.dispatch.deadline import Deadline
+from bn_keras_serving.dispatch.dispatcher import Dispatcher
+from bn_keras_serving.dispatch.error_mapping import to_status_error
 from bn_keras_serving.rest import json_answers, protocol, status_page
+from bn_keras_serving.rest.bounded_executor import BoundedExecutor
 
 _JSON = "application/json"
-_AT_ONCE = 0.01
+# aiohttp takes a shutdown time of 0 for no limit.
+_SHORTEST_SHUTDOWN = 0.01
+
+Result = TypeVar("Result")
 
 
 class RestServer:
-    """Answers `/v1/models/...`, the metrics and the status page.
+    """Server for `/v1/models/...`, the metrics and the status page.
 
-    aiohttp's loop runs in a thread of its own and moves bytes only: documents are
-    read, models run and answers written by the workers.
+    aiohttp's event loop runs in a thread of its own and only transfers bytes. Worker
+    threads parse documents, run models and write the answers.
 
     Args:
-        inference: Answers what is asked.
+        dispatcher: Answers requests.
         host: Address or name of the interface to listen on.
-        port: Port to listen on; 0 takes a free one.
-        timeout_seconds: For a body to arrive, and again for its answer.
-        metrics_path: Path of Prometheus' metrics; None for no such path.
-        message_bytes: Size of the longest body.
-        concurrent_requests: Predictions under way or waiting; one more is refused.
-        workers: Run the predictions. Status, metadata, metrics and page are answered
-            while all of these are busy.
+        port: Port to listen on; 0 chooses a free one.
+        timeout_seconds: Maximum time for a body to arrive, and again for its answer.
+        metrics_path: Path of Prometheus' metrics; None disables them.
+        message_bytes: Maximum size of a body.
+        concurrent_requests: Maximum number of inference requests, running or waiting;
+            further ones are rejected.
+        workers: Threads that run inference requests. Requests for state, metadata,
+            metrics and the page have threads of their own, and are answered while all
+            of these are busy.
     """
 
     def __init__(
         self,
-        inference: Inference,
+        dispatcher: Dispatcher,
         host: str,
         port: int,
         *,
@@ -55,30 +63,39 @@ class RestServer:
         concurrent_requests: int,
         workers: futures.Executor,
     ):
-        self._inference = inference
+        self._dispatcher = dispatcher
         self._address = host, port
         self._timeout = timeout_seconds
         self._message_bytes = message_bytes
-        self._own_workers = futures.ThreadPoolExecutor(2, "information")
-        self._predictions = _Bounded(workers, concurrent_requests)
-        self._information = _Bounded(self._own_workers, concurrent_requests)
-        # Path to what is read there, and its type.
-        self._readable: dict[str, tuple[Callable[[], bytes], str]] = {
-            "/": (status_page.document, "text/html; charset=utf-8"),
-            "/status.json": (functools.partial(status_page.status, inference), _JSON),
+        self._information_workers = futures.ThreadPoolExecutor(2, "information")
+        self._inference = BoundedExecutor(workers, concurrent_requests)
+        self._information = BoundedExecutor(
+            self._information_workers, concurrent_requests
+        )
+        # Path to the function that returns a document, and the document's type.
+        self._documents: dict[str, tuple[Callable[[], bytes], str]] = {
+            "/": (status_page.page, "text/html; charset=utf-8"),
+            "/status.json": (
+                functools.partial(status_page.status_json, dispatcher),
+                _JSON,
+            ),
         }
         if metrics_path is not None:
-            self._readable[metrics_path] = (inference.metrics.exposition, CONTENT_TYPE)
+            exposition = dispatcher.metrics.exposition
+            self._documents[metrics_path] = (exposition, CONTENT_TYPE)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
 
     def start(self) -> int:
-        """Listen, in a thread of its own; return the port.
+        """Listen for requests in a background thread.
+
+        Returns:
+            The port.
 
         Raises:
-            OSError: The address cannot be listened on.
+            OSError: If the server cannot listen on the address.
         """
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -86,23 +103,23 @@ class RestServer:
         )
         self._thread.start()
         try:
-            return _await(self._loop, self._listen())
+            return _run_in_loop(self._loop, self._listen())
         except BaseException:
             self.stop(0)
             raise
 
     def stop(self, grace: float) -> None:
-        """Take no more connections, and finish the requests begun.
+        """Accept no more connections and finish the requests in progress.
 
         Args:
-            grace: Seconds given to them; then their connections are closed. What
-                TensorFlow still computes is waited for by nobody.
+            grace: Seconds that the requests may take. After that their connections are
+                closed, without waiting for computations inside TensorFlow.
         """
-        self._own_workers.shutdown(wait=False, cancel_futures=True)
+        self._information_workers.shutdown(wait=False, cancel_futures=True)
         loop, self._loop = self._loop, None
         if loop is None or self._thread is None:
             return
-        _await(loop, self._close(grace))
+        _run_in_loop(loop, self._close(grace))
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join()
         loop.close()
@@ -113,15 +130,17 @@ class RestServer:
         self._runner = web.AppRunner(
             application,
             access_log=None,
-            # What is no HTTP would be a traceback each; it is answered with 400.
-            logger=_quiet(),
-            # In the loop, and to any size.
+            # aiohttp would log a traceback for every request that is not valid HTTP;
+            # it is answered with status 400.
+            logger=_silent_logger(),
+            # aiohttp would decompress in the event loop, and without a limit.
             auto_decompress=False,
+            # A handler is cancelled when its client disconnects.
             handler_cancellation=True,
         )
         await self._runner.setup()
         server = self._runner.server
-        assert server is not None  # it is, once set up
+        assert server is not None  # `setup` has created it
         self._listener = await asyncio.get_running_loop().create_server(
             server, *self._address
         )
@@ -131,167 +150,142 @@ class RestServer:
         if self._runner is None:
             return
         if self._listener is not None:
-            # Python 3.11 leaks a connection accepted in the turn of `close`.
-            for listening in self._listener.sockets:
-                asyncio.get_running_loop().remove_reader(listening)
-            await _settle()
+            # Python 3.11 leaks a connection that is accepted in the same iteration of
+            # the loop as `close`. Stop accepting first, and let pending callbacks run.
+            for listening_socket in self._listener.sockets:
+                asyncio.get_running_loop().remove_reader(listening_socket)
+            await _run_pending_callbacks()
             self._listener.close()
         server = self._runner.server
         if server is not None:
             server.pre_shutdown()
             try:
-                # aiohttp gives its time twice, and 0 means any time to it.
+                # aiohttp would apply its own time-out twice; use one around it.
                 async with asyncio.timeout(grace):
                     await server.shutdown(None)
             except TimeoutError:
-                await server.shutdown(_AT_ONCE)
+                await server.shutdown(_SHORTEST_SHUTDOWN)
         await self._runner.cleanup()
-        await _settle()  # sockets are closed a turn after their transports
+        # Sockets are closed one iteration after their transports.
+        await _run_pending_callbacks()
 
     async def _handle(self, request: web.Request) -> web.Response:
         path = request.rel_url.raw_path
-        if path in self._readable:
-            return await self._read(request, *self._readable[path])
+        if path in self._documents:
+            return await self._serve_document(request, *self._documents[path])
         if path.lower().startswith("/v1/"):
-            return await self._protocol(request, path)
-        return _response(404, json_answers.error("Not found"))
+            return await self._serve_protocol(request, path)
+        return _response(404, json_answers.encode_error("Not found"))
 
-    async def _read(self, request: web.Request, read: Callable, content_type: str):
-        """Answer with something of this server's own."""
+    async def _serve_document(
+        self, request: web.Request, read: Callable[[], bytes], content_type: str
+    ) -> web.Response:
+        """Answer with a document about the server itself."""
         if request.method not in ("GET", "HEAD"):
-            return _response(405, json_answers.error("Expected GET"), Allow="GET, HEAD")
+            error = json_answers.encode_error("The method must be GET.")
+            return _response(405, error, Allow="GET, HEAD")
         try:
             body = await self._information.run(read, self._timeout)
         except Exception as error:
-            return _refused(refusal(error))[1]
+            return _error_response(error)[1]
         return _response(200, body, content_type, **status_page.HEADERS)
 
-    async def _protocol(self, request: web.Request, path: str) -> web.Response:
-        """Answer one request of TensorFlow Serving's protocol, and count it."""
-        wanted = protocol.Target("")
-        began = time.perf_counter()
+    async def _serve_protocol(self, request: web.Request, path: str) -> web.Response:
+        """Answer a request of TensorFlow Serving's protocol, and count it."""
+        target = protocol.Target("")
+        start = time.perf_counter()
         try:
             if request.method == "OPTIONS":
                 body = _preflight(request)
             else:
-                wanted = protocol.target(request.method, path)
-                body = await self._body(request)
+                target = protocol.parse_path(request.method, path)
+                body = await self._read_body(request)
                 encoding = request.headers.get("Content-Encoding", "identity")
-                began = time.perf_counter()  # a slow sender is not a slow model
-                body = await self._answer(wanted, encoding, body)
+                # Do not count the time that a slow client takes to send the body.
+                start = time.perf_counter()
+                body = await self._answer(target, encoding, body)
             status, response = "OK", _response(200, body)
         except web.HTTPRequestEntityTooLarge:
-            text = f"Expected a body of at most {self._message_bytes} bytes"
+            text = f"A body must have at most {self._message_bytes} bytes."
             status = grpc.StatusCode.RESOURCE_EXHAUSTED.name
-            response = _response(413, json_answers.error(text))
+            response = _response(413, json_answers.encode_error(text))
         except Exception as error:
-            status, response = _refused(refusal(error))
-        self._inference.metrics.record_request(
-            wanted.model_name,
-            wanted.verb,
+            status, response = _error_response(error)
+        self._dispatcher.metrics.record_request(
+            target.model_name,
+            target.verb,
             "REST",
             status,
-            1e6 * (time.perf_counter() - began),
+            1e6 * (time.perf_counter() - start),
         )
         return response
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def _read_body(self, request: web.Request) -> bytes:
         try:
             async with asyncio.timeout(self._timeout):
                 return await request.read()
         except TimeoutError:
-            raise StatusError(
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"The body did not arrive within {self._timeout:g} seconds.",
+            raise DeadlineExceededError(
+                f"The body did not arrive within {self._timeout:g} seconds."
             ) from None
 
     async def _answer(
-        self, wanted: protocol.Target, encoding: str, body: bytes
+        self, target: protocol.Target, encoding: str, body: bytes
     ) -> bytes:
-        if not wanted.verb:
-            work = functools.partial(protocol.information, self._inference, wanted)
+        if not target.verb:
+            work = functools.partial(protocol.get_information, self._dispatcher, target)
             return await self._information.run(work, self._timeout)
-        end = time.monotonic() + self._timeout
-        gone = threading.Event()
+        # This coroutine ends when the client disconnects or the time is over; the
+        # worker thread learns it from the event.
+        left = threading.Event()
+        deadline = Deadline(self._timeout, lambda: not left.is_set())
 
-        def check() -> float:
-            if gone.is_set() or time.monotonic() > end:
-                raise deadline_passed()
-            return end - time.monotonic()
-
-        def work() -> bytes:
-            document = protocol.decompressed(body, encoding, self._message_bytes)
-            return protocol.prediction(self._inference, wanted, document, check)
+        def infer() -> bytes:
+            document = protocol.decompress(body, encoding, self._message_bytes)
+            return protocol.run_inference(self._dispatcher, target, document, deadline)
 
         try:
-            return await self._predictions.run(work, self._timeout)
+            return await self._inference.run(infer, self._timeout)
         finally:
-            gone.set()
+            left.set()
 
 
-def _quiet() -> logging.Logger:
+def _silent_logger() -> logging.Logger:
     logger = logging.getLogger(f"{__name__}.http")
     logger.setLevel(logging.CRITICAL)
     return logger
 
 
-def _await(loop: asyncio.AbstractEventLoop, coroutine: Coroutine):
+def _run_in_loop(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Result]
+) -> Result:
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 
-async def _settle() -> None:
-    """Let the loop do what it has put off, which takes asyncio three turns at most."""
+async def _run_pending_callbacks() -> None:
+    """Let the loop run its pending callbacks; asyncio needs at most three rounds."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-class _Bounded:
-    """Workers, and a bound on what they have to do."""
-
-    def __init__(self, workers: futures.Executor, places: int):
-        self._workers = workers
-        self._free = threading.BoundedSemaphore(places)
-
-    async def run(self, work: Callable[[], bytes], timeout: float) -> bytes:
-        """Await a worker's result; what is late keeps its place until it ends."""
-        if not self._free.acquire(blocking=False):
-            raise too_many()
-        try:
-            future = self._workers.submit(work)
-        except RuntimeError:
-            self._free.release()
-            raise StatusError(
-                grpc.StatusCode.UNAVAILABLE, "The server is stopping."
-            ) from None
-        future.add_done_callback(lambda _: self._free.release())
-        try:
-            async with asyncio.timeout(timeout):
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            raise StatusError(
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"No answer within {timeout:g} seconds.",
-            ) from None
-
-
 def _preflight(request: web.Request) -> bytes:
-    """Answer a browser's question as TensorFlow Serving does without CORS: in vain."""
+    """Answer a CORS preflight as TensorFlow Serving does without CORS: with nothing."""
     if not re.search("https?://", request.headers.get("Origin", "")):
-        raise StatusError(
-            grpc.StatusCode.FAILED_PRECONDITION,
-            "Origin header is missing in CORS preflight",
-        )
+        raise UnmetConditionError("Origin header is missing in CORS preflight")
     return b""
 
 
-def _refused(refused: StatusError) -> tuple[str, web.Response]:
-    status = protocol.HTTP_STATUSES.get(refused.code, 500)
-    return refused.code.name, _response(status, json_answers.error(refused.details))
+def _error_response(error: Exception) -> tuple[str, web.Response]:
+    """Return the name of the status code, for the metrics, and the response."""
+    status_error = to_status_error(error)
+    status = protocol.HTTP_STATUSES.get(status_error.code, 500)
+    body = json_answers.encode_error(status_error.details)
+    return status_error.code.name, _response(status, body)
 
 
 def _response(
     status: int, body: bytes, content_type: str = _JSON, **headers: str
 ) -> web.Response:
-    # aiohttp would tell its version, and Python's.
+    # By default aiohttp would reveal its version and Python's.
     headers = {"Content-Type": content_type, "Server": "bn-keras", **headers}
     return web.Response(status=status, body=body, headers=headers)

@@ -1,87 +1,89 @@
-"""The status page for people, and what it shows.
-
-Knows no socket: documents out.
-"""
+"""The status page, and the JSON document with its contents."""
 
 import base64
 import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_status_pb2
 
 from bn_keras_serving.common import tensors
-from bn_keras_serving.common.errors import StatusError
-from bn_keras_serving.dispatch.dispatcher import Inference
+from bn_keras_serving.dispatch.dispatcher import Dispatcher
+from bn_keras_serving.dispatch.error_mapping import StatusError
 from bn_keras_serving.rest import protocol
 
-_FILE = Path(__file__).with_name("page.html")
+_FILE = Path(__file__).with_suffix(".html")
 
 
 @functools.cache
-def document() -> bytes:
-    """Return the page, which asks for its contents itself."""
+def page() -> bytes:
+    """Return the HTML of the page, which requests `status.json` by itself."""
     return _FILE.read_bytes()
 
 
-def status(inference: Inference) -> bytes:
-    """Return what the page shows, as JSON: each model, its versions and requests.
+def status_json(dispatcher: Dispatcher) -> bytes:
+    """Return each model with its versions, signatures and requests, as JSON.
 
-    Model names come from the operator and texts of errors from anywhere: the page
-    escapes them.
+    The texts are not escaped, although model names come from the operator and error
+    messages from anywhere; the page escapes them.
     """
-    counted = inference.metrics.summary()
+    summaries = dispatcher.metrics.summary()
     models = [
         {
             "name": name,
-            "versions": _versions(inference, name),
-            "signatures": _signatures(inference, name),
-            **counted.get(name, {"requests": {}, "latencies": []}),
+            "versions": _versions(dispatcher, name),
+            "signatures": _signatures(dispatcher, name),
+            **summaries.get(name, {"requests": {}, "latencies": []}),
         }
-        for name in sorted(inference.models.names())
+        for name in sorted(dispatcher.models.names())
     ]
-    unknown = counted.get("", {"requests": {}})["requests"]
+    unknown = summaries.get("", {"requests": {}})["requests"]
     return json.dumps({"models": models, "unknown_models": unknown}).encode()
 
 
-def _versions(inference: Inference, name: str) -> list[dict]:
+def _versions(dispatcher: Dispatcher, name: str) -> list[dict[str, str]]:
     request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": name})
     try:
-        response = inference.answer("GetModelStatus", request)
+        response = dispatcher.answer("GetModelStatus", request)
     except StatusError:
         return []
-    states = get_model_status_pb2.ModelVersionStatus.State.Name
+    state_name = get_model_status_pb2.ModelVersionStatus.State.Name
     return [
         {
-            # As text: JavaScript's numbers end at 2**53.
-            "version": str(one.version),
-            "state": states(one.state),
-            "error": one.status.error_message,
+            # As text, because numbers in JavaScript are exact only up to 2**53.
+            "version": str(status.version),
+            "state": state_name(status.state),
+            "error": status.status.error_message,
         }
-        for one in response.model_version_status
+        for status in response.model_version_status
     ]
 
 
-def _signatures(inference: Inference, name: str) -> dict[str, dict]:
+def _signatures(dispatcher: Dispatcher, name: str) -> dict[str, dict[str, Any]]:
     try:
-        _, signatures = protocol.metadata(inference.answer, protocol.Target(name))
+        _, signatures = protocol.get_metadata(dispatcher, protocol.Target(name))
     except StatusError:
         return {}
     return {
         key: {
             "method": definition.method_name.rpartition("/")[2],
-            "inputs": _described(definition.inputs),
-            "outputs": _described(definition.outputs),
+            "inputs": _tensor_infos(definition.inputs),
+            "outputs": _tensor_infos(definition.outputs),
         }
         for key, definition in sorted(signatures.signature_def.items())
-        # TensorFlow's own, such as __saved_model_init_op.
+        # Leave out TensorFlow's own, such as __saved_model_init_op.
         if not key.startswith("__saved_model")
     }
 
 
-def _described(infos) -> dict[str, dict]:
+def _tensor_infos(
+    infos: Mapping[str, meta_graph_pb2.TensorInfo],
+) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "type": tensors.type_name(info.dtype),
@@ -96,18 +98,21 @@ def _described(infos) -> dict[str, dict]:
     }
 
 
-def _hashes(tag: str) -> str:
-    contents = re.findall(rf"<{tag}>(.*?)</{tag}>", document().decode(), re.DOTALL)
-    digests = (hashlib.sha256(one.encode()).digest() for one in contents)
-    return " ".join(f"'sha256-{base64.b64encode(one).decode()}'" for one in digests)
+def _content_hashes(tag: str) -> str:
+    contents = re.findall(rf"<{tag}>(.*?)</{tag}>", page().decode(), re.DOTALL)
+    digests = (hashlib.sha256(content.encode()).digest() for content in contents)
+    return " ".join(
+        f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests
+    )
 
 
 # Should the page ever fail to escape a text, the browser still runs no other script.
 HEADERS = {
     "Content-Security-Policy": (
-        f"default-src 'none'; script-src {_hashes('script')}; "
-        f"style-src {_hashes('style')}; connect-src 'self'; img-src blob: data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src {_content_hashes('script')}; "
+        f"style-src {_content_hashes('style')}; connect-src 'self'; "
+        "img-src blob: data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",

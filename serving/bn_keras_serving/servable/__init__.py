@@ -1,1 +1,1 @@
-"""One loaded version of a model, and its signatures."""
+"""A loaded version of a model and its signatures."""

@@ -1,10 +1,8 @@
-"""Put a signature's function behind TensorFlow's own batching kernel.
-
-Knows no request, no version on disk and no transport.
-"""
+"""Batching of concurrent requests by TensorFlow's own batching kernel."""
 
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,96 +11,101 @@ from bn_keras_serving.common import tensors
 from bn_keras_serving.configuration import BatchingParameters
 from bn_keras_serving.servable.signature import Function
 
-_queues = 0
-_guard = threading.Lock()
+_queue_count = 0
+_queue_count_lock = threading.Lock()
 
 
 def can_batch(inputs: Mapping[str, tf.TensorSpec]) -> bool:
-    """Tell whether every input has a first axis of any size."""
+    """Return whether every input has a first axis of unknown size."""
     return bool(inputs) and all(
         spec.shape.rank is not None and spec.shape.rank > 0 and spec.shape[0] is None
         for spec in inputs.values()
     )
 
 
-def batched(
-    function: Callable[..., dict],
+def batch_function(
+    function: Callable[..., dict[str, tf.Tensor]],
     inputs: Mapping[str, tf.TensorSpec],
     parameters: BatchingParameters,
 ) -> Function:
-    """Gather the calls of a function into batches.
+    """Combine concurrent calls of a function into batches.
 
-    Calls wait up to `batch_timeout_micros` for others, are put one behind the other
-    along the first axis, padded to the next of `allowed_batch_sizes`, and answered each
-    with its own rows. With one allowed size an answer does not depend on who shares
-    the batch, bit for bit. An error fails all calls of its batch.
+    A call waits up to `batch_timeout_micros` for others. The inputs are concatenated
+    along the first axis and padded to the next of `allowed_batch_sizes`, and each call
+    gets its own rows of the result. With a single allowed size, an answer is bitwise
+    independent of the requests that share its batch. An error fails every call of its
+    batch.
 
     Args:
-        function: A loaded signature, keyword arguments to dictionary.
-        inputs: Input name to `tf.TensorSpec`; `can_batch` of them is true.
-        parameters: Sizes, waits and threads. Functions of equal parameters share the
-            threads, each has its queue.
+        function: A loaded signature, from keyword arguments to a dictionary.
+        inputs: Input name to `tf.TensorSpec`; `can_batch(inputs)` must be true.
+        parameters: Sizes, time-out and threads. Functions with equal parameters share
+            their threads, but each has a queue of its own.
 
     Returns:
-        A function for a `Signature`. A call that waits is not interrupted. It raises
-        what TensorFlow raises:
-        `InvalidArgumentError` for a task larger than `max_batch_size`,
-        `UnavailableError` when the queue is full.
+        A function for a `Signature`. A waiting call cannot be interrupted. The function
+        raises TensorFlow's errors: `InvalidArgumentError` for a request larger than
+        `max_batch_size`, `UnavailableError` if the queue is full.
 
     Reference:
         `tensorflow/core/kernels/batch_kernels.cc`, `BatchFunction`.
     """
     names = sorted(inputs)
     specs = [inputs[name] for name in names]
-    outputs: list[str] = []
+    output_names: list[str] = []
 
-    def computation(*given):
-        results = function(**dict(zip(names, given, strict=True)))
-        outputs[:] = sorted(results)
-        return [results[name] for name in outputs]
+    # The kernel takes and returns lists of tensors. The output names become known when
+    # this function is traced, just below.
+    def compute(*arguments: tf.Tensor) -> list[tf.Tensor]:
+        results = function(**dict(zip(names, arguments, strict=True)))
+        output_names[:] = sorted(results)
+        return [results[name] for name in output_names]
 
-    computed = tf.function(
-        computation, input_signature=specs, autograph=False
+    computation = tf.function(
+        compute, input_signature=specs, autograph=False
     ).get_concrete_function()
-    settings = _settings(parameters)
-    queue = _new_queue()
+    settings = _kernel_settings(parameters)
+    queue = _new_queue_name()
 
-    # `tf.nondifferentiable_batch_function` calls this operation with one name for
-    # every function, and functions of one name share a queue: rows would be
-    # answered by another model.
-    def enqueue(*given):
+    # `tf.nondifferentiable_batch_function` gives every function the same name in this
+    # operation, and functions of one name share a queue: rows would be answered by
+    # another model. Hence the raw operation.
+    def enqueue(*arguments: tf.Tensor) -> list[tf.Tensor]:
         return tf.raw_ops.BatchFunction(
-            in_tensors=list(given),
-            captured_tensors=computed.captured_inputs,
-            f=computed,
-            Tout=[one.dtype for one in computed.outputs],
-            # All queues of the same parameters share one scheduler, as in TensorFlow
-            # Serving: its threads live as long as the process, versions come and go.
+            in_tensors=list(arguments),
+            captured_tensors=computation.captured_inputs,
+            f=computation,
+            Tout=[output.dtype for output in computation.outputs],
+            # All queues with the same parameters share one scheduler, as in TensorFlow
+            # Serving: its threads live as long as the process, while versions come
+            # and go.
             shared_name=repr(parameters),
             batching_queue=queue,
             **settings,
         )
 
-    entry = tf.function(
+    entry_point = tf.function(
         enqueue, input_signature=specs, autograph=False
     ).get_concrete_function()
 
     def call(
-        arrays: dict[str, np.ndarray], wanted: list[str], seconds: float | None
+        arrays: dict[str, np.ndarray], requested: list[str], seconds: float | None
     ) -> dict[str, np.ndarray]:
-        given = [tf.constant(arrays[name], inputs[name].dtype) for name in names]
-        answers = dict(zip(outputs, entry(*given), strict=True))
-        return {name: tensors.to_array(answers[name]) for name in wanted}
+        arguments = [tf.constant(arrays[name], inputs[name].dtype) for name in names]
+        outputs = dict(zip(output_names, entry_point(*arguments), strict=True))
+        return {name: tensors.to_array(outputs[name]) for name in requested}
 
     return call
 
 
-def _settings(parameters: BatchingParameters) -> dict:
+def _kernel_settings(parameters: BatchingParameters) -> dict[str, Any]:
+    """Return the attributes of `BatchFunction`, which differ from the parameters."""
     allowed = list(parameters.allowed_batch_sizes)
-    execution = parameters.max_execution_batch_size
-    if parameters.enable_large_batch_splitting and not allowed and execution:
-        # The kernel takes the size of an execution from the last allowed one.
-        allowed = list(range(1, execution + 1))
+    execution_size = parameters.max_execution_batch_size
+    if parameters.enable_large_batch_splitting and not allowed and execution_size:
+        # The kernel has no attribute for the size of an execution: it uses the last
+        # allowed size.
+        allowed = list(range(1, execution_size + 1))
     return {
         "num_batch_threads": parameters.num_batch_threads,
         "max_batch_size": parameters.max_batch_size,
@@ -113,9 +116,10 @@ def _settings(parameters: BatchingParameters) -> dict:
     }
 
 
-def _new_queue() -> str:
-    """A name that no queue of this process has had."""
-    global _queues
-    with _guard:
-        _queues += 1
-        return f"queue-{_queues}"
+def _new_queue_name() -> str:
+    """Return a name that no queue of this process has had before."""
+    global _queue_count
+    # Versions load in parallel, one thread per model.
+    with _queue_count_lock:
+        _queue_count += 1
+        return f"queue-{_queue_count}"

@@ -1,7 +1,4 @@
-"""One version of a model, loaded.
-
-Knows no other version, no request and no transport.
-"""
+"""A loaded version of a model."""
 
 import gc
 import logging
@@ -12,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 
-# tf.compat.v1.saved_model.loader.load without its note that it is old.
+# This is tf.compat.v1.saved_model.loader.load without its deprecation warning.
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
 from bn_keras_serving.common.errors import SignatureNotFoundError
 from bn_keras_serving.common.limits import Limits
 from bn_keras_serving.configuration import BatchingParameters
-from bn_keras_serving.servable.batching import batched, can_batch
+from bn_keras_serving.servable.batching import batch_function, can_batch
 from bn_keras_serving.servable.signature import DEFAULT_SIGNATURE, Function, Signature
 
 TAGS = ["serve"]
@@ -27,30 +24,31 @@ _logger = logging.getLogger(__name__)
 
 
 class Servable:
-    """One loaded version of a model, of TensorFlow 1 or 2.
+    """One loaded version of a model, saved by TensorFlow 1 or 2.
 
-    It is loaded into a session, as TensorFlow Serving does: the signatures share one
-    graph, with less memory than functions of `tf.saved_model.load` take, and a deadline
-    ends a run. The kernel that gathers batches runs functions only, so for signatures
-    in batches the model is loaded as functions, and as both where one of its signatures
-    cannot be batched.
+    The model is loaded into a session, as in TensorFlow Serving: all signatures share
+    one graph, which takes less memory than the functions of `tf.saved_model.load`, and
+    a deadline can interrupt a run. The batching kernel runs functions only, so with
+    batching the model is loaded as functions; if one of its signatures cannot be
+    batched, it is loaded both ways.
 
     Args:
-        version: Its number.
-        path: Its directory, with `saved_model.pb` in it.
-        batching: How requests are gathered into batches; None for each by itself. A
-            signature with an input that has no first axis of any size is not batched.
-        limits: Caps on what a request may hold.
+        version: Number of the version.
+        path: Directory of the version, which contains `saved_model.pb`.
+        batching: How concurrent requests are combined into batches; None runs each
+            request on its own. A signature is not batched if one of its inputs lacks a
+            first axis of unknown size.
+        limits: Limits on the inputs of a request; defaults to `Limits()`.
 
     Attributes:
-        version: Its number.
+        version: Number of the version.
         signatures: Signature name to `Signature`.
-        signature_definitions: Signature name to `SignatureDef`, as exported;
-            TensorFlow's internal ones are among them.
+        signature_definitions: Signature name to the exported `SignatureDef`, including
+            TensorFlow's internal ones.
 
     Raises:
-        ValueError: The SavedModel has no serving signature. What TensorFlow
-            raises for a SavedModel it cannot read is passed on.
+        ValueError: If the SavedModel has no signature that can be served. Errors that
+            TensorFlow raises while reading the SavedModel are passed on.
     """
 
     def __init__(
@@ -64,67 +62,69 @@ class Servable:
         self._root = self._session = None
         loader = SavedModelLoader(str(path))
         meta_graph = loader.get_meta_graph_def_from_tags(TAGS)
-        # Copies: a part of a message keeps the whole of it, the weights too.
-        self.signature_definitions = {
-            name: meta_graph_pb2.SignatureDef.FromString(one.SerializeToString())
-            for name, one in meta_graph.signature_def.items()
+        # Copy each definition: a reference to a part of a message keeps the whole
+        # message in memory, the weights included.
+        self.signature_definitions: dict[str, meta_graph_pb2.SignatureDef] = {
+            name: meta_graph_pb2.SignatureDef.FromString(definition.SerializeToString())
+            for name, definition in meta_graph.signature_def.items()
         }
-        self.signatures = {
+        self.signatures: dict[str, Signature] = {
             name: Signature(definition, limits or Limits())
             for name, definition in self.signature_definitions.items()
             if _can_serve(name, definition)
         }
         if not self.signatures:
             raise ValueError(
-                "Expected a SavedModel with serving signatures. Received: none; "
-                "save it with signatures={'serving_default': ...}."
+                "A SavedModel must have at least one serving signature. Received: a "
+                "SavedModel without any. Save the model with "
+                "signatures={'serving_default': ...}."
             )
-        in_batches, alone = [], []
+        batched, unbatched = [], []
         for name, signature in self.signatures.items():
             if batching is not None and can_batch(signature.inputs):
-                in_batches.append(name)
+                batched.append(name)
             else:
-                alone.append(name)
-        if batching is not None and alone:
-            _logger.info("Not batched at %s: %s.", path, ", ".join(alone))
-        if batching is not None and in_batches:
-            # Variables live as long as the root object only.
+                unbatched.append(name)
+        if batching is not None and unbatched:
+            _logger.info("Not batched at %s: %s.", path, ", ".join(unbatched))
+        if batching is not None and batched:
+            # Keep the root object: the variables live only as long as it does.
             self._root = tf.saved_model.load(str(path), tags=TAGS)
-            for name in in_batches:
+            for name in batched:
                 signature = self.signatures[name]
-                signature.function = batched(
+                signature.function = batch_function(
                     self._root.signatures[name], signature.inputs, batching
                 )
-        if alone:
+        if unbatched:
             self._session = tf.compat.v1.Session(
                 graph=tf.Graph(),
                 config=tf.compat.v1.ConfigProto(allow_soft_placement=True),
             )
             loader.load(self._session, TAGS)
-            for name in alone:
-                self.signatures[name].function = _in_session(
+            for name in unbatched:
+                self.signatures[name].function = _session_function(
                     self._session, self.signature_definitions[name]
                 )
 
     def close(self) -> None:
-        """Let go of the model; nothing may use it any more.
+        """Release the model. It must not be used afterwards.
 
-        Python's collector then looks at all objects of the process, TensorFlow's too,
-        while nothing else runs: a program that only serves calls `gc.freeze` before it
-        loads.
+        This runs Python's garbage collector, which visits every object of the process,
+        TensorFlow's included, and stops all other threads meanwhile. A program that
+        only serves should call `gc.freeze` before it loads a model.
         """
         self.signatures = {}
         if self._session is not None:
             self._session.close()
             self._session = None
         self._root = None
-        gc.collect()  # what was loaded is full of reference cycles
+        gc.collect()  # a loaded model is full of reference cycles
 
     def signature(self, name: str = "") -> Signature:
-        """Return a signature; without a name, `serving_default`.
+        """Return a signature; `serving_default` if the name is empty.
 
         Raises:
-            SignatureNotFoundError: The model has none of that name.
+            SignatureNotFoundError: If the model has no signature of that name.
         """
         name = name or DEFAULT_SIGNATURE
         if name not in self.signatures:
@@ -133,49 +133,55 @@ class Servable:
 
 
 def _can_serve(name: str, definition: meta_graph_pb2.SignatureDef) -> bool:
-    """Tell a signature of tensors from TensorFlow's own and from those of others."""
-    infos: Iterable = [*definition.inputs.values(), *definition.outputs.values()]
+    """Return whether a signature is not TensorFlow's own and has only dense tensors."""
+    infos: Iterable[meta_graph_pb2.TensorInfo] = [
+        *definition.inputs.values(),
+        *definition.outputs.values(),
+    ]
     if name.startswith("__saved_model") or not definition.outputs:
         return False
     if all(info.WhichOneof("encoding") == "name" for info in infos):
         return True
-    _logger.warning("Signature %s is not served: it has sparse or other tensors.", name)
+    _logger.warning(
+        "Signature %s is not served: only dense tensors are supported.", name
+    )
     return False
 
 
-def _in_session(
+def _session_function(
     session: tf.compat.v1.Session, definition: meta_graph_pb2.SignatureDef
 ) -> Function:
-    """Make a function of a signature, its tensors fed and fetched by name."""
+    """Return a function that feeds and fetches the tensors of a signature by name."""
     inputs, outputs = sorted(definition.inputs), sorted(definition.outputs)
     feeds = [definition.inputs[name].name for name in inputs]
     fetches = {name: definition.outputs[name].name for name in outputs}
+    # Prepared once: it skips most of the work that `Session.run` does per call.
     run_all = session.make_callable(
         list(fetches.values()), feed_list=feeds, accept_options=True
     )
 
     def function(
-        arrays: dict[str, np.ndarray], wanted: list[str], seconds: float | None
+        arrays: dict[str, np.ndarray], requested: list[str], seconds: float | None
     ) -> dict[str, np.ndarray]:
         options = None
         if seconds is not None:
             milliseconds = int(min(max(1, 1000 * seconds), 2**31 - 1))
             options = tf.compat.v1.RunOptions(timeout_in_ms=milliseconds)
         values = [arrays[name] for name in inputs]
-        if wanted == outputs:
+        if requested == outputs:
             results = run_all(*values, options=options)
-        else:  # what is not wanted is not computed
+        else:  # compute only what was requested
             results = session.run(
-                [fetches[name] for name in wanted],
+                [fetches[name] for name in requested],
                 dict(zip(feeds, values, strict=True)),
                 options=options,
             )
         return {
-            # A session turns scalars into numbers.
+            # A session returns scalars as plain Python or NumPy values.
             name: np.asarray(value, object)
             if isinstance(value, bytes)
             else np.asarray(value)
-            for name, value in zip(wanted, results, strict=True)
+            for name, value in zip(requested, results, strict=True)
         }
 
     return function

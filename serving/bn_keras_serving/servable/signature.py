@@ -1,13 +1,11 @@
-"""Check requests against a loaded signature, and run it.
-
-Knows no version, no transport and no status code: NumPy in, NumPy out.
-"""
+"""A signature of a loaded model: checks of its inputs, and execution."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from bn_keras_serving.common import tensors
@@ -15,31 +13,31 @@ from bn_keras_serving.common.errors import ExecutionError, InvalidRequestError
 from bn_keras_serving.common.limits import Limits
 
 DEFAULT_SIGNATURE = "serving_default"
-# What TensorFlow puts before the message of an operation inside a function: where the
-# function was written, which is nothing to the caller.
-_TRACE = re.compile(
+# The prefix of an error raised inside a TensorFlow function. It shows where the
+# function was written, which means nothing to a client.
+_STACK_TRACE = re.compile(
     r"\AGraph execution error:\s+"
     r"(?:Detected at node .*? defined at \(most recent call last\):\n"
     r"(?:<stack traces unavailable>\n|(?:\s*File .*\n)+\s*|Node: .*\n)*)?"
 )
 
-
-# Inputs by name, the outputs wanted, the seconds it may take, to outputs by name.
+# From the inputs by name, the names of the requested outputs and the seconds that the
+# call may take, to the outputs by name.
 Function = Callable[
     [dict[str, np.ndarray], list[str], float | None], dict[str, np.ndarray]
 ]
 
 
 class Signature:
-    """One way to call a loaded model.
+    """A function of a loaded model, with named inputs and outputs.
 
     Args:
-        definition: Its `SignatureDef`.
-        limits: Caps on what a request may hold.
+        definition: The exported `SignatureDef`.
+        limits: Limits on the inputs of a request; defaults to `Limits()`.
 
     Attributes:
-        function: Runs the model, once it is loaded.
-        definition: The `SignatureDef`, as exported.
+        function: Function that runs the model. Set once the model is loaded.
+        definition: The exported `SignatureDef`.
         inputs: Input name to `tf.TensorSpec`.
         outputs: Output names, sorted.
 
@@ -57,8 +55,8 @@ class Signature:
         definition.outputs["y"].CopyFrom(definition.inputs["x"])
         signature = Signature(definition)
         signature.function = lambda inputs, *_: {"y": 2 * inputs["x"]}
-        answer = signature.run({"x": np.ones(3, np.float32)})
-        assert answer["y"].tolist() == [2, 2, 2]
+        outputs = signature.run({"x": np.ones(3, np.float32)})
+        assert outputs["y"].tolist() == [2, 2, 2]
         ```
     """
 
@@ -70,22 +68,28 @@ class Signature:
         self.function: Function | None = None
         self.definition = definition
         self._limits = limits or Limits()
-        self.inputs = {
+        self.inputs: dict[str, tf.TensorSpec] = {
             alias: tf.TensorSpec(
-                # The stubs do not know that a shape is made from its proto.
+                # The stubs omit that a TensorShape can be made from its proto.
                 tf.TensorShape(info.tensor_shape),  # pyright: ignore[reportArgumentType]
                 info.dtype,
                 alias,
             )
             for alias, info in sorted(definition.inputs.items())
         }
-        self.outputs = sorted(definition.outputs)
+        self.outputs: list[str] = sorted(definition.outputs)
         self._defaults = {
             alias: tensors.parse(proto) for alias, proto in definition.defaults.items()
         }
 
     def check_names(self, names: Collection[str]) -> None:
-        """Raise `InvalidRequestError` unless these are the names of the inputs."""
+        """Check that a request contains exactly the inputs of this signature.
+
+        Inputs with a default may be missing.
+
+        Raises:
+            InvalidRequestError: If an input is missing or unknown.
+        """
         sent, expected = set(names), set(self.inputs)
         if len(sent) > len(expected) or (
             len(sent) < len(expected) and not self._defaults
@@ -111,11 +115,13 @@ class Signature:
                 f"{','.join(sorted(sent))}"
             )
 
-    def parse(self, protos: Mapping[str, object]) -> dict[str, np.ndarray]:
-        """Parse the inputs of a request.
+    def parse(
+        self, protos: Mapping[str, tensor_pb2.TensorProto]
+    ) -> dict[str, np.ndarray]:
+        """Check and parse the inputs of a request.
 
-        What they claim to be is compared with the signature first: a message of few
-        bytes can ask for any amount of memory.
+        The declared types and shapes are checked before the values are parsed, since a
+        message of a few bytes can ask for any amount of memory.
 
         Args:
             protos: Input name to `TensorProto`.
@@ -124,8 +130,8 @@ class Signature:
             Input name to array.
 
         Raises:
-            InvalidRequestError: Inputs unlike the signature, or a malformed proto; the
-                message names its input.
+            InvalidRequestError: If an input does not match the signature or its proto
+                is malformed. The message names the input.
         """
         self.check_names(protos)
         arrays = {}
@@ -133,7 +139,7 @@ class Signature:
             if alias not in protos:
                 continue
             try:
-                dtype, shape = tensors.described(protos[alias])
+                dtype, shape = tensors.declared_type_and_shape(protos[alias])
                 _check_type(position, spec, tensors.type_name(dtype.as_datatype_enum))
                 _check_shape(spec, shape)
                 arrays[alias] = tensors.parse(protos[alias])
@@ -150,23 +156,23 @@ class Signature:
         output_filter: Iterable[str] = (),
         seconds: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Check the inputs, run the model, return its outputs.
+        """Check the inputs and run the model.
 
-        Everything is checked before TensorFlow sees it: a wrong rank may abort
-        the whole process inside a kernel.
+        Everything is checked before TensorFlow sees it, because an input of the wrong
+        rank can abort the whole process inside a kernel.
 
         Args:
-            inputs: Input name to array, of the shapes and types of `self.inputs`.
-            output_filter: Names of the outputs wanted; none of them means all.
-            seconds: Longest that the model may run; None for as long as it takes.
+            inputs: Input name to array, with the shapes and types of `self.inputs`.
+            output_filter: Names of the outputs to compute. Empty means all outputs.
+            seconds: Maximum run time; None for no limit.
 
         Returns:
             Output name to array.
 
         Raises:
-            InvalidRequestError: A name, type, shape or output name that the signature
-                does not have, or an empty batch.
-            ExecutionError: The model raised an error.
+            InvalidRequestError: If a name, type or shape does not match the signature,
+                or the batch is empty.
+            ExecutionError: If the model raises an error.
         """
         self.check_names(inputs)
         for position, (alias, spec) in enumerate(self.inputs.items()):
@@ -182,46 +188,49 @@ class Signature:
         output_filter: Iterable[str] = (),
         seconds: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """`run` without its checks of the inputs, for those that `parse` returned."""
-        outputs = self._select(output_filter)
+        """Run the model on inputs that `parse` has returned, without further checks."""
+        outputs = self._select_outputs(output_filter)
         assert self.function is not None
         try:
             return self.function({**self._defaults, **inputs}, outputs, seconds)
         except tf.errors.OpError as error:
-            raise ExecutionError(_TRACE.sub("", error.message)) from error
+            raise ExecutionError(_STACK_TRACE.sub("", error.message)) from error
         except UnicodeDecodeError:
-            # Instead of its error, where that quotes bytes that are no text.
+            # TensorFlow raises this in place of its own error if the text of that
+            # error quotes bytes that are not valid UTF-8.
             raise InvalidRequestError(
-                "Expected values that the model can read. Received: others, and an "
-                "error of TensorFlow's that is no text; send other values."
+                "The inputs must have values that the model can process. Received: "
+                "values for which TensorFlow raises an error that is not valid UTF-8. "
+                "Send other values."
             ) from None
 
     def _check_limits(self, alias: str, array: np.ndarray) -> None:
         if array.size > self._limits.elements:
             raise InvalidRequestError(
-                f"Expected at most {self._limits.elements} elements in input "
-                f'"{alias}". Received: {array.size}; send them in several requests.'
+                f'Input "{alias}" must have at most {self._limits.elements} elements. '
+                f"Received: {array.size} elements. Split them into several requests."
             )
         if array.dtype == object:
             longest = max(map(len, array.ravel()), default=0)
             if longest > self._limits.string_bytes:
                 raise InvalidRequestError(
-                    f"Expected strings of at most {self._limits.string_bytes} bytes in "
-                    f'input "{alias}". Received: one of {longest} bytes; send less.'
+                    f'Strings in input "{alias}" must have at most '
+                    f"{self._limits.string_bytes} bytes. Received: a string of "
+                    f"{longest} bytes. Send a shorter one."
                 )
 
-    def _select(self, output_filter: Iterable[str]) -> list[str]:
-        chosen = []
+    def _select_outputs(self, output_filter: Iterable[str]) -> list[str]:
+        selected: list[str] = []
         for alias in output_filter:
             if alias not in self.outputs:
                 raise InvalidRequestError(
                     f"output tensor alias not found in signature: {alias} Outputs "
                     f"expected to be in the set {_braced(self.outputs)}."
                 )
-            if alias in chosen:
+            if alias in selected:
                 raise InvalidRequestError(f"duplicate output tensor alias: {alias}")
-            chosen.append(alias)
-        return chosen or self.outputs
+            selected.append(alias)
+        return selected or self.outputs
 
 
 def _check_type(position: int, spec: tf.TensorSpec, provided: str) -> None:
@@ -233,19 +242,24 @@ def _check_type(position: int, spec: tf.TensorSpec, provided: str) -> None:
 
 
 def _check_shape(spec: tf.TensorSpec, shape: tuple[int, ...]) -> None:
-    expected = f'Expected input "{spec.name}" of shape {spec.shape}'
     if not spec.shape.is_compatible_with(shape):
-        mend = (
-            "a single example needs a leading batch axis of 1"
+        hint = (
+            "Add a leading batch axis of size 1 to a single example."
             if spec.shape[1:].is_compatible_with(shape)
-            else "reshape it, None standing for any size"
+            else "Reshape it; None matches any size."
         )
-        raise InvalidRequestError(f"{expected}. Received: shape {shape}; {mend}.")
-    batched = spec.shape.rank is None or (spec.shape.rank and spec.shape[0] is None)
-    if batched and shape and shape[0] == 0:
         raise InvalidRequestError(
-            f"{expected} with at least one example. Received: shape {shape}, an "
-            "empty batch; send no request for no examples."
+            f'Input "{spec.name}" must have shape {spec.shape}. Received: shape '
+            f"{shape}. {hint}"
+        )
+    has_batch_axis = spec.shape.rank is None or (
+        spec.shape.rank and spec.shape[0] is None
+    )
+    if has_batch_axis and shape and shape[0] == 0:
+        raise InvalidRequestError(
+            f'Input "{spec.name}" of shape {spec.shape} must contain at least one '
+            f"example. Received: shape {shape}, an empty batch. Do not send a request "
+            "without examples."
         )
 
 
