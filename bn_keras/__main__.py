@@ -1,59 +1,68 @@
-"""The console script `bn-keras`: starts the command line quietly.
+"""The console script `bn-keras` and `python -m bn_keras`: a quiet start.
 
-TensorFlow writes some lines to the standard error stream while it is imported, whatever
-its log level, and an error of the command line shall be one line. What it wrote is
-shown again if the start fails; Ctrl-C ends it without a word. `python -m bn_keras` is
-the same command without this.
+While TensorFlow is imported it writes lines to the standard error stream at any log
+level, but an error of the command line should be one line. What TensorFlow wrote is
+shown only if the start fails.
 """
 
 import io
 import os
 import signal
 import sys
-import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
-def _silenced():
+def _silence_stderr() -> Iterator[None]:
+    """Hold back what this process writes to its standard error stream.
+
+    The file descriptor is redirected, because TensorFlow's C++ code does not write to
+    `sys.stderr`.
+    """
+    import tempfile
+
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
             yield
         except BaseException:
             log.seek(0)
-            os.write(kept, log.read())
+            os.write(stderr, log.read())
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
-def main():
+def main() -> int:
     """Run the command line and return its exit status."""
-    # TensorFlow's notes and warnings are about its own work; its errors are raised.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # gRPC logs what it also raises.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # The imports swallow some exceptions, and have nothing yet to clear away.
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if interruptible:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    with _silenced():
-        from bn_keras.cli import command_line
-
-        command_line.start_backend()
-    if interruptible:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A character that a terminal does not know must not end hours of work.
+    # A character that the terminal cannot show must not end hours of work.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    # An exit, unlike death by the signal, lets every `finally` clear its files away.
+    # TensorFlow's notes and warnings are about its own work. Its errors are raised.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # gRPC logs what it also raises.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Some of the imports swallow a KeyboardInterrupt. There is nothing to clean up yet,
+    # so Ctrl-C ends the process at once.
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from bn_keras.cli import command_line
+
+    options = command_line.parse()
+    with _silence_stderr():
+        options.command.start(options)
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The default action would end the process without running any `finally` block, and
+    # leave temporary files behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    return command_line.main()
+    return command_line.run(options)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,15 @@
-"""The command line `bn-keras`: parses, calls one function, prints what it returns.
+"""The command line `bn-keras`: parse, start the backend, run one command."""
 
-Knows the arguments, the exit status and how an error becomes one line; no arithmetic.
-"""
-
-import argparse
+import functools
+import importlib
 import os
-import sys
-import textwrap
 import warnings
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 from bn_keras import __version__
-from bn_keras.cli import data, demonstration, export, predict, reproduce, serve, train
-from bn_keras.cli.messages import error_message
-from bn_keras.errors import DivergenceError
+from bn_keras.cli.parsers import CommandParser, OneLineParser
 
 EXAMPLES = """\
 examples:
@@ -28,79 +25,179 @@ examples:
 """
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors are one line, and whose status is 2."""
+class Command(NamedTuple):
+    """What is known of a command before its module is imported.
 
-    def error(self, message):
-        """Print `message` in one line and exit with status 2."""
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+    Args:
+        help: What the command does, one or two sentences.
+        example: A complete command line.
+    """
+
+    help: str
+    example: str
 
 
-def build_parser():
-    """The parser of `bn-keras` with all of its commands."""
+# The module of a command has the command's name.
+COMMANDS = {
+    "demo": Command(
+        "Train, fold, export, serve and query a classifier of digits. No network is "
+        "needed.",
+        "bn-keras demo --workdir bn-keras-demo --json results.json",
+    ),
+    "recipes": Command(
+        "List the recipes that can be trained.",
+        "bn-keras recipes",
+    ),
+    "train": Command(
+        "Train a model by a recipe and save it as WORKDIR/RECIPE.keras. The same "
+        "command resumes an interrupted run from its last checkpoint.",
+        "bn-keras train bn-mlp --data mnist --data-dir mnist/ --workdir run/",
+    ),
+    "evaluate": Command(
+        "Print top-1 and top-5 accuracy on the test examples, with confidence "
+        "intervals of 95 per cent. Several models are evaluated as an ensemble, by the "
+        "mean of their probabilities.",
+        "bn-keras evaluate run/bn-mlp.keras --data digits",
+    ),
+    "export": Command(
+        "Fold the batch normalization and write DIR/<version>, a SavedModel.",
+        "bn-keras export run/bn-mlp.keras models/digits",
+    ),
+    "serve": Command(
+        "Serve models over gRPC, and over REST if asked, until interrupted. The "
+        "options with underscores, except --max_*, have the names and meanings of "
+        "those of tensorflow_model_server. An empty file name means no file.",
+        "bn-keras serve models/digits --port 8500 --rest_api_port 8501",
+    ),
+    "predict": Command(
+        "Send .npy, .npz and image files to a server (this one or TensorFlow Serving), "
+        "several at a time. Prints one line of JSON for each file, in the order of the "
+        "files, with null for values that are not finite.",
+        "bn-keras predict --address 127.0.0.1:8500 --model-name digits batch.npy",
+    ),
+    "data": Command(
+        "Convert a data set (data convert).",
+        "bn-keras data convert --data image_folder --data-dir photos/ --out records/",
+    ),
+    "reproduce": Command(
+        "Repeat the experiments of the papers and write measurements (JSON), figures "
+        "(SVG, PNG) and WORKDIR/SCALE/report.html. The same command resumes an "
+        "interrupted run.",
+        "bn-keras reproduce all --scale default --mnist-dir mnist/",
+    ),
+    "completion": Command(
+        "Print a script that completes the commands and options in a shell.",
+        'eval "$(bn-keras completion bash)"',
+    ),
+}
+
+
+class CommandModule(Protocol):
+    """What the module of a command has.
+
+    It imports neither Keras nor TensorFlow nor NumPy at its top, because its options
+    are needed for `--help`.
+    """
+
+    def add_options(self, parser: OneLineParser) -> None:
+        """Add the command's options to its parser."""
+        ...
+
+    def start(self, options: Namespace) -> None:
+        """Import the backend that the command needs and open its devices."""
+        ...
+
+    def run(self, options: Namespace) -> int:
+        """Run the command and return the exit status."""
+        ...
+
+
+def build_parser() -> OneLineParser:
+    """Return the parser of `bn-keras` with all of its commands."""
     parser = OneLineParser(
         prog="bn-keras",
-        description="Batch normalization for Keras, from layer to served model.",
+        description="Batch normalization for Keras, from the layer to the served "
+        "model.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {__version__}"
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    for commands_of in (
-        demonstration,
-        train,
-        export,
-        serve,
-        predict,
-        data,
-        reproduce,
-    ):
-        commands_of.add(commands)
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", parser_class=CommandParser
+    )
+    for name, command in COMMANDS.items():
+        commands.add_parser(
+            name,
+            # The list of commands shows the first sentence.
+            help=command.help.partition(". ")[0].removesuffix(".") + ".",
+            description=command.help,
+            epilog=f"example:\n  {command.example}",
+            module=functools.partial(importlib.import_module, f"bn_keras.cli.{name}"),
+        )
     return parser
 
 
-def start_backend():
-    """Import what every command needs, and let TensorFlow look for its devices."""
-    import keras
-
-    # A cluster must be told to TensorFlow before it has looked for devices.
-    if keras.backend.backend() == "tensorflow" and "TF_CONFIG" not in os.environ:
-        import tensorflow as tf
-
-        tf.config.list_logical_devices()
-
-
-def _show_warning(message, *_):
-    line = textwrap.shorten(str(message), 1000, placeholder=" ...")
-    print(f"bn-keras: warning: {line}", file=sys.stderr)
-
-
-def main(arguments=None):
-    """Run one command.
+def parse(arguments: Sequence[str] | None = None) -> Namespace:
+    """Parse the arguments, without importing the backend.
 
     Args:
-        arguments: list of strings; None for those of the process.
+        arguments: Strings, or None for the arguments of the process.
 
     Returns:
-        The exit status: 0, 1 (a result misses its bound, or a training diverged), 2
-        (an error, told in one line) or 130 (interrupted; `serve`, once it serves, ends
-        with 0). With `BN_KERAS_TRACEBACK=1` in the environment an error is raised
+        The options. `options.command` is the module of the command.
+
+    Raises:
+        SystemExit: With status 2 for wrong arguments, and 0 after `--help` and
+            `--version`.
+    """
+    return build_parser().parse_args(arguments)
+
+
+def run(options: Namespace) -> int:
+    """Run the command that was parsed, after its `start`.
+
+    Returns:
+        The exit status: 0, 1 (a result misses its bound, or a training run diverged),
+        2 (an error, printed in one line) or 130 (interrupted; `serve` ends with 0 once
+        it serves). With `BN_KERAS_TRACEBACK=1` in the environment an error is raised
         instead.
     """
-    options = build_parser().parse_args(arguments)
+    from bn_keras import errors
+    from bn_keras.cli import messages
+
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return options.function(options)
+            return options.command.run(options)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         if os.environ.get("BN_KERAS_TRACEBACK") == "1":
             raise
-        line = textwrap.shorten(error_message(error), 1000, placeholder=" ...")
-        status = 1 if isinstance(error, DivergenceError) else 2
-    print(f"bn-keras: error: {line}", file=sys.stderr)
-    return status
+        line = messages.one_line(messages.error_message(error))
+        messages.report(f"error: {line}")
+        return 1 if isinstance(error, errors.DivergenceError) else 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, start the backend and run one command.
+
+    Args:
+        arguments: Strings, or None for the arguments of the process.
+
+    Returns:
+        The exit status, as `run` returns it.
+
+    Raises:
+        SystemExit: As `parse` raises it.
+    """
+    options = parse(arguments)
+    options.command.start(options)
+    return run(options)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    from bn_keras.cli import messages
+
+    messages.report(f"warning: {messages.one_line(str(message))}")

@@ -1,65 +1,66 @@
-"""The command `data convert`.
+"""The command `data convert`."""
 
-Knows its options and its progress bar; no file format.
-"""
+from argparse import Namespace
 
-from bn_keras import data
+from bn_keras import data, devices
 from bn_keras.cli import argument_types
-from bn_keras.cli.command import (
-    add_data,
-    command,
-    load_data,
-    progress_bar,
-    show_skipped,
-)
+from bn_keras.cli.data_options import add_data_options, load_data, report_skipped_files
+from bn_keras.cli.messages import progress_bar
+from bn_keras.cli.parsers import OneLineParser
 
 
-def add(commands):
-    """Add this command to the parser.
-
-    Args:
-        commands: what `argparse`'s `add_subparsers` returned.
-    """
-    group = commands.add_parser("data", help="Work on a data set: data convert.")
-    sub = command(
-        group.add_subparsers(required=True, metavar="COMMAND"),
-        convert,
-        "Write a data set as TFRecord shards, for --data records. Files keep their "
-        "bytes; each is decoded once, and a bad one named.",
-        "bn-keras data convert --data image_folder --data-dir photos/ --out records/",
+def add_options(parser: OneLineParser) -> None:
+    """Add the command `convert` and its options."""
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", parser_class=OneLineParser
     )
-    add_data(sub)
-    sub.add_argument(
+    summary = (
+        "Write a data set as TFRecord shards, for --data records. Files keep their "
+        "bytes. Each one is decoded once, to find bad ones."
+    )
+    convert = commands.add_parser(
+        "convert",
+        help=summary,
+        description=summary,
+        epilog=parser.epilog,
+    )
+    add_data_options(convert)
+    convert.add_argument(
         "--out",
         type=argument_types.path,
         required=True,
         metavar="DIR",
-        help="to be made; it appears when all is written",
+        help="new folder, which appears when everything has been written",
     )
-    sub.add_argument(
+    convert.add_argument(
         "--shards",
-        type=argument_types.positive,
+        type=argument_types.positive_integer,
         metavar="N",
-        help="of the training examples; default: one for each 1,024",
+        help="number of shards of the training examples; default: one for every 1,024",
     )
-    sub.add_argument(
+    convert.add_argument(
         "--seed",
         type=argument_types.seed,
         default=0,
-        help="of the order of examples; default: %(default)s",
+        help="seed of the order of the examples; default: %(default)s",
     )
 
 
-def convert(options):
+def start(options: Namespace) -> None:
+    """Start TensorFlow without GPUs: pictures are decoded on the CPU."""
+    devices.start_tensorflow(gpus=False)
+
+
+def run(options: Namespace) -> int:
     """Convert a data set."""
-    # Each file is decoded while it is written, not before that too.
+    # Each picture is decoded while it is written, so there is no need to do it before.
     bad_files = "skip" if options.skip_bad_files else "error"
     options.skip_bad_files = False
     examples = load_data(options)
     with progress_bar() as progress:
         total = len(examples.train) + len(examples.test)
         task = progress.add_task("converting", total=total)
-        written = data.convert(
+        records = data.convert(
             examples,
             options.out,
             options.shards,
@@ -67,9 +68,9 @@ def convert(options):
             bad_files,
             lambda done: progress.update(task, completed=done),
         )
-    show_skipped(written)
+    report_skipped_files(records)
     print(
-        f"wrote {len(written.train):,} training and {len(written.test):,} test "
+        f"wrote {len(records.train):,} training and {len(records.test):,} test "
         f"examples to {options.out}"
     )
     return 0

@@ -1,48 +1,110 @@
-"""The main job on bundled digits: train, fold, export, serve, ask, compare, show.
+"""The command `demo`: train, fold, export, serve and query a classifier of digits."""
 
-Knows the order of the steps and how to show them; each step is another module's.
-"""
-
+import json
 import shlex
+import sys
 import time
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-from rich.table import Table
-
-from bn_keras import data
-from bn_keras.evaluation import evaluate
-from bn_keras.experiments import digits as experiment
-from bn_keras.export import export_saved_model
-from bn_keras.folding import fold_batch_normalization
+from bn_keras import devices
+from bn_keras.cli import argument_types, messages
+from bn_keras.cli.parsers import OneLineParser
 from bn_keras.training.recipes import BN_MLP, MLP
 
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console
+
+    from bn_keras.experiments.digits import Measurements
+
 LARGEST_DIFFERENCE = 1e-5
-LEAST_ACCURACY = 0.93
-SHADES = " .:-=+*#%@"
+SMALLEST_ACCURACY = 0.93
+# A pixel is drawn as one of these characters, from black to white.
+_SHADES = " .:-=+*#%@"
 
 
-def run(workdir, console=None, command="bn-keras"):
+def add_options(parser: OneLineParser) -> None:
+    """Add the options of `demo`."""
+    parser.add_argument(
+        "--workdir",
+        type=argument_types.path,
+        default=Path("bn-keras-demo"),
+        help="created if it does not exist; default: %(default)s",
+    )
+    parser.add_argument(
+        "--json",
+        type=argument_types.path,
+        metavar="FILE",
+        help="write the results to this file",
+    )
+
+
+def start(options: Namespace) -> None:
+    """Start Keras."""
+    devices.start_keras()
+
+
+def run(options: Namespace) -> int:
+    """Run the demo and write its results."""
+    from bn_keras.atomic_files import atomic_write
+    from bn_keras.cli.user_files import make_folder
+
+    if options.json is not None:
+        folder = options.json.absolute().parent
+        if options.json.is_dir():
+            raise ValueError(
+                f"--json must be a file. Received: {options.json}, which is a folder. "
+                "Choose a file in it"
+            )
+        if not folder.is_dir() and folder != options.workdir.absolute():
+            raise ValueError(
+                "--json must be a file in a folder that exists. Received: "
+                f"{options.json}. Create {folder} first"
+            )
+    make_folder(options.workdir)
+    results, failures = run_demo(options.workdir, command=_typed_command())
+    if options.json is not None:
+        with atomic_write(options.json) as temporary_path:
+            temporary_path.write_text(json.dumps(results, indent=2) + "\n")
+    for failure in failures:
+        messages.report(failure)
+    return 1 if failures else 0
+
+
+def _typed_command() -> str:
+    """Return the command as the user typed it, for the lines to copy."""
+    typed = sys.argv[0]
+    return typed if Path(typed).name == "bn-keras" else "python -m bn_keras"
+
+
+def run_demo(
+    workdir: Path, console: "Console | None" = None, command: str = "bn-keras"
+) -> tuple[dict[str, Any], list[str]]:
     """Run the demo in a folder.
 
     Args:
-        workdir: an existing folder; receives the models, learning curves, the picture
-            of these, one held-out digit and `models/digits/<version>`.
-        console: a `rich.console.Console` to show the run on; None for a new one.
-        command: how the command line is called here, for the lines to copy.
+        workdir: An existing folder. It receives the models, their learning curves, a
+            picture of these, one digit of the test set and `models/digits/<version>`.
+        console: The console to print on. A new one by default.
+        command: The name of the command line in the lines to copy.
 
     Returns:
-        `(results, failures)`: a dict of the figures that `bn-keras demo --json` writes,
-        and a list of sentences on those that miss their bounds.
+        `(results, failures)`: a dict of the results that `bn-keras demo --json` writes,
+        and a sentence for each result that misses its bound.
     """
+    import numpy as np
+    from rich.console import Console
+
+    from bn_keras import data
+    from bn_keras.evaluation import evaluate
+    from bn_keras.export import export_saved_model
+    from bn_keras.folding import fold_batch_normalization
     from bn_keras_serving import PredictionClient, PredictionServer
 
     console = console or Console()
-    workdir = Path(workdir)
-    start = time.perf_counter()
+    start_time = time.perf_counter()
     examples = data.digits()
     console.rule(
         f"1  Train 3 x 100 sigmoid units on {len(examples.train.labels):,} "
@@ -72,7 +134,7 @@ def run(workdir, console=None, command="bn-keras"):
             soft_wrap=True,
         )
         (served,) = client.predict(test.images).values()
-    _show_digits(test, served, console)
+    _show_digits(test.images, test.labels, served, console)
 
     results = {
         "test_accuracy_bn": evaluate(model, test).top1,
@@ -82,16 +144,25 @@ def run(workdir, console=None, command="bn-keras"):
         "bn_layers_folded": folding.report.folded,
         "bn_layers_left": folding.report.left,
         "saved_model_path": str(saved_model),
-        "seconds": time.perf_counter() - start,
+        "seconds": time.perf_counter() - start_time,
     }
     console.rule("4  Compare")
     _show_results(results, len(test.labels), console)
     _draw_digit(test.images[0], workdir / "digit.png")
-    _show_what_next(command, workdir, console)
+    _show_next_commands(command, workdir, console)
     return results, _failures(results)
 
 
-def _train(workdir, console):
+def _train(workdir: Path, console: "Console") -> "Measurements":
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TimeRemainingColumn,
+    )
+
+    from bn_keras.experiments import digits
+
     columns = (
         "{task.description:>20}",
         BarColumn(),
@@ -104,32 +175,45 @@ def _train(workdir, console):
             MLP.name: progress.add_task("without BN", total=MLP.epochs),
             BN_MLP.name: progress.add_task("with BN", total=BN_MLP.epochs),
         }
-        return experiment.run(
+        return digits.run(
             workdir, on_epoch_end=lambda name: progress.advance(tasks[name])
         )
 
 
-def _show_learning_curves(measurements, workdir, console):
+def _show_learning_curves(
+    measurements: "Measurements", workdir: Path, console: "Console"
+) -> None:
+    from rich.table import Table
+
+    from bn_keras.experiments import digits
+
     table = Table("epoch", title="Learning curves (test accuracy)")
     epochs = [epoch for epoch in (1, 2, 5, 10, 20, 40, 60) if epoch <= BN_MLP.epochs]
     for epoch in epochs:
         table.add_column(str(epoch), justify="right")
     for name, label in ((MLP.name, "without BN"), (BN_MLP.name, "with BN")):
-        values = measurements.accuracy[name]
-        table.add_row(label, *(f"{values[epoch - 1]:.1%}" for epoch in epochs))
+        accuracies = measurements.accuracy[name]
+        table.add_row(label, *(f"{accuracies[epoch - 1]:.1%}" for epoch in epochs))
     console.print(table)
-    picture = workdir / "learning_curves.png"
-    experiment.plot(measurements).savefig(picture, dpi=120)
-    console.print(f"drawn in {picture}", soft_wrap=True)
+    path = workdir / "learning_curves.png"
+    digits.plot(measurements).savefig(path, dpi=120)
+    console.print(f"drawn in {path}", soft_wrap=True)
 
 
-def _show_digits(test, probabilities, console):
-    shown = [int(np.argmax(test.labels == digit)) for digit in (0, 3, 5, 8)]
-    pictures = [_text_picture(test.images[index]) for index in shown]
+def _show_digits(
+    images: "np.ndarray",
+    labels: "np.ndarray",
+    probabilities: "np.ndarray",
+    console: "Console",
+) -> None:
+    import numpy as np
+
+    indices = [int(np.argmax(labels == digit)) for digit in (0, 3, 5, 8)]
+    pictures = [_text_picture(images[index]) for index in indices]
     captions = [
-        f"{test.labels[index]} -> {probabilities[index].argmax()} "
+        f"{labels[index]} -> {probabilities[index].argmax()} "
         f"{probabilities[index].max():.1%}"
-        for index in shown
+        for index in indices
     ]
     console.print("true digit -> answer and its probability", highlight=False)
     for row in zip(*pictures, strict=True):
@@ -139,19 +223,29 @@ def _show_digits(test, probabilities, console):
     )
 
 
-def _text_picture(image):
-    levels = np.rint(image[..., 0] * (len(SHADES) - 1)).astype(int)
-    return ["".join(SHADES[level] * 2 for level in row) for row in levels]
+def _text_picture(image: "np.ndarray") -> list[str]:
+    import numpy as np
+
+    levels = np.rint(image[..., 0] * (len(_SHADES) - 1)).astype(int)
+    # A character is about twice as high as wide.
+    return ["".join(_SHADES[level] * 2 for level in row) for row in levels]
 
 
-def _draw_digit(image, path):
+def _draw_digit(image: "np.ndarray", path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
     pixels = np.rint(image[..., 0] * 255).astype(np.uint8)
     Image.fromarray(pixels).save(path)
 
 
-def _show_results(results, examples, console):
-    table = Table(f"held-out digits ({examples:,})", "figure", "bound")
-    accuracy, difference = f">= {LEAST_ACCURACY}", f"<= {LARGEST_DIFFERENCE}"
+def _show_results(
+    results: dict[str, Any], example_count: int, console: "Console"
+) -> None:
+    from rich.table import Table
+
+    table = Table(f"held-out digits ({example_count:,})", "figure", "bound")
+    accuracy, difference = f">= {SMALLEST_ACCURACY}", f"<= {LARGEST_DIFFERENCE}"
     for label, key, bound in (
         ("accuracy with BN", "test_accuracy_bn", accuracy),
         ("accuracy without BN", "test_accuracy_baseline", ""),
@@ -163,29 +257,30 @@ def _show_results(results, examples, console):
     console.print(f"{results['seconds']:.0f} s")
 
 
-def _show_what_next(command, workdir, console):
+def _show_next_commands(command: str, workdir: Path, console: "Console") -> None:
     console.rule("What next, with a model of your own")
-    recipe, mine = "bn-convnet", workdir / "models" / "mine"
-    server = ["--address", "127.0.0.1:8500", "--model-name", mine.name]
-    for line in (
+    recipe, directory = "bn-convnet", workdir / "models" / "mine"
+    server = ["--address", "127.0.0.1:8500", "--model-name", directory.name]
+    for arguments in (
         ["train", recipe, "--data", "digits", "--workdir", workdir],
-        ["export", workdir / f"{recipe}.keras", mine],
-        ["serve", mine, "--port", 8500],
+        ["export", workdir / f"{recipe}.keras", directory],
+        ["serve", directory, "--port", 8500],
         ["predict", *server, workdir / "digit.png"],
     ):
-        copied = f"{command} {shlex.join(map(str, line))}"
-        console.print(copied, soft_wrap=True, highlight=False, markup=False)
+        line = f"{command} {shlex.join(map(str, arguments))}"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _failures(results):
+def _failures(results: dict[str, Any]) -> list[str]:
+    # `not <=` is also true of NaN.
     failures = [
         f"{key} is {results[key]:.3g}, more than {LARGEST_DIFFERENCE}"
         for key in ("fold_max_abs_difference", "grpc_max_abs_difference")
         if not results[key] <= LARGEST_DIFFERENCE
     ]
-    if not results["test_accuracy_bn"] >= LEAST_ACCURACY:
+    if not results["test_accuracy_bn"] >= SMALLEST_ACCURACY:
         failures.append(
             f"test_accuracy_bn is {results['test_accuracy_bn']:.3f}, less than "
-            f"{LEAST_ACCURACY}"
+            f"{SMALLEST_ACCURACY}"
         )
     return failures

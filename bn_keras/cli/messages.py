@@ -1,7 +1,22 @@
-"""The text of an error as the command line shows it."""
+"""What the command line writes to the standard error stream."""
 
+import sys
 import textwrap
 from errno import EDQUOT, EFBIG, ENOSPC
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def report(text: str) -> None:
+    """Print a line in the name of the command line."""
+    print(f"bn-keras: {text}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line of at most 1,000 characters."""
+    return textwrap.shorten(text, 1000, placeholder=" ...")
 
 
 def error_message(error: BaseException) -> str:
@@ -10,9 +25,6 @@ def error_message(error: BaseException) -> str:
     An error that the packages below raise on purpose is shown as its own text. Any
     other one also names its class and says how to see the traceback.
     """
-    import grpc
-    import tensorflow as tf
-
     if isinstance(error, ValueError):
         return str(error)
     if isinstance(error, OSError):
@@ -22,9 +34,13 @@ def error_message(error: BaseException) -> str:
             return "No space left on the device; free some, then do the same again"
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}" if error.strerror else str(error)
-    if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
+    # An error of a package that has not been imported cannot have been raised, so that
+    # neither needs to be imported here.
+    grpc = sys.modules.get("grpc")
+    if grpc and isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
         return f"{error.code().name}: {error.details()}"
-    if isinstance(error, tf.errors.OpError):
+    tf = sys.modules.get("tensorflow")
+    if tf and isinstance(error, tf.errors.OpError):
         return f"TensorFlow's {type(error).__name__}: {error.message}"
     if isinstance(error, MemoryError):
         return f"Not enough memory: {error}; use smaller or fewer examples at a time"
@@ -32,3 +48,15 @@ def error_message(error: BaseException) -> str:
         f"Unexpected {type(error).__name__}: {textwrap.shorten(str(error), 500)}; "
         "BN_KERAS_TRACEBACK=1 in the environment shows where"
     )
+
+
+def progress_bar() -> "Progress":
+    """Return a bar on the standard error stream, if that is a terminal.
+
+    Standard output is left to results.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -1,103 +1,97 @@
-"""The command `reproduce`.
-
-Knows its options, how to show the way and the results; nothing of what is measured.
-"""
+"""The command `reproduce`."""
 
 import logging
 import os
 import sys
-import textwrap
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
-from bn_keras.cli import argument_types
-from bn_keras.cli.command import command, make_folder, progress_bar
-from bn_keras.cli.messages import error_message
-from bn_keras.experiments.reproducing import EXPERIMENTS, SCALES, WORKDIR
+from bn_keras import devices
+from bn_keras.cli import argument_types, messages
+from bn_keras.cli.parsers import OneLineParser
+from bn_keras.experiments import catalog
 
 _ALL = "all"
-# The name of each data set in its own errors, and here the option of its folder.
-_OPTIONS = {"MNIST": "--mnist-dir", "CIFAR-10": "--cifar10-dir"}
+# The name of each data set in its own errors, and the option of its folder here.
+_FOLDER_OPTIONS = {"MNIST": "--mnist-dir", "CIFAR-10": "--cifar10-dir"}
 
 
-def add(commands):
-    """Add these commands to the parser.
-
-    Args:
-        commands: what `argparse`'s `add_subparsers` returned.
-    """
-    sub = command(
-        commands,
-        reproduce,
-        "Measure again what the papers claim, and write measurements (JSON), figures "
-        "(SVG, PNG) and WORKDIR/SCALE/report.html. A run that was stopped goes on when "
-        "the command is given again.",
-        "bn-keras reproduce all --scale default --mnist-dir mnist/",
-    )
-    sub.add_argument(
+def add_options(parser: OneLineParser) -> None:
+    """Add the options of `reproduce`."""
+    parser.add_argument(
         "name",
         metavar="NAME",
-        choices=(*EXPERIMENTS, _ALL),
-        help=f"{', '.join(EXPERIMENTS)}; {_ALL}: one after the other",
+        choices=(*catalog.EXPERIMENTS, _ALL),
+        help=f"{', '.join(catalog.EXPERIMENTS)}; {_ALL}: one after the other",
     )
-    sub.add_argument(
+    parser.add_argument(
         "--workdir",
         type=argument_types.path,
-        default=Path(WORKDIR),
+        default=Path(catalog.WORKDIR),
         metavar="DIR",
-        help="made if missing; default: %(default)s",
+        help="created if it does not exist; default: %(default)s",
     )
-    sub.add_argument(
+    parser.add_argument(
         "--scale",
-        choices=SCALES,
+        choices=tuple(catalog.SCALES),
         default="default",
-        help="; ".join(f"{name}: {text}" for name, text in SCALES.items()),
+        help="; ".join(f"{name}: {text}" for name, text in catalog.SCALES.items()),
     )
-    sub.add_argument(
+    parser.add_argument(
         "--jobs",
-        type=argument_types.positive,
+        type=argument_types.positive_integer,
         default=1,
         metavar="N",
-        help="processes that measure side by side; default: %(default)s",
+        help="number of processes that measure at the same time; default: %(default)s",
     )
-    for name, option in _OPTIONS.items():
-        sub.add_argument(
+    for name, option in _FOLDER_OPTIONS.items():
+        parser.add_argument(
             option,
             type=argument_types.path,
             metavar="DIR",
-            help=f"folder of the files of {name}; without it they are downloaded",
+            help=f"folder of the {name} files; without it they are downloaded",
         )
 
 
-def reproduce(options):
+def start(options: Namespace) -> None:
+    """Start Keras."""
+    devices.start_keras()
+
+
+def run(options: Namespace) -> int:
     """Reproduce one experiment, or all."""
     from bn_keras.experiments.report import write_report
 
-    # Every part builds models; TensorFlow warns of what it must trace anew for each.
+    # TensorFlow warns about every new model that it traces, and each part builds some.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     folder = options.workdir / options.scale
     directories = _directories(options)
-    make_folder(folder)
-    names = EXPERIMENTS if options.name == _ALL else (options.name,)
-    measured, failures = {}, {}
+    _make_folder(folder)
+    names = catalog.EXPERIMENTS if options.name == _ALL else (options.name,)
+    results, failures = {}, {}
     for name in names:
         try:
-            measured[name] = _reproduce(name, options, directories)
+            results[name] = _reproduce(name, options, directories)
         except KeyboardInterrupt:
-            _say(f"{name} interrupted; the same command goes on from here")
+            messages.report(f"{name} interrupted; the same command resumes it")
             raise
         except Exception as error:
             if len(names) == 1 or os.environ.get("BN_KERAS_TRACEBACK") == "1":
                 raise
-            failures[name] = textwrap.shorten(error_message(error), 1000)
-            _say(f"{name} failed ({failures[name]}); going on with the others")
-    # Whatever becomes of the terminal, the files are there before anything is shown.
+            failures[name] = messages.one_line(messages.error_message(error))
+            messages.report(
+                f"{name} failed ({failures[name]}); continuing with the others"
+            )
+    # The files are written before anything is shown, in case the terminal is gone.
     try:
-        report = write_report(folder, EXPERIMENTS)
+        report = write_report(folder, catalog.EXPERIMENTS)
     finally:
-        for name, words in failures.items():
-            _say(f"error: {name}: {words}")
-    for name, facts in measured.items():
+        for name, message in failures.items():
+            messages.report(f"error: {name}: {message}")
+    for name, facts in results.items():
         _show(facts["rows"], f"{name}: {facts['title']}")
         for suffix in ("json", "svg", "png"):
             print(f"wrote {folder / name / name}.{suffix}")
@@ -105,69 +99,89 @@ def reproduce(options):
     return 1 if failures else 0
 
 
-def _directories(options):
-    given = {"mnist": options.mnist_dir, "cifar10": options.cifar10_dir}
-    for name, path in given.items():
+def _directories(options: Namespace) -> dict[str, str]:
+    """Return the folders that were given, by the names of the data sets."""
+    paths = {"mnist": options.mnist_dir, "cifar10": options.cifar10_dir}
+    for name, path in paths.items():
         if path is not None and not path.is_dir():
             raise ValueError(
-                f"--{name}-dir expects the folder of the data set's files. Received: "
-                f"{path}, which is none; name another"
+                f"--{name}-dir must be the folder of the data set's files. Received: "
+                f"{path}, which is not a folder. Choose another"
             )
-    return {name: str(path) for name, path in given.items() if path is not None}
+    return {name: str(path) for name, path in paths.items() if path is not None}
 
 
-def _reproduce(name, options, directories):
-    """Measure one experiment with its bar, and return its facts."""
+def _make_folder(path: Path) -> None:
+    from bn_keras.cli.user_files import make_folder
+
+    make_folder(path)
+
+
+def _reproduce(
+    name: str, options: Namespace, directories: dict[str, str]
+) -> dict[str, Any]:
+    """Run one experiment with a progress bar and return its results."""
     from bn_keras.experiments.reproducing import reproduce
 
     folder = options.workdir / options.scale / name
-    quiet = _quiet_workers(folder) if options.jobs > 1 else nullcontext()
-    with quiet, progress_bar() as progress:
+    log = _log_workers(folder) if options.jobs > 1 else nullcontext()
+    with log, messages.progress_bar() as progress:
         task = progress.add_task(name, total=None)
 
-        def show(part, done, total):
-            text = f"{name} {done}/{total} {part or 'there at the beginning'}"
+        def show_part(part: str, done: int, total: int) -> None:
+            text = f"{name} {done}/{total} {part or 'already measured'}"
             progress.update(task, description=text, completed=done, total=total)
             if progress.disable:
                 print(text, file=sys.stderr)
 
         try:
             return reproduce(
-                name, options.workdir, options.scale, directories, options.jobs, show
+                name,
+                options.workdir,
+                options.scale,
+                directories,
+                options.jobs,
+                show_part,
             )
         except ValueError as error:
-            if (text := _with_option(str(error))) == str(error):
+            text = _name_option(str(error))
+            if text == str(error):
                 raise
             raise ValueError(text) from error
 
 
 @contextmanager
-def _quiet_workers(folder):
-    """Give the processes that start meanwhile a file for their standard error.
+def _log_workers(folder: Path) -> Iterator[None]:
+    """Give the processes that are started here a file as their standard error stream.
 
-    TensorFlow writes some lines there while it is imported, over the bar.
+    TensorFlow writes lines there while it is imported, which would break the bar.
     """
-    make_folder(folder)
-    ours, kept = sys.stderr, os.dup(2)
-    with (folder / "workers.log").open("a") as log, os.fdopen(kept, "w", 1) as shown:
+    _make_folder(folder)
+    own_stderr, descriptor = sys.stderr, os.dup(2)
+    with (
+        (folder / "workers.log").open("a") as log,
+        os.fdopen(descriptor, "w", 1) as terminal,
+    ):
+        # Child processes inherit the file descriptor 2, and this process keeps writing
+        # to the copy of the original one.
         os.dup2(log.fileno(), 2)
-        sys.stderr = shown
+        sys.stderr = terminal
         try:
             yield
         finally:
-            sys.stderr = ours
-            os.dup2(kept, 2)
+            sys.stderr = own_stderr
+            os.dup2(descriptor, 2)
 
 
-def _with_option(text):
-    """The words of a data set's error, with the option that this command has."""
-    for name, option in _OPTIONS.items():
+def _name_option(text: str) -> str:
+    """Return the error of a data set with the option that `reproduce` has for it."""
+    for name, option in _FOLDER_OPTIONS.items():
         if text.startswith((f"Cannot download {name}:", f"{name} must be")):
             return text.replace("--data-dir", option)
     return text
 
 
-def _show(rows, title):
+def _show(rows: Sequence[dict[str, Any]], title: str) -> None:
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
@@ -175,11 +189,8 @@ def _show(rows, title):
     from bn_keras.experiments.rows import Row, cells
 
     columns = (Column(name, overflow="fold") for name in Row._fields)
+    # The texts are not rich's markup.
     table = Table(*columns, title=Text(title))
     for row in rows:
         table.add_row(*map(Text, cells(row)))
     Console().print(table)
-
-
-def _say(text):
-    print(f"bn-keras: {text}", file=sys.stderr)

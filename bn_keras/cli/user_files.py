@@ -1,73 +1,90 @@
-"""Read the files that a user names: models, arrays, images.
-
-Knows file formats and what a model says of its inputs; no server and no command line.
-"""
+"""Read the files and make the folders that a user names."""
 
 import re
 import textwrap
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-# Of the deepest of Keras' nested errors, whose text holds the whole configuration.
-_CAUSE = re.compile(r".*Exception encountered: ", re.DOTALL)
+# Keras nests errors, each with the whole configuration. The innermost one is the cause.
+_OUTER_ERRORS = re.compile(r".*Exception encountered: ", re.DOTALL)
 
 
-def load_model(path) -> Any:
+def make_folder(path: Path) -> None:
+    """Create the work directory if it does not exist.
+
+    Raises:
+        ValueError: If the path is a file or is below one.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            "--workdir must be a folder, or the name of a new one. Received: "
+            f"{path}, which is a file or is below one. Choose another name"
+        ) from None
+
+
+def load_model(path: str | Path) -> Any:
     """Load a `.keras` file.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         A Keras model.
 
     Raises:
-        ValueError: for a file that is no Keras model, or one that needs the Python code
-            of its own layers.
+        ValueError: If the file is not a Keras model, or needs the Python code of its
+            own layers.
     """
     path = Path(path)
     if path.suffix != ".keras" or not path.is_file():
         raise ValueError(
-            f"Expected a model file that ends in .keras. Received: {path}"
+            f"The model must be a file whose name ends in .keras. Received: {path}"
             + ("" if path.exists() else ", which does not exist")
         )
     if not zipfile.is_zipfile(path):
         raise ValueError(
-            f"Expected a .keras file, which is a zip archive. Received: {path}, which "
-            "is none, or only the begin of one; save the model again"
+            f"A .keras file must be a zip archive. Received: {path}, which is not one, "
+            "or is incomplete. Save the model again"
         )
+    import keras
+
     try:
         return keras.models.load_model(path)
-    except Exception as error:  # whatever the layers' own code raises
-        cause = re.split(r"(?<=[.!?])\s", _CAUSE.sub("", str(error)).strip())[0]
+    except Exception as error:  # the code of a layer may raise anything
+        message = _OUTER_ERRORS.sub("", str(error)).strip()
+        cause = re.split(r"(?<=[.!?])\s", message)[0]
         raise ValueError(
             f"Cannot load {path} as a Keras model: {textwrap.shorten(cause, 300)} If "
-            "it holds layers of its own, import their code and do the same in Python"
+            "it has layers of your own, import their code and do the same in Python"
         ) from error
 
 
-def read_inputs(path, expected) -> dict[str, np.ndarray]:
+def read_inputs(
+    path: str | Path, specs: Mapping[str, tuple[Any, Sequence[int | None] | None]]
+) -> dict[str, np.ndarray]:
     """Read the inputs of one request.
 
     Args:
-        path: a `.npy` file of the model's one input; a `.npz` file whose keys are the
-            names of its inputs; or an image, which becomes a batch of one: fitted to
-            the model's size, in [0, 1], or of a uint8 input from 0 to 255.
-        expected: dict from input name to `(dtype, shape)`, None standing for any size
-            or for any shape, as `serving.PredictionClient.metadata` tells it.
+        path: A `.npy` file of the model's only input; a `.npz` file whose keys are the
+            names of its inputs; or an image, which becomes a batch of one: resized to
+            the model's size, in [0, 1], or from 0 to 255 if the input is uint8.
+        specs: Dict from input name to `(dtype, shape)`, as
+            `bn_keras_serving.PredictionClient.metadata` returns it. In a shape, None
+            stands for any size; a shape that is None stands for any shape.
 
     Returns:
         Dict from input name to an array of that type.
 
     Raises:
-        ValueError: for a file that cannot be read, or another type or number of inputs.
-        OSError: for a file that is not there.
+        ValueError: If the file cannot be read, or has other inputs or another type.
+        OSError: If the file cannot be opened.
 
     Example:
     ```python
@@ -77,119 +94,127 @@ def read_inputs(path, expected) -> dict[str, np.ndarray]:
 
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/batch.npy", np.zeros((2, 4)))
-        expected = {"x": (np.dtype("float32"), (None, 4))}
-        (batch,) = read_inputs(f"{folder}/batch.npy", expected).values()
+        specs = {"x": (np.dtype("float32"), (None, 4))}
+        (batch,) = read_inputs(f"{folder}/batch.npy", specs).values()
     assert batch.dtype == "float32"
     ```
     """
     path = Path(path)
     if path.suffix == ".npz":
         arrays = _read_numpy(path, np.lib.npyio.NpzFile)
-        if set(arrays) != set(expected):
+        if set(arrays) != set(specs):
             raise ValueError(
-                f"Expected a .npz file with the keys {', '.join(sorted(expected))}. "
-                f"Received: {path} with {', '.join(sorted(arrays))}; save it with "
+                f"The .npz file must have the keys {', '.join(sorted(specs))}. "
+                f"Received: {path} with {', '.join(sorted(arrays))}. Save it with "
                 "numpy.savez(file, KEY=array, ...)"
             )
         return {
-            name: _typed(path, name, arrays[name], dtype)
-            for name, (dtype, _) in expected.items()
+            name: _cast(path, name, arrays[name], dtype)
+            for name, (dtype, _) in specs.items()
         }
-    if len(expected) != 1:
+    if len(specs) != 1:
         raise ValueError(
-            f"The model takes the inputs {', '.join(sorted(expected))}. Received: "
-            f"{path}; send a .npz file whose keys are these"
+            f"The file must have the model's inputs {', '.join(sorted(specs))}. "
+            f"Received: {path}. Send a .npz file with these keys"
         )
-    ((name, (dtype, shape)),) = expected.items()
+    ((name, (dtype, shape)),) = specs.items()
     if path.suffix == ".npy":
-        return {name: _typed(path, name, _read_numpy(path, np.ndarray), dtype)}
+        return {name: _cast(path, name, _read_numpy(path, np.ndarray), dtype)}
     if shape is None or len(shape) != 4 or shape[-1] not in (1, 3):
         raise ValueError(
-            "An image needs a model that takes (batch, height, width, 1 or 3). "
-            f"Received: {path} for a model that takes "
-            f"{'any shape' if shape is None else shape}; send a .npy file"
+            "For an image the model must take (batch, height, width, 1 or 3). "
+            f"Received: {path}, for a model that takes "
+            f"{'any shape' if shape is None else shape}. Send a .npy file"
         )
     pixels = _read_image(path, shape)
     if np.dtype(dtype) == np.uint8:
         return {name: np.rint(pixels * 255).astype(np.uint8)}
     if np.dtype(dtype).kind == "f":
         pixels = pixels.astype(dtype)
-    return {name: _typed(path, name, pixels, dtype)}
+    return {name: _cast(path, name, pixels, dtype)}
 
 
-def _read_numpy(path, kind) -> Any:
-    """An array, or a dict of them; never a pickle, which would run code."""
+def _read_numpy(path: Path, kind: type) -> Any:
+    """Return an array, or a dict of arrays from a `.npz` file.
+
+    A pickle is refused, because loading it would run its code.
+    """
     try:
         with path.open("rb") as file:
-            found = np.load(file, allow_pickle=False)
-            if isinstance(found, kind):
-                return found if kind is np.ndarray else dict(found)
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, kind):
+                return content if kind is np.ndarray else dict(content)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except MemoryError as error:
         raise ValueError(
-            f"Cannot read {path}: {error}; send its examples in several files"
+            f"Cannot read {path}: {error}. Send its examples in several files"
         ) from None
-    except Exception:  # numpy raises all kinds of them for a damaged file
+    except Exception:  # NumPy raises many kinds of them for a damaged file
         pass
-    what = "one array" if kind is np.ndarray else "named arrays"
-    save = "numpy.save" if kind is np.ndarray else "numpy.savez"
+    if kind is np.ndarray:
+        arrays, function = "one array", "numpy.save"
+    else:
+        arrays, function = "named arrays", "numpy.savez"
     raise ValueError(
-        f"Expected a {path.suffix} file of {what} of numbers or strings. Received: "
-        f"{path}, which is none; save it with {save}"
+        f"A {path.suffix} file must hold {arrays} of numbers or strings. Received: "
+        f"{path}, which does not. Save it with {function}"
     )
 
 
-def _typed(path, name, array, dtype):
-    """The array in the input's type; only float64 loses digits on its way."""
+def _cast(path: Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return the array in the type of the input; only float64 may lose digits."""
     dtype = np.dtype(dtype)
-    type_name, mend = dtype.name, f"array.astype({dtype.name!r})"
+    type_name, remedy = dtype.name, f"array.astype({dtype.name!r})"
     if dtype.kind == "O":
         if array.dtype.kind in "SU":
             return array
-        type_name = mend = "strings"
-    # The same type in the byte order of another machine is the same type.
+        type_name = remedy = "strings"
+    # An array from a machine of another byte order has the same type.
     native = array.dtype.newbyteorder("=")
     if native == dtype or (native, dtype) == (np.float64, np.float32):
         return array.astype(dtype)
     raise ValueError(
-        f"The model's input {name} is of type {type_name}. Received: {path} of type "
-        f"{array.dtype}; save it as {mend}"
+        f"The model's input {name} must be of type {type_name}. Received: {path} of "
+        f"type {array.dtype}. Save it as {remedy}"
     )
 
 
-def _read_image(path, shape):
+def _read_image(path: Path, shape: Sequence[int | None]) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
     _, height, width, channels = shape
     try:
         with warnings.catch_warnings():
-            # Pillow warns of an image of very many pixels before it refuses twice that.
+            # Pillow only warns about an image of very many pixels, up to twice the
+            # number that it refuses.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
                 mode = image.mode
-                # One channel of 16 bits: Pillow's own conversion would clip it.
                 if mode.startswith("I;16"):
-                    full = 65535
+                    # Pillow's own conversion would clip 16 bits to 8.
+                    white = 65535
                     image = Image.fromarray(np.asarray(image, np.float32))
                 else:
-                    full = 255
+                    white = 255
                     image = image.convert("L" if channels == 1 else "RGB")
                 if height and width:
                     image = image.resize((width, height), Image.Resampling.BILINEAR)
-                pixels = np.asarray(image, np.float32) / full
+                pixels = np.asarray(image, np.float32) / white
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except Exception as error:  # Pillow's readers raise all kinds of them
+    except Exception as error:  # Pillow's readers raise many kinds of them
         reason = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
         raise ValueError(
-            "Expected a .npy file, a .npz file or a whole image. Received: "
+            "The file must be a .npy file, a .npz file or a complete image. Received: "
             f"{path}, which is none of them{reason}"
         ) from None
     if mode in ("I", "F"):
         raise ValueError(
-            "Expected an image of 8 or 16 bits a channel, whose values end at white. "
-            f"Received: {path} of Pillow's mode {mode}; send a .npy file"
+            "An image must have 8 or 16 bits per channel, so that its white is known. "
+            f"Received: {path} of Pillow's mode {mode}. Send a .npy file"
         )
     if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., np.newaxis], channels, axis=-1)
+        pixels = np.repeat(pixels[..., np.newaxis], channels or 1, axis=-1)
     return pixels[np.newaxis]

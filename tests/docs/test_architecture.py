@@ -15,6 +15,7 @@ PACKAGES = {
 # levels only. A package is one unit: its modules import one another.
 LEVELS = {
     "bn_keras.atomic_files": 0,
+    "bn_keras.devices": 0,
     "bn_keras.errors": 0,
     "bn_keras.html_tables": 0,
     "bn_keras.images": 0,
@@ -47,6 +48,7 @@ LEVELS = {
 MAY_IMPORT_TENSORFLOW = {
     "bn_keras.cli",
     "bn_keras.data",
+    "bn_keras.devices",
     "bn_keras.evaluation",
     "bn_keras.experiments",
     "bn_keras.export",
