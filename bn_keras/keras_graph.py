@@ -1,7 +1,6 @@
-"""A model as a flat list of operation calls, nested models inlined.
+"""A Keras model as a flat list of operation calls, with nested models inlined.
 
-Knows Keras' node graph (the semi-private attributes of Keras are used in this module
-only) and nothing of batch normalization.
+Attributes of Keras' node graph that are not public are used in this module only.
 """
 
 import collections
@@ -20,14 +19,14 @@ class Edge:
     """A tensor between two calls.
 
     Args:
-        shape: with None for unknown sizes.
-        dtype: name.
-        producer: the call it comes from, None for a model input.
-        consumers: the calls it goes to, one entry for each argument.
-        is_output: whether the model returns it.
+        shape: Its shape, with None for unknown sizes.
+        dtype: The name of its data type.
+        producer: The call that returns it, or None for an input of the model.
+        consumers: The calls that use it, one entry for each argument.
+        is_output: Whether the model returns it.
     """
 
-    shape: tuple
+    shape: tuple[int | None, ...]
     dtype: str
     producer: "Call | None" = None
     consumers: list["Call"] = field(default_factory=list)
@@ -39,49 +38,53 @@ class Call:
     """One call of an operation of the original model.
 
     Args:
-        operation: the original layer or operation, never changed.
-        path: its name, behind those of the nested models around it.
-        arguments: `(args, kwargs)`, with edges for tensors.
-        outputs: the edges it produces.
-        label: the path, with the call's number if there are several.
-        affine: set where a multiply-add takes the operation's place.
-        weights: new float64 values by attribute, if changed.
-        settings: constructor arguments to change along with the weights.
+        operation: The original layer or operation, which is never changed.
+        path: The names of the nested models around it, and its own name.
+        arguments: `(args, kwargs)`, with edges in place of tensors.
+        outputs: The edges that it returns.
+        label: The path, with the number of the call if there are several.
+        affine: The affine map that replaces the operation, if any.
+        weights: The new float64 weights by attribute, or None if they do not change.
+        settings: The constructor arguments that change along with the weights.
     """
 
     operation: Any
     path: str
-    arguments: tuple
+    arguments: tuple[Any, Any]
     outputs: list[Edge]
     label: str = ""
     affine: Any = None
-    weights: dict | None = None
-    settings: dict = field(default_factory=dict)
+    weights: dict[str, Any] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def inputs(self):
-        """The edges among the arguments, masks apart, in calling order."""
+    def inputs(self) -> list[Edge]:
+        """The edges among the arguments, without masks, in calling order."""
         args, kwargs = self.arguments
         kwargs = {key: kwargs[key] for key in kwargs if key != "mask"}
         return [x for x in tree.flatten((args, kwargs)) if isinstance(x, Edge)]
 
     @property
-    def training(self):
-        """The `training` argument of the call, None if it was not given."""
+    def training(self) -> bool | None:
+        """The `training` argument of the call, or None if it was not passed."""
         args, kwargs = self.arguments
         return kwargs.get("training", args[1] if len(args) > 1 else None)
 
 
 @dataclass(eq=False)
 class Graph:
-    """The calls of a model in an order in which they can run.
+    """The calls of a model, in an order in which they can be executed.
 
     Args:
-        name: of the model.
-        input_tensors: the original symbolic inputs, as the model takes them.
-        inputs: one edge for each of them, flat.
-        output_structure: the original symbolic outputs, as the model returns them.
-        output_names: one for each output, flat.
+        name: The name of the model.
+        input_tensors: The original symbolic inputs, in the structure that the model
+            takes.
+        inputs: A flat list with an edge for each input.
+        output_structure: The original symbolic outputs, in the structure that the model
+            returns.
+        output_names: A flat list with a name for each output.
+        outputs: A flat list with an edge for each output.
+        calls: The calls.
     """
 
     name: str
@@ -92,9 +95,10 @@ class Graph:
     outputs: list[Edge] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
 
-    def remove(self, call):
-        """Take out a call of one input: its consumers read the input instead."""
+    def remove(self, call: Call) -> None:
+        """Remove a call with one input, which then takes the place of its output."""
         (source,), (target,) = call.inputs, call.outputs
+        # Not only `call.inputs`: its mask loses a consumer, too.
         for edge in _edges(call):
             edge.consumers.remove(call)
         for consumer in target.consumers:
@@ -107,30 +111,39 @@ class Graph:
         self.calls.remove(call)
 
 
-def read_graph(model):
-    """The graph of a built Functional or Sequential model.
+def read_graph(model: keras.Model) -> Graph:
+    """Return the graph of a built Functional or Sequential model.
+
+    Args:
+        model: The model, which is not changed.
+
+    Returns:
+        A `Graph` with the calls of nested models in place of the calls of the models.
 
     Raises:
-        TypeError: for a subclassed model.
-        ValueError: for a model that is not built.
+        TypeError: If the model is subclassed.
+        ValueError: If the model is not built.
     """
-    function = _function(model)
+    function = _as_function(model)
     if function is None:
         if isinstance(model, keras.Sequential):
             raise ValueError(
-                "The model must be built before it is folded: give it a `keras.Input`, "
-                f"or call it once. Received: unbuilt Sequential {model.name!r}"
+                "The model must be built. Received: unbuilt Sequential "
+                f"{model.name!r}. Add a `keras.Input`, or call the model once."
             )
         raise TypeError(
-            "Expected a Functional or Sequential keras.Model: a subclassed model's "
-            "`call` is Python code and has no graph to fold. Fold the Functional "
-            f"models inside it instead. Received: {type(model).__name__}"
+            "The model must be a Functional or Sequential keras.Model: the `call` of a "
+            "subclassed model is Python code, which has no graph. Received: "
+            f"{type(model).__name__}. Use the Functional models inside it instead."
         )
     inputs = [Edge(x.shape, x.dtype) for x in function.inputs]
     graph = Graph(
-        model.name, function._inputs_struct, inputs, function._outputs_struct,
+        model.name,
+        function._inputs_struct,
+        inputs,
+        function._outputs_struct,
         [x._keras_history.operation.name for x in function.outputs],
-    )  # fmt: skip
+    )
     graph.outputs = _inline(graph, function, inputs, "", {})
     for edge in graph.outputs:
         edge.is_output = True
@@ -144,22 +157,25 @@ def read_graph(model):
     return graph
 
 
-def sublayers(operation):
-    """All layers inside a layer, however deep, itself left out."""
+def sublayers(operation: Any) -> list[Any]:
+    """Return all layers inside a layer, at any depth, without the layer itself."""
     if not isinstance(operation, keras.Layer):
         return []
     return list(operation._flatten_layers(include_self=False, recursive=True))
 
 
-def layer_keys(graph):
-    """A key for each call: calls of equal key can go on sharing a layer.
+def layer_keys(graph: Graph) -> dict[Call, tuple[Any, ...]]:
+    """Return a key for each call, equal for calls that can still share a layer.
 
-    They can if they shared one and their new weights agree to the last bit.
+    These are the calls that share one in the original model and whose new weights are
+    bitwise equal.
     """
     counts = collections.Counter(call.operation for call in graph.calls)
     keys = {}
     for call in graph.calls:
         changed = None
+        # Without another call of the layer there is nothing to compare, and the bytes
+        # of its weights would be copied for nothing.
         if counts[call.operation] > 1:
             changed = call.weights
             if call.affine is not None:
@@ -170,23 +186,25 @@ def layer_keys(graph):
     return keys
 
 
-def copy_stateless(operation, name):
-    """A copy of an operation without variables, with no calls of its own yet."""
+def copy_stateless(operation: Any, name: str) -> Any:
+    """Return a copy of an operation that has no variables, without recorded calls."""
     duplicate = copy.copy(operation)
     duplicate._inbound_nodes, duplicate._outbound_nodes = [], []
     duplicate.name = name
     return duplicate
 
 
-def copy_variables(source, target):
-    """Give a built layer the weights and random states of another of its kind."""
+def copy_variables(source: Any, target: Any) -> None:
+    """Copy weights and random states to another built layer of the same class."""
     pairs = zip([source, *sublayers(source)], [target, *sublayers(target)], strict=True)
     for old, new in pairs:
-        # As in saving, so that layers with own ways (Normalization) find them.
+        # As in saving: some layers, such as Normalization, do not keep all of their
+        # state in `weights`.
         store = {}
         old.save_own_variables(store)
         if store:
             new.load_own_variables(store)
+    # Seeds of random numbers are variables, but not weights, and are not saved.
     weights = {id(variable) for variable in target.weights}
     for new, old in zip(target.variables, source.variables, strict=True):
         if id(new) not in weights:
@@ -194,7 +212,8 @@ def copy_variables(source, target):
 
 
 def _prune(graph):
-    # A nested model may return tensors that the model around it does not use.
+    # A nested model may return tensors that the model around it does not use. From the
+    # end, so that a call whose consumers were removed is removed, too.
     for call in graph.calls[::-1]:
         if not any(edge.consumers or edge.is_output for edge in call.outputs):
             for edge in _edges(call):
@@ -202,14 +221,14 @@ def _prune(graph):
             graph.calls.remove(call)
 
 
-def _function(operation):
-    # A model or function whose `call` is Keras' own, so that its nodes tell all.
+def _as_function(operation):
+    # The graph of nodes describes a model completely only if its `call` is Keras' own.
     if isinstance(operation, keras.Sequential):
-        own = type(operation).call is keras.Sequential.call
-        return operation._functional if own else None
+        has_keras_call = type(operation).call is keras.Sequential.call
+        return operation._functional if has_keras_call else None
     if isinstance(operation, Function):
-        own = type(operation).call in (Functional.call, Function.call)
-        return operation if own else None
+        has_keras_call = type(operation).call in (Functional.call, Function.call)
+        return operation if has_keras_call else None
     return None
 
 
@@ -217,39 +236,42 @@ def _inline(graph, function, inputs, prefix, context):
     edges = {id(x): edge for x, edge in zip(function.inputs, inputs, strict=True)}
     nodes_by_depth = function._nodes_by_depth
     for depth in sorted(nodes_by_depth, reverse=True):
-        # Keras lists the calls of equal depth last to first.
+        # Keras lists the calls of equal depth in reverse order.
         for node in reversed(nodes_by_depth[depth]):
             if node.is_input or any(id(x) not in edges for x in node.input_tensors):
                 continue  # an input layer, or a node that belongs to another model
             args, kwargs = node.arguments.fill_in(edges)
-            outputs = _call(graph, node, args, dict(kwargs), prefix, context)
+            outputs = _add_node(graph, node, args, dict(kwargs), prefix, context)
             edges.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
     return [edges[id(x)] for x in function.outputs]
 
 
-def _call(graph, node, args, kwargs, prefix, context):
+def _add_node(graph, node, args, kwargs, prefix, context):
+    """Add the call of a node, or the calls inside it, and return the output edges."""
     operation = node.operation
     path = prefix + operation.name
-    # As in Functional.call: what an enclosing model was called with goes first.
-    accepted = getattr(operation, "_call_has_context_arg", {})
-    kwargs.update((key, context[key]) for key in context if accepted.get(key))
-    function = _function(operation)
-    if function is not None and not _has_own_mask(node):
+    # As in Functional.call: the context of the enclosing models, such as `training`,
+    # takes precedence over the arguments of the call.
+    accepts = getattr(operation, "_call_has_context_arg", {})
+    kwargs.update((key, context[key]) for key in context if accepts.get(key))
+    function = _as_function(operation)
+    if function is not None and not _has_explicit_mask(node):
         inputs = _nested_inputs(graph, function, args, kwargs, path)
         if inputs is not None:
-            known = getattr(operation, "_call_context_args", ())
-            given = {k: kwargs[k] for k in known if kwargs.get(k) is not None}
-            return _inline(graph, function, inputs, path + "/", {**context, **given})
+            names = getattr(operation, "_call_context_args", ())
+            passed = {k: kwargs[k] for k in names if kwargs.get(k) is not None}
+            return _inline(graph, function, inputs, path + "/", {**context, **passed})
     outputs = [Edge(x.shape, x.dtype) for x in node.outputs]
     return _append(graph, Call(operation, path, (args, kwargs), outputs)).outputs
 
 
-def _has_own_mask(node):
-    # A mask given by hand would be lost by inlining; Keras' own travels on tensors.
+def _has_explicit_mask(node):
+    # Inlining would lose a mask that the user passed. Keras' own masks are attributes
+    # of tensors, and are passed on by the calls inside the model.
     mask = node.arguments.kwargs.get("mask")
-    recorded = [getattr(x, "_keras_mask", None) for x in node.input_tensors]
+    keras_masks = [getattr(x, "_keras_mask", None) for x in node.input_tensors]
     return any(
-        x is not None and not any(x is own for own in recorded)
+        x is not None and not any(x is keras_mask for keras_mask in keras_masks)
         for x in tree.flatten(mask)
     )
 
@@ -268,24 +290,26 @@ def _edges(call):
 
 
 def _nested_inputs(graph, function, args, kwargs, path):
-    # What a nested model does to its inputs on entry. None: it is better left whole.
-    given = args[0] if args else kwargs.get("inputs")
+    # Does what a nested model does to its inputs: finds them by name, and casts them.
+    # None means that it does more, so that the model must stay one call.
+    inputs = args[0] if args else kwargs.get("inputs")
     struct = function._inputs_struct
-    if isinstance(given, dict) and not isinstance(struct, dict):
-        given = [given.get(x.name) for x in function.inputs]
-    given = tree.flatten(given)
-    if len(given) != len(function.inputs):
+    if isinstance(inputs, dict) and not isinstance(struct, dict):
+        inputs = [inputs.get(x.name) for x in function.inputs]
+    inputs = tree.flatten(inputs)
+    if len(inputs) != len(function.inputs):
         return None
-    inputs = []
-    for edge, tensor in zip(given, function.inputs, strict=True):
+    edges = []
+    for edge, tensor in zip(inputs, function.inputs, strict=True):
         if not isinstance(edge, Edge) or len(edge.shape) != len(tensor.shape):
             return None
         if edge.dtype != tensor.dtype:
+            # Only casts between floating-point types can be a layer of their own.
             if "float" not in edge.dtype or "float" not in tensor.dtype:
                 return None
             cast = keras.layers.Identity(dtype=tensor.dtype, name="cast")
             outputs = [Edge(edge.shape, tensor.dtype)]
             _append(graph, Call(cast, f"{path}/cast", ((edge,), {}), outputs))
             edge = outputs[0]
-        inputs.append(edge)
-    return inputs
+        edges.append(edge)
+    return edges

@@ -1,9 +1,7 @@
-"""Swap the batch-normalization layers of an existing model, in either direction.
-
-Knows model graphs and the two layers' configurations; not their arithmetic.
-"""
+"""Replacement of the batch-normalization layers of a model, in either direction."""
 
 import inspect
+from typing import Any
 
 import keras
 
@@ -11,25 +9,28 @@ from bn_keras.keras_graph import copy_variables
 from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS, BatchNormalization
 
 
-def replace_batch_normalization(model, to=BatchNormalization):
-    """A copy of a model whose batch-normalization layers are all of class `to`.
+def replace_batch_normalization(
+    model: keras.Model, to: type[keras.layers.Layer] = BatchNormalization
+) -> keras.Model:
+    """Return a copy of a model whose batch-normalization layers all have one class.
 
-    Names, weights and outputs stay; the original is untouched. Towards Keras' layer,
-    what it does not have is left out: its moving variance goes on biased, and the
-    moving averages as plain ones.
+    Names, weights and outputs are the same; the original model does not change. With
+    `to=keras.layers.BatchNormalization`, arguments that Keras' layer does not have are
+    dropped: in further training its moving variance is biased, and its averages are
+    plain moving averages.
 
     Args:
-        model: a built Functional or Sequential model, nested ones included.
+        model: A built Functional or Sequential model, which may contain nested models.
         to: `bn_keras.BatchNormalization` or `keras.layers.BatchNormalization`.
 
     Returns:
-        A new model of the same class; if the original is compiled, compiled with the
-        same arguments and a fresh optimizer.
+        A new model of the same class. If the original is compiled, the new one is
+        compiled with the same arguments and a new optimizer.
 
     Raises:
-        ValueError: for another class `to`, a subclassed model (its code decides which
-            layers it calls), a normalization inside a wrapper such as
-            `TimeDistributed`, or, towards Keras' layer, one of several axes.
+        ValueError: If `to` is another class; the model is subclassed, so that its own
+            code calls its layers; a batch normalization is inside a wrapper such as
+            `TimeDistributed`; or a layer with several axes would become Keras' layer.
 
     Example:
     ```python
@@ -51,45 +52,51 @@ def replace_batch_normalization(model, to=BatchNormalization):
             "`to` must be bn_keras.BatchNormalization or "
             f"keras.layers.BatchNormalization. Received: to={to!r}"
         )
-    pairs = []
+    copies = []
 
-    def replaced(layer):
-        config, new = layer.get_config(), type(layer)
-        if new in BATCH_NORMALIZATIONS and new is not to:
-            new, config = to, _accepted(config, to)
-        copy = new.from_config(config)
+    def copy_layer(layer):
+        config, layer_type = layer.get_config(), type(layer)
+        if layer_type in BATCH_NORMALIZATIONS and layer_type is not to:
+            layer_type, config = to, _translate_config(config, to)
+        copy = layer_type.from_config(config)
         if isinstance(copy, keras.Layer):  # an operation such as x + y has no weights
-            pairs.append((layer, copy))
+            copies.append((layer, copy))
         return copy
 
-    clone = keras.models.clone_model(model, clone_function=replaced, recursive=True)
-    # Keras has no public walk through nested models and wrappers.
+    clone: Any = keras.models.clone_model(
+        model, clone_function=copy_layer, recursive=True
+    )
+    # Keras has no public way to iterate over nested models and wrappers.
     for layer in clone._flatten_layers():
+        # `clone_model` copies the layers inside a wrapper without asking `copy_layer`.
         if type(layer) in BATCH_NORMALIZATIONS and type(layer) is not to:
             raise ValueError(
-                "Every batch normalization must be a layer of the model or of a nested "
-                f"Functional or Sequential one. Received: {layer.path!r} inside a "
-                "wrapper or a layer of another class; build that one anew"
+                "Every batch normalization must be a layer of the model itself or of a "
+                f"nested Functional or Sequential model. Received: {layer.path!r} "
+                "inside a wrapper or a layer of another class. Build that layer again "
+                f"with {to.__name__}."
             )
-    for layer, copy in pairs:
+    for layer, copy in copies:
         if type(layer) is type(copy):
             copy_variables(layer, copy)
             continue
-        # One more weight of ours, the number of updates, stands last.
+        # The two classes have the same weights in the same order, but this package's
+        # may have one more at the end: the number of updates. It is dropped, or keeps
+        # its initial value.
         weights, initial = layer.get_weights(), copy.get_weights()
         copy.set_weights(weights[: len(initial)] + initial[len(weights) :])
     return clone
 
 
-def _accepted(config, to):
-    """The part of a layer's configuration that the class `to` knows."""
+def _translate_config(config, to):
+    """Return the part of a layer's configuration that the class `to` accepts."""
     names = inspect.signature(to.__init__).parameters
-    base = keras.layers.Layer().get_config()
-    config = {key: config[key] for key in config if key in names or key in base}
+    base_config = keras.layers.Layer().get_config()  # `name`, `dtype`, `trainable`
+    config = {key: config[key] for key in config if key in names or key in base_config}
     if to is not BatchNormalization and isinstance(config["axis"], list | tuple):
         if len(config["axis"]) != 1:
             raise ValueError(
-                "keras.layers.BatchNormalization keeps statistics of one axis. "
+                "keras.layers.BatchNormalization supports only one axis. "
                 f"Received: layer {config['name']!r} with axis={config['axis']}"
             )
         config["axis"] = config["axis"][0]
