@@ -1,1 +1,1 @@
-"""Pixels: preprocessing, augmentation and crops."""
+"""Images: decoding, preprocessing, augmentation and crops."""

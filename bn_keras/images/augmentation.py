@@ -1,9 +1,7 @@
-"""What chance does to a training picture: crops, mirrors, colours.
-
-Knows `Augmentation` and its random numbers; no data set, no model.
-"""
+"""Random changes of training images: crops, mirroring and photometric distortion."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -15,53 +13,56 @@ from bn_keras.images.pixels import (
     starts_with,
     white_level,
 )
+from bn_keras.images.preprocessing import Augmentation, Preprocessing
 
-# Weights of red, green and blue in grey, ITU-R BT.601.
-GREY = (0.299, 0.587, 0.114)
+# The weights of red, green and blue in gray, ITU-R BT.601.
+GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
-def augment(content, preprocessing, distortion, seed):
-    """What a model takes of a picture that chance has changed.
+def augment(
+    content: Any, preprocessing: Preprocessing, augmentation: Augmentation, seed: Any
+) -> Any:
+    """Return the input of a model for a randomly changed image.
 
     Args:
-        content: bytes of a file, or pixels: uint8, or float32 in [0, 1].
-        preprocessing: a `Preprocessing` with size and channels.
-        distortion: a `Augmentation`.
-        seed: int64 `(2,)`.
+        content: The bytes of a file, or pixels: uint8, or float32 in [0, 1].
+        preprocessing: A `Preprocessing` with size and channels.
+        augmentation: The random changes.
+        seed: An int64 tensor `(2,)`. Equal seeds give equal changes.
 
     Returns:
-        float32 `(*size, channels)`.
+        A float32 tensor `(*size, channels)`.
     """
     import tensorflow as tf
 
-    # One seed for each decision, or they would depend on one another.
-    seeds = tf.unstack(tf.random.split(seed, 3))
-    part = _random_crop(content, preprocessing.channels, distortion, seeds[0])
-    if distortion.mirror:
-        part = tf.cond(
-            tf.random.stateless_uniform((), seeds[1]) < 0.5,
-            lambda now=part: tf.reverse(now, (1,)),
-            lambda now=part: now,
+    assert preprocessing.size is not None
+    # One seed for each decision; otherwise they would depend on one another.
+    crop_seed, mirror_seed, photometric_seed = tf.unstack(tf.random.split(seed, 3))
+    crop = _random_crop(content, preprocessing.channels, augmentation, crop_seed)
+    if augmentation.mirror:
+        crop = tf.cond(
+            tf.random.stateless_uniform((), mirror_seed) < 0.5,
+            lambda unmirrored=crop: tf.reverse(unmirrored, (1,)),
+            lambda unmirrored=crop: unmirrored,
         )
-    picture = resize(part, preprocessing.size, preprocessing.resize)
-    if distortion.photometric:
-        picture = distort_colors(
-            picture, distortion.photometric, white_level(part), seeds[2]
+    image = resize(crop, preprocessing.size, preprocessing.resize)
+    if augmentation.photometric:
+        image = distort_photometrically(
+            image, augmentation.photometric, white_level(crop), photometric_seed
         )
-    picture = tf.ensure_shape(picture, (*preprocessing.size, preprocessing.channels))
-    return rescale(picture, preprocessing, white_level(part))
+    image = tf.ensure_shape(image, (*preprocessing.size, preprocessing.channels))
+    return rescale(image, preprocessing, white_level(crop))
 
 
-def _random_crop(content, channels, distortion, seed):
-    """A part of random area and aspect; of a JPEG file only that part is decoded."""
+def _random_crop(content, channels, augmentation, seed):
+    """Crop a part of random area and aspect ratio."""
     import tensorflow as tf
 
-    encoded = content.dtype == tf.string
-
     def box(shape):
-        return _random_box(shape, distortion, seed)
+        return _random_box(shape, augmentation, seed)
 
-    def part_of_file():
+    def crop_jpeg():
+        # Decodes only what is inside the box.
         return tf.image.decode_and_crop_jpeg(
             content,
             box(tf.io.extract_jpeg_shape(content)),
@@ -69,54 +70,57 @@ def _random_crop(content, channels, distortion, seed):
             dct_method="INTEGER_ACCURATE",
         )
 
-    def part():
-        picture = decode_if_encoded(content, channels)
-        top, left, height, width = tf.unstack(box(tf.shape(picture)))
-        return picture[top : top + height, left : left + width]
+    def crop():
+        image = decode_if_encoded(content, channels)
+        top, left, height, width = tf.unstack(box(tf.shape(image)))
+        return image[top : top + height, left : left + width]
 
-    picture = (
-        tf.cond(starts_with(content, JPEG), part_of_file, part) if encoded else part()
-    )
-    return tf.ensure_shape(picture, (None, None, channels))
+    if content.dtype != tf.string:
+        return tf.ensure_shape(crop(), (None, None, channels))
+    image = tf.cond(starts_with(content, JPEG), crop_jpeg, crop)
+    return tf.ensure_shape(image, (None, None, channels))
 
 
-def _random_box(shape, distortion, seed):
-    """`(top, left, height, width)` of a random part, int32 `(4,)`.
+def _random_box(shape, augmentation, seed):
+    """Return the `(top, left, height, width)` of a random part, int32 `(4,)`.
 
-    The share of the area is drawn evenly, as GoogLeNet has it, and the logarithm of
-    the aspect ratio; `tf.image.stateless_sample_distorted_bounding_box` draws the
-    height evenly, which favours small parts. A part that is too long for the picture
-    is as long as the picture.
+    The share of the area is drawn uniformly, as in GoogLeNet's paper, and so is the
+    logarithm of the aspect ratio. `tf.image.stateless_sample_distorted_bounding_box`
+    draws the height uniformly, which favors small parts. A side that would be longer
+    than that of the image is cut to it.
     """
     import tensorflow as tf
 
     area, aspect, top, left = tf.unstack(tf.random.stateless_uniform((4,), seed))
     sides = tf.cast(shape[:2], tf.float32)
-    least, largest = distortion.area
-    area = (least + (largest - least) * area) * tf.reduce_prod(sides)
-    low, high = np.log(distortion.aspect)
+    min_area, max_area = augmentation.area
+    area = (min_area + (max_area - min_area) * area) * tf.reduce_prod(sides)
+    low, high = np.log(augmentation.aspect)
     aspect = tf.exp(low + (high - low) * aspect)  # width / height
     size = tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)])
     size = tf.clip_by_value(tf.round(size), 1.0, sides)
-    begin = tf.floor(tf.stack([top, left]) * (sides - size + 1))
-    return tf.cast(tf.concat([begin, size], 0), tf.int32)
+    # + 1, so that every offset is equally likely, including the last one.
+    offset = tf.floor(tf.stack([top, left]) * (sides - size + 1))
+    return tf.cast(tf.concat([offset, size], 0), tf.int32)
 
 
-def distort_colors(picture, strength, largest, seed):
-    """Change brightness, contrast and colour, in random order.
+def distort_photometrically(
+    image: Any, strength: float, white: float, seed: Any
+) -> Any:
+    """Change the brightness, contrast and color of an image, in random order.
 
-    Each becomes a mixture `f * picture + (1 - f) * other`, `f` drawn evenly between
-    `1 - strength / 2` and `1 + strength / 2`; `other` is black, the mean grey, or the
-    grey picture.
+    Each change is a mixture `f * image + (1 - f) * other`, where `f` is drawn uniformly
+    from `1 - strength / 2` to `1 + strength / 2`, and `other` is black (brightness),
+    the mean gray of the image (contrast), or the image in gray (color).
 
     Args:
-        picture: float32 `(height, width, channels)`.
-        strength: 0 to 2; 1 is Howard's.
-        largest: what white is in `picture`.
-        seed: int64 `(2,)`.
+        image: A float32 tensor `(height, width, channels)`.
+        strength: The strength of the changes, from 0 to 2. Howard uses 1.
+        white: The value of white in `image`.
+        seed: An int64 tensor `(2,)`.
 
     Returns:
-        The picture, within 0 and `largest`.
+        A tensor of the same shape, with values from 0 to `white`.
 
     Reference:
         Howard 2013, "Some Improvements on Deep Convolutional Neural Network Based Image
@@ -129,23 +133,25 @@ def distort_colors(picture, strength, largest, seed):
         (3,), factor_seed, 1 - strength / 2, 1 + strength / 2
     )
     order = tf.random.experimental.stateless_shuffle(tf.range(3), order_seed)
-    channels = picture.shape[-1]
-    grey = tf.constant(GREY if channels == 3 else (1.0,))
+    channels = image.shape[-1]
+    gray_weights = tf.constant(GRAY_WEIGHTS if channels == 3 else (1.0,))
 
-    def brightness(picture, factor):
-        return factor * picture
+    def change_brightness(image, factor):
+        return factor * image
 
-    def contrast(picture, factor):
-        mean = tf.reduce_sum(tf.reduce_mean(picture, (0, 1)) * grey)
-        return factor * picture + (1 - factor) * mean
+    def change_contrast(image, factor):
+        mean = tf.reduce_sum(tf.reduce_mean(image, (0, 1)) * gray_weights)
+        return factor * image + (1 - factor) * mean
 
-    def colour(picture, factor):
-        # One product of matrices: a sum over three channels is slow.
-        mixture = factor * tf.eye(channels) + (1 - factor) * grey[:, None]
-        return tf.tensordot(picture, mixture, 1)
+    def change_color(image, factor):
+        # As one matrix product: a sum over three channels is slow.
+        mixture = factor * tf.eye(channels) + (1 - factor) * gray_weights[:, None]
+        return tf.tensordot(image, mixture, 1)
 
-    changes = (brightness, contrast, colour)
-    for turn in tf.unstack(order):
-        cases = [partial(change, picture, factors[turn]) for change in changes]
-        picture = tf.clip_by_value(tf.switch_case(turn, cases), 0.0, largest)
-    return picture
+    changes = (change_brightness, change_contrast, change_color)
+    # The order is a tensor, so each turn must be able to make every change.
+    for change_index in tf.unstack(order):
+        factor = factors[change_index]
+        branches = [partial(change, image, factor) for change in changes]
+        image = tf.clip_by_value(tf.switch_case(change_index, branches), 0.0, white)
+    return image

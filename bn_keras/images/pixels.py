@@ -1,188 +1,204 @@
-"""Pixels in TensorFlow graphs: decode, resize, crop, scale.
+"""Pixels in TensorFlow graphs: decode, resize, crop and rescale images."""
 
-Knows `Preprocessing`; no chance, no data set, no model.
-"""
+from typing import Any
 
 import numpy as np
 
-# A picture may grow to this many times the wanted sides before it is cropped.
+from bn_keras.images.preprocessing import Preprocessing
+
+# An image may become this many times as large as the target before it is cropped.
 MAX_ENLARGEMENT = 16
+# The first bytes of a file.
 JPEG = b"\xff\xd8\xff"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def decode(content, channels):
-    """Decode one JPEG, PNG or BMP file, or the first picture of a GIF file.
+def decode(content: Any, channels: int) -> Any:
+    """Decode a JPEG, PNG or BMP file, or the first image of a GIF file.
 
-    Grey and colour become what is asked for, CMYK becomes colour and never grey,
-    transparency is dropped, 16 bits are cut to 8, an orientation noted in a JPEG file
-    is not looked at.
+    Gray images become RGB, and RGB images gray, as `channels` requires. CMYK can become
+    RGB only. Transparency is dropped, and 16 bits are reduced to 8. The orientation
+    stored in a JPEG file is ignored.
 
     Args:
-        content: string tensor `()`, the whole file.
+        content: A string tensor `()`, the whole file.
         channels: 1 or 3.
 
     Returns:
-        uint8 `(height, width, channels)`.
+        A uint8 tensor `(height, width, channels)`.
     """
     import tensorflow as tf
 
-    def jpeg():
-        # The decoder's own choice is faster and rounds worse.
+    def decode_jpeg():
+        # The decoder's default method is faster but rounds less exactly.
         return tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE")
 
-    def png_or_other():
+    def decode_png_or_other():
         return tf.cond(
             starts_with(content, PNG),
             lambda: tf.io.decode_png(content, channels),
             lambda: _decode_other(content, channels),
         )
 
-    picture = tf.cond(starts_with(content, JPEG), jpeg, png_or_other)
-    return tf.ensure_shape(picture, (None, None, channels))
+    image = tf.cond(starts_with(content, JPEG), decode_jpeg, decode_png_or_other)
+    return tf.ensure_shape(image, (None, None, channels))
 
 
 def _decode_other(content, channels):
     import tensorflow as tf
 
-    # TensorFlow takes BMP's indices of a palette for grey values.
-    start = tf.strings.substr(content, 0, 1078) + tf.constant(bytes(1078))
-    indices = starts_with(content, b"BM") & (
-        tf.strings.substr(start, 28, 2) == b"\x08\x00"
+    # TensorFlow reads the palette indices of a BMP file as gray values. That is right
+    # only if the palette is the identity, so any other palette is refused. The bit
+    # depth is at offset 28 of the file, the palette of 256 colors at offset 54; zeros
+    # are appended so that `substr` finds these offsets in a file that is too short.
+    header = tf.strings.substr(content, 0, 1078) + tf.constant(bytes(1078))
+    has_palette = starts_with(content, b"BM") & (
+        tf.strings.substr(header, 28, 2) == b"\x08\x00"
     )
-    greys = b"".join(bytes((grey, grey, grey, 0)) for grey in range(256))
-    known = ~indices | (tf.strings.substr(start, 54, 1024) == greys)
+    gray_palette = b"".join(bytes((gray, gray, gray, 0)) for gray in range(256))
+    supported = ~has_palette | (tf.strings.substr(header, 54, 1024) == gray_palette)
     with tf.control_dependencies(
-        [tf.debugging.Assert(known, ["a BMP file with a palette of colours"])]
+        [tf.debugging.Assert(supported, ["a BMP file with a color palette"])]
     ):
-        # Only in colour are GIF and BMP decoded.
-        picture = tf.io.decode_image(content, 3, expand_animations=False)
-    return tf.image.rgb_to_grayscale(picture) if channels == 1 else picture
+        # `decode_image` decodes GIF and BMP files in color only.
+        image = tf.io.decode_image(content, 3, expand_animations=False)
+    return tf.image.rgb_to_grayscale(image) if channels == 1 else image
 
 
-def starts_with(content, start):
-    """Whether the bytes begin so: a bool tensor of the shape of `content`."""
-    import tensorflow as tf
-
-    return tf.equal(tf.strings.substr(content, 0, len(start)), start)
-
-
-def resize_and_center_crop(picture, preprocessing):
-    """Resize a picture until it just covers the wanted pixels, and cut out the middle.
+def starts_with(content: Any, prefix: bytes) -> Any:
+    """Return whether strings start with `prefix`, as a bool tensor.
 
     Args:
-        picture: `(height, width, channels)`, uint8, or float32 in [0, 1].
-        preprocessing: a `Preprocessing` with a size.
-
-    Returns:
-        float32 `(*size, channels)`, in the range of the picture.
+        content: A string tensor of any shape.
+        prefix: The bytes to compare with.
     """
     import tensorflow as tf
 
+    return tf.equal(tf.strings.substr(content, 0, len(prefix)), prefix)
+
+
+def resize_and_center_crop(image: Any, preprocessing: Preprocessing) -> Any:
+    """Resize an image so that it just covers the target size, and crop its center.
+
+    Args:
+        image: A tensor `(height, width, channels)`, uint8, or float32 in [0, 1].
+        preprocessing: A `Preprocessing` with a size.
+
+    Returns:
+        A float32 tensor `(*size, channels)`, in the range of the image.
+    """
+    import tensorflow as tf
+
+    covered_size = preprocessing.resized_size
+    assert preprocessing.size is not None
+    assert covered_size is not None
     height, width = preprocessing.size
-    covered = preprocessing.resized_size
-    if tuple(picture.shape[:2]) != covered:
-        given = tf.cast(tf.shape(picture)[:2], tf.float64)
-        least = tf.constant(covered, tf.float64)
-        ratio = tf.reduce_max(least / given)
-        size = tf.cast(tf.maximum(tf.round(given * ratio), least), tf.int32)
-        # A picture of 1 x 30,000 pixels, 100 bytes of PNG, would grow to 18 GB.
-        longest = tf.constant(MAX_ENLARGEMENT * max(covered), tf.int32)
-        with tf.control_dependencies([tf.debugging.assert_less_equal(size, longest)]):
+    if tuple(image.shape[:2]) != covered_size:
+        # In float64: a side of float32 may round to one pixel too many or too few.
+        sides = tf.cast(tf.shape(image)[:2], tf.float64)
+        min_sides = tf.constant(covered_size, tf.float64)
+        ratio = tf.reduce_max(min_sides / sides)  # one for both: keeps the aspect ratio
+        size = tf.cast(tf.maximum(tf.round(sides * ratio), min_sides), tf.int32)
+        # An image of 1 x 30,000 pixels, 100 bytes of PNG, would become 18 GB.
+        max_side = tf.constant(MAX_ENLARGEMENT * max(covered_size), tf.int32)
+        with tf.control_dependencies([tf.debugging.assert_less_equal(size, max_side)]):
             size = tf.identity(size)
-        picture = resize(picture, size, preprocessing.resize)
-    size = tf.shape(picture)[:2]
+        image = resize(image, size, preprocessing.resize)
+    size = tf.shape(image)[:2]
     top, left = tf.unstack((size - preprocessing.size) // 2)
-    picture = tf.cast(picture, tf.float32)[top : top + height, left : left + width]
-    return tf.ensure_shape(picture, (height, width, picture.shape[-1]))
+    image = tf.cast(image, tf.float32)[top : top + height, left : left + width]
+    return tf.ensure_shape(image, (height, width, image.shape[-1]))
 
 
-def resize(picture, size, method="bilinear"):
-    """The picture at another size, antialiased, never beyond its range.
+def resize(image: Any, size: Any, method: str = "bilinear") -> Any:
+    """Resize an image with antialiasing; the values stay within its range.
 
     Args:
-        picture: `(height, width, channels)`, uint8, or float32 in [0, 1].
-        size: `(height, width)`.
-        method: one of `preprocessing.RESIZES`.
+        image: A tensor `(height, width, channels)`, uint8, or float32 in [0, 1].
+        size: `(height, width)`, integers or an integer tensor `(2,)`.
+        method: One of `bn_keras.images.preprocessing.RESIZES`.
 
     Returns:
-        float32 `(*size, channels)`.
+        A float32 tensor `(*size, channels)`.
     """
     import tensorflow as tf
 
-    resized = tf.image.resize(picture, size, method, antialias=True)
+    resized = tf.image.resize(image, size, method, antialias=True)
     # Cubic and Lanczos kernels overshoot.
-    return tf.clip_by_value(tf.cast(resized, tf.float32), 0.0, white_level(picture))
+    return tf.clip_by_value(tf.cast(resized, tf.float32), 0.0, white_level(image))
 
 
-def white_level(picture):
-    """The largest value that a picture of that type holds: 255 or 1."""
-    return 1.0 if picture.dtype.is_floating else 255.0
+def white_level(image: Any) -> float:
+    """Return the value of white in images of this data type: 255 or 1."""
+    return 1.0 if image.dtype.is_floating else 255.0
 
 
-def rescale(values, preprocessing, largest=255.0):
-    """`values * scale + offset`, in float32.
+def rescale(values: Any, preprocessing: Preprocessing, white: float = 255.0) -> Any:
+    """Return `values * scale + offset` in float32.
 
     Args:
-        values: numbers `(..., channels)`.
-        preprocessing: a `Preprocessing`; its scale is that of pixels up to 255.
-        largest: what white is in `values`.
+        values: Numbers `(..., channels)`.
+        preprocessing: A `Preprocessing`, whose scale is meant for values up to 255.
+        white: The value of white in `values`.
 
     Returns:
         A float32 tensor of the same shape.
     """
     import tensorflow as tf
 
-    factor = np.asarray(preprocessing.scale) * (255.0 / largest)
+    # In float64, so that the factor is rounded only once.
+    factor = np.asarray(preprocessing.scale) * (255.0 / white)
     return tf.cast(values, tf.float32) * tf.constant(factor, tf.float32) + tf.constant(
         preprocessing.offset, tf.float32
     )
 
 
-def decode_to_unit_range(content, channels):
-    """A picture as numbers from 0 to 1.
+def decode_to_unit_range(content: Any, channels: int) -> Any:
+    """Return an image with values from 0 to 1.
 
     Args:
-        content: bytes of a file, or pixels: uint8, or float32 in [0, 1].
-        channels: 1 or 3, of a file.
+        content: The bytes of a file, or pixels: uint8, or float32 in [0, 1].
+        channels: 1 or 3, the number of channels to decode a file to.
 
     Returns:
-        float32 `(..., height, width, channels)`.
+        A float32 tensor `(..., height, width, channels)`.
     """
     import tensorflow as tf
 
-    picture = decode_if_encoded(content, channels)
-    if picture.dtype.is_floating:
-        return picture
-    return tf.cast(picture, tf.float32) / 255
+    image = decode_if_encoded(content, channels)
+    if image.dtype.is_floating:
+        return image
+    return tf.cast(image, tf.float32) / 255
 
 
-def preprocess(content, preprocessing):
-    """What a model takes of the middle of a picture.
+def preprocess(content: Any, preprocessing: Preprocessing) -> Any:
+    """Return the input of a model for an image: its center, resized and rescaled.
 
     Args:
-        content: bytes of a file, or pixels: uint8, or float32 in [0, 1]; a batch of
-            pixels where nothing is to be resized.
-        preprocessing: a `Preprocessing` with size and channels.
+        content: The bytes of a file, or pixels: uint8, or float32 in [0, 1]. A batch of
+            pixels if they have the size of the model.
+        preprocessing: A `Preprocessing` with size and channels.
 
     Returns:
-        float32 `(*size, channels)`.
+        A float32 tensor `(*size, channels)`, or a batch of them.
     """
     import tensorflow as tf
 
-    given = picture = decode_if_encoded(content, preprocessing.channels)
-    if picture.shape[-3:-1] != preprocessing.size or (
+    assert preprocessing.size is not None
+    assert preprocessing.channels is not None
+    original = image = decode_if_encoded(content, preprocessing.channels)
+    if image.shape[-3:-1] != preprocessing.size or (
         preprocessing.resized_size != preprocessing.size
     ):
-        picture = resize_and_center_crop(picture, preprocessing)
-    picture = tf.ensure_shape(
-        picture, (*picture.shape[:-3], *preprocessing.size, preprocessing.channels)
+        image = resize_and_center_crop(image, preprocessing)
+    image = tf.ensure_shape(
+        image, (*image.shape[:-3], *preprocessing.size, preprocessing.channels)
     )
-    return rescale(picture, preprocessing, white_level(given))
+    return rescale(image, preprocessing, white_level(original))
 
 
-def decode_if_encoded(content, channels):
-    """The pixels of a file, or `content` where it is pixels already."""
+def decode_if_encoded(content: Any, channels: int) -> Any:
+    """Return the pixels of a file, or `content` itself if it already is pixels."""
     import tensorflow as tf
 
     return decode(content, channels) if content.dtype == tf.string else content

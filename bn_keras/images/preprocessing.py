@@ -1,10 +1,7 @@
-"""How the pixels of a picture become the numbers that a model takes.
-
-Knows sizes and factors; no pixels and no backend.
-"""
+"""The preprocessing and augmentation of images, as plain data."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,24 +10,24 @@ RESIZES = ("bilinear", "nearest", "bicubic", "lanczos3")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a decoded picture to one input of a model.
+    """The way from a decoded image to an input of a model.
 
-    The picture is resized, its aspect ratio kept, until it just covers
-    `size / crop_fraction` pixels; the middle of `size` is cut out; a value from 0 to
-    255 becomes `value * scale + offset`.
+    The image is resized, with its aspect ratio, until it just covers
+    `size / crop_fraction` pixels. Its center of `size` pixels is cropped. A value from
+    0 to 255 becomes `value * scale + offset`.
 
     Args:
-        size: `(height, width)` in pixels; None for the model's own.
-        scale: factor, one number or one for each channel.
-        offset: added after it, one number or one for each channel.
-        resize: `"bilinear"`, `"nearest"`, `"bicubic"` or `"lanczos3"`; a smaller
-            picture is made with antialiasing.
-        crop_fraction: share of the resized picture's shorter side that is kept, above
-            0, at most 1; 0.875 cuts 224 pixels out of 256.
-        channels: 1 (grey) or 3 (red, green, blue); None for the model's own.
+        size: The size of the input, `(height, width)` in pixels. None for the model's.
+        scale: The factor, one number or one for each channel.
+        offset: The number that is then added: one, or one for each channel.
+        resize: The method, `"bilinear"`, `"nearest"`, `"bicubic"` or `"lanczos3"`.
+            Images are reduced with antialiasing.
+        crop_fraction: The fraction of the resized image's shorter side that is kept,
+            above 0 and at most 1. 0.875 crops 224 of 256 pixels.
+        channels: 1 (gray) or 3 (red, green, blue). None for the model's.
 
     Raises:
-        ValueError: for a value that is none of these.
+        ValueError: If an argument is not one of these values.
 
     Example:
     ```python
@@ -45,21 +42,21 @@ class Preprocessing:
     """
 
     size: tuple[int, int] | None = None
-    scale: float | tuple[float, ...] = 1 / 255
-    offset: float | tuple[float, ...] = 0.0
+    scale: float | Sequence[float] = 1 / 255
+    offset: float | Sequence[float] = 0.0
     resize: str = "bilinear"
     crop_fraction: float = 1.0
     channels: int | None = None
 
-    def __post_init__(self):
-        """Check every field."""
+    def __post_init__(self) -> None:
+        """Check and standardize the fields."""
         if self.size is not None:
             object.__setattr__(self, "size", tuple(self.size))
             if len(self.size) != 2 or not all(
                 isinstance(side, int) and side > 0 for side in self.size
             ):
                 raise ValueError(
-                    "`size` must be None or (height, width), positive integers. "
+                    "`size` must be None or (height, width) in positive integers. "
                     f"Received: size={self.size!r}"
                 )
         if self.resize not in RESIZES:
@@ -81,7 +78,7 @@ class Preprocessing:
             numbers = _finite_numbers(value)
             if numbers is None:
                 raise ValueError(
-                    f"`{name}` must be one finite number, or one for each channel. "
+                    f"`{name}` must be a finite number, or one for each channel. "
                     f"Received: {name}={value!r}"
                 )
             object.__setattr__(self, name, numbers)
@@ -91,34 +88,38 @@ class Preprocessing:
                 and len(numbers) != self.channels
             ):
                 raise ValueError(
-                    f"`{name}` must be one number or {self.channels}, one for each "
-                    f"channel. Received: {name}={value!r}"
+                    f"`{name}` must be a number, or {self.channels} numbers, one for "
+                    f"each channel. Received: {name}={value!r}"
                 )
 
     @property
-    def resized_size(self):
-        """Pixels that the resized picture covers, `(height, width)`, or None."""
+    def resized_size(self) -> tuple[int, int] | None:
+        """The `(height, width)` that the resized image covers, or None without size."""
         if self.size is None:
             return None
-        return tuple(round(side / self.crop_fraction) for side in self.size)
+        height, width = (round(side / self.crop_fraction) for side in self.size)
+        return height, width
 
-    def resolve(self, shape):
-        """The same preprocessing with the size and channels of a model's input.
+    def resolve(self, shape: Sequence[int | None]) -> "Preprocessing":
+        """Return the same preprocessing with the size and channels of a model's input.
 
         Args:
-            shape: `(batch, height, width, channels)`, None for unknown.
+            shape: The input shape `(batch, height, width, channels)`, with None for
+                unknown sizes.
 
         Returns:
-            A `Preprocessing`; its size is still None where a side is unknown and no
-            size was given.
+            A `Preprocessing`. Its size is still None if the model's height or width is
+            unknown and this preprocessing has no size.
 
         Raises:
-            ValueError: where the model takes no images, or other ones.
+            ValueError: If the model does not take images, or takes images of another
+                size or number of channels.
         """
         if not is_image_shape(shape):
             raise ValueError(
-                "`preprocessing` needs a model whose only input is (batch, height, "
-                f"width, 1 or 3). Received: an input of shape {tuple(shape)}"
+                "A model with `preprocessing` must have a single input of shape "
+                "(batch, height, width, 1 or 3). Received: an input of shape "
+                f"{tuple(shape)}"
             )
         sides, channels = tuple(shape[1:3]), shape[3]
         size = self.size
@@ -127,24 +128,22 @@ class Preprocessing:
         if self.channels not in (None, channels) or (
             size is not None
             and any(
-                side not in (None, given)
-                for side, given in zip(sides, size, strict=True)
+                model_side not in (None, side)
+                for model_side, side in zip(sides, size, strict=True)
             )
         ):
             raise ValueError(
                 "`preprocessing` must have the size and channels of the model's input, "
-                f"{tuple(shape)}: leave them out. Received: size={self.size}, "
-                f"channels={self.channels}"
+                f"{tuple(shape)}. Received: size={self.size}, channels={self.channels}."
+                " Leave them out to use the model's."
             )
         return replace(self, size=size, channels=channels)
 
 
 def _finite_numbers(value: Any) -> float | tuple[float, ...] | None:
-    """Return one number or a sequence of them as plain floats, None if it is neither.
-
-    NumPy would say the same in one line, but the help of the command line lists the
-    recipes, which hold preprocessing, and must not wait for NumPy.
-    """
+    """Return a number, or a sequence of numbers, as floats; None for anything else."""
+    # NumPy would do this in one line. But the command line lists the recipes, which
+    # contain preprocessing, and its help must not wait for the import of NumPy.
     try:
         if isinstance(value, Iterable) and getattr(value, "ndim", 1):
             numbers = tuple(map(_finite_number, value))
@@ -162,20 +161,20 @@ def _finite_number(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What chance does to a training picture.
+    """The random changes of a training image.
 
-    A part of random area and aspect ratio is cut out, resized to the model's size,
-    mirrored half of the time, and its colours are changed.
+    A part of random area and aspect ratio is cropped and resized to the model's size.
+    Half of the images are mirrored. Brightness, contrast and color are changed.
 
     Args:
-        area: least and largest share of the picture's area, above 0 to 1.
-        aspect: least and largest width / height of the part.
-        mirror: whether left and right change places half of the time.
-        photometric: strength of the changes of brightness, contrast and colour, 0 to
-            2; 1 multiplies each by 0.5 to 1.5.
+        area: The smallest and largest fraction of the image's area, from above 0 to 1.
+        aspect: The smallest and largest aspect ratio (width / height) of the part.
+        mirror: Whether half of the images are mirrored, left to right.
+        photometric: The strength of the photometric distortion, from 0 to 2. With 1
+            brightness, contrast and color are multiplied by 0.5 to 1.5.
 
     Raises:
-        ValueError: for a value that is none of these.
+        ValueError: If an argument is not one of these values.
 
     Example:
     ```python
@@ -193,16 +192,16 @@ class Augmentation:
     mirror: bool = True
     photometric: float = 1.0
 
-    def __post_init__(self):
-        """Check every field."""
-        for name, most, bounds in (
+    def __post_init__(self) -> None:
+        """Check and standardize the fields."""
+        for name, limit, bounds in (
             ("area", 1, "above 0 and at most 1"),
             ("aspect", math.inf, "above 0"),
         ):
             value = tuple(getattr(self, name))
-            if len(value) != 2 or not 0 < value[0] <= value[1] <= most:
+            if len(value) != 2 or not 0 < value[0] <= value[1] <= limit:
                 raise ValueError(
-                    f"`{name}` must be (least, largest), {bounds}. "
+                    f"`{name}` must be (smallest, largest), both {bounds}. "
                     f"Received: {name}={value!r}"
                 )
             object.__setattr__(self, name, value)
@@ -213,6 +212,6 @@ class Augmentation:
             )
 
 
-def is_image_shape(shape):
-    """Whether `(batch, height, width, channels)` is of grey or colour images."""
+def is_image_shape(shape: Sequence[int | None]) -> bool:
+    """Return whether `(batch, height, width, channels)` is that of images."""
     return len(shape) == 4 and shape[-1] in (1, 3)

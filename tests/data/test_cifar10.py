@@ -1,11 +1,11 @@
-"""CIFAR-10: from pictures, from the original batches, and what is damaged in them."""
+"""CIFAR-10: read from images and from the original batches, also damaged ones."""
 
 import pickle
 
 import keras
 import numpy as np
 import pytest
-from picture_files import encoded, slopes
+from image_files import encode, gradient_image
 
 from bn_keras import data
 from bn_keras.data.cifar10_files import CLASS_NAMES
@@ -15,14 +15,14 @@ LABELS = np.arange(12) % 10
 
 
 def batch(images, labels):
-    """As the original files: red of all pixels, then green, then blue."""
+    """An original file: all red values of an image, then green, then blue."""
     rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     return {b"batch_label": b"one", b"labels": list(labels), b"data": rows}
 
 
 @pytest.fixture
 def batches(tmp_path):
-    """Five files of 12 training examples in all, the last one for tests as well."""
+    """Five files of 12 training examples in total; the last is also the test file."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     for number, share in enumerate(np.array_split(np.arange(12), 5), 1):
@@ -37,7 +37,7 @@ def pictures(tmp_path):
     for split in ("train", "test"):
         for name, pixels in zip(CLASS_NAMES, PIXELS, strict=False):
             (tmp_path / split / name).mkdir(parents=True)
-            (tmp_path / split / name / "0.png").write_bytes(encoded(pixels, "PNG"))
+            (tmp_path / split / name / "0.png").write_bytes(encode(pixels, "PNG"))
     return tmp_path
 
 
@@ -51,7 +51,7 @@ def test_the_original_batches_are_read(batches):
         assert cifar.class_names == CLASS_NAMES
 
 
-def test_pictures_are_read_into_memory_in_keras_order(pictures):
+def test_images_are_read_into_memory_in_the_order_of_keras(pictures):
     cifar = data.load("cifar10", pictures)
     assert cifar.class_names == CLASS_NAMES
     assert isinstance(cifar.train, data.Arrays)
@@ -61,7 +61,7 @@ def test_pictures_are_read_into_memory_in_keras_order(pictures):
         assert split.images.dtype == np.uint8
 
 
-def test_keras_downloads_without_a_directory(monkeypatch):
+def test_without_a_directory_keras_downloads(monkeypatch):
     pair = (PIXELS, LABELS[:, None])
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (pair, pair))
     cifar = data.load("cifar10")
@@ -69,7 +69,7 @@ def test_keras_downloads_without_a_directory(monkeypatch):
     np.testing.assert_array_equal(cifar.train.images, PIXELS)
 
 
-def test_without_a_network_the_mend_is_the_folder(monkeypatch):
+def test_a_failed_download_suggests_the_folder(monkeypatch):
     def load_data():
         raise Exception("URL fetch failure")
 
@@ -92,21 +92,25 @@ def test_without_a_network_the_mend_is_the_folder(monkeypatch):
 )
 def test_a_damaged_batch_is_named(batches, content, reason):
     (batches / "data_batch_3").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"Cannot read .*data_batch_3: .*({reason})"):
+    with pytest.raises(
+        ValueError, match=rf"Cannot read .*data_batch_3, .* Received: .*({reason})"
+    ):
         data.cifar10(batches)
 
 
 def test_a_missing_batch_is_named(batches):
     (batches / "test_batch").unlink()
-    with pytest.raises(ValueError, match=r"Cannot read .*test_batch: .*No such file"):
+    with pytest.raises(
+        ValueError, match=r"Cannot read .*test_batch, .* Received: .*No such file"
+    ):
         data.cifar10(batches)
 
 
-def test_a_picture_of_another_size_is_named_or_skipped(pictures):
+def test_an_image_of_another_size_is_named_or_skipped(pictures):
     path = pictures / "train" / "cat" / "1.png"
-    path.write_bytes(encoded(slopes(32, 31), "PNG"))
+    path.write_bytes(encode(gradient_image(32, 31), "PNG"))
     with pytest.raises(ValueError, match=r"train/cat/1.png \(.*\[32,31,3\]"):
         data.cifar10(pictures)
-    skipped = data.cifar10(pictures, bad_files="skip")
-    np.testing.assert_array_equal(skipped.train.images, PIXELS[:10])
-    assert [name.rpartition("/")[2] for name in skipped.skipped] == ["1.png"]
+    cifar = data.cifar10(pictures, bad_files="skip")
+    np.testing.assert_array_equal(cifar.train.images, PIXELS[:10])
+    assert [name.rpartition("/")[2] for name in cifar.skipped] == ["1.png"]

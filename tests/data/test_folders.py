@@ -1,4 +1,4 @@
-"""Folders of pictures: which files count, and what is said of bad ones."""
+"""Folders of images: which files are read, and the errors for bad ones."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from picture_files import encoded, slopes, write_folder
+from image_files import encode, gradient_image, write_image_folder
 
 from bn_keras import data
 from bn_keras.images.preprocessing import Augmentation, Preprocessing
@@ -18,17 +18,17 @@ PREPROCESSING = Preprocessing((8, 8))
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes with 6 pictures to train on and 3 for validation."""
-    write_folder(tmp_path / "train", CLASSES, 6)
-    write_folder(tmp_path / "val", CLASSES, 3)
+    """Two classes with 6 training and 3 validation images each."""
+    write_image_folder(tmp_path / "train", CLASSES, 6)
+    write_image_folder(tmp_path / "val", CLASSES, 3)
     return tmp_path
 
 
 def labels(split):
-    return [label for _, label in split.pictures().as_numpy_iterator()]
+    return [label for _, label in split.original_images().as_numpy_iterator()]
 
 
-def test_classes_and_files_come_sorted(folder):
+def test_classes_and_files_are_sorted(folder):
     opened = data.image_folder(folder)
     assert opened.class_names == CLASSES
     assert opened.shape == (None, None, 3)
@@ -40,18 +40,18 @@ def test_classes_and_files_come_sorted(folder):
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])
-def test_the_other_names_of_validation_are_known(folder, name):
+def test_the_validation_folder_may_have_other_names(folder, name):
     (folder / "val").rename(folder / name)
     assert len(data.image_folder(folder).test) == 6
 
 
-def test_val_goes_before_test(folder):
-    write_folder(folder / "test", CLASSES, 1)
+def test_the_folder_val_is_preferred_to_test(folder):
+    write_image_folder(folder / "test", CLASSES, 1)
     assert len(data.image_folder(folder).test) == 6
 
 
-def test_of_class_folders_alone_each_tenth_picture_is_for_tests(tmp_path):
-    write_folder(tmp_path, CLASSES, 21)
+def test_without_a_validation_folder_every_tenth_image_is_a_test_image(tmp_path):
+    write_image_folder(tmp_path, CLASSES, 21)
     opened = data.image_folder(tmp_path)
     assert [path[-7:] for path in opened.test.paths] == 2 * [
         b"000.png",
@@ -62,11 +62,11 @@ def test_of_class_folders_alone_each_tenth_picture_is_for_tests(tmp_path):
     assert not set(opened.train.paths) & set(opened.test.paths)
 
 
-def test_extensions_of_any_case_count_and_nothing_else_does(folder):
+def test_only_files_with_the_extension_of_an_image_are_read(folder):
     train = folder / "train" / "cat"
     for path in list(train.iterdir()):
         path.unlink()
-    pixels = slopes(8, 8)
+    pixels = gradient_image(8, 8)
     for name, file_format in {
         "a.JPG": "JPEG",
         "b.jpeg": "JPEG",
@@ -74,25 +74,25 @@ def test_extensions_of_any_case_count_and_nothing_else_does(folder):
         "d.bmp": "BMP",
         "e.GIF": "GIF",
         "f wörd \t'.png": "PNG",
-        "g.jpg": "PNG",  # a PNG file for all its name
+        "g.jpg": "PNG",  # a PNG file in spite of its name
     }.items():
-        (train / name).write_bytes(encoded(pixels, file_format))
+        (train / name).write_bytes(encode(pixels, file_format))
     for name in (".hidden.png", "._a.JPG", "notes.txt", "Thumbs.db", "png"):
-        (train / name).write_text("no picture")
+        (train / name).write_text("not an image")
     (train / "folder.png").mkdir()
     (folder / "train" / ".cache").mkdir()
     (folder / "train" / "README").write_text("no class")
-    (train / os.fsdecode(b"h\xff.png")).write_bytes(encoded(pixels, "PNG"))
+    (train / os.fsdecode(b"h\xff.png")).write_bytes(encode(pixels, "PNG"))
     (train / "i.png").symlink_to(train / "c.Png")
     split = data.image_folder(folder).train
-    assert [split.name(i).rpartition("/")[2] for i in range(9)] == [
+    assert [split.describe(i).rpartition("/")[2] for i in range(9)] == [
         *("a.JPG", "b.jpeg", "c.Png", "d.bmp", "e.GIF", "f wörd \t'.png"),
         *("g.jpg", "h\\xff.png", "i.png"),
     ]
     assert labels(split) == [0] * 9 + [1] * 6
 
 
-def test_names_of_classes_need_not_be_utf_8_and_may_be_links(folder):
+def test_class_folders_may_be_links_and_their_names_need_not_be_utf_8(folder):
     for split in ("train", "val"):
         (folder / split / os.fsdecode(b"\xe9t\xe9")).symlink_to(folder / split / "cat")
     opened = data.image_folder(folder)
@@ -108,49 +108,49 @@ def remove(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda at: (remove(at), at.rmdir()), r"must be a folder that exists"),
+        (lambda at: (remove(at), at.rmdir()), "must be a folder that exists"),
         (
             lambda at: (remove(at), at.rmdir(), at.write_text("")),
-            r"\(--data-dir\)\. Received: a file, ",
+            r"Received: a file, .*\(--data-dir\)",
         ),
-        (remove, "one folder of pictures for each class. Received: a folder without"),
-        (lambda at: remove(at / "train"), "train must hold one folder of pictures"),
+        (remove, "one folder of images for each class. Received: a folder without"),
+        (lambda at: remove(at / "train"), "train must have one folder of images"),
         (
             lambda at: [path.unlink() for path in at.rglob("*.png")],
-            "train must have pictures .*Received: none in cat, dog; add",
+            "train must have images .*Received: cat, dog without images. Add",
         ),
-        (lambda at: remove(at / "train" / "dog"), "Received: none in dog; add"),
+        (lambda at: remove(at / "train" / "dog"), "Received: dog without images. Add"),
         (
             lambda at: [
                 path.rename(path.with_suffix(".webp"))
                 for path in (at / "val" / "cat").iterdir()
             ],
-            r"\.jpg, .*Received: none in cat; add pictures, or remove",
+            r"\.jpg, .*Received: cat without images\. Add images, or remove",
         ),
         (
             lambda at: (remove(at / "val" / "dog"), (at / "val" / "dog").rmdir()),
-            "the same classes. Received: no validation pictures for dog",
+            "the same classes. Received: dog without validation images",
         ),
         (
-            lambda at: write_folder(at / "val", ("eel", "fox"), 1),
-            "the same classes. Received: no training pictures for eel, fox",
+            lambda at: write_image_folder(at / "val", ("eel", "fox"), 1),
+            "the same classes. Received: eel, fox without training images",
         ),
         (
             lambda at: (remove(at / "val"), (at / "val").rmdir()),
-            "one of val, validation, test beside train",
+            "a folder val, validation or test beside train",
         ),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said(folder, damage, message):
+def test_the_error_says_what_is_wrong_with_a_folder(folder, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
         data.image_folder(folder)
 
 
-def test_a_class_of_one_picture_cannot_be_divided(tmp_path):
-    write_folder(tmp_path, ("cat",), 2)
-    write_folder(tmp_path, ("dog",), 1)
-    with pytest.raises(ValueError, match=r"2 pictures or more.*Received: 1 in dog of"):
+def test_a_class_of_one_image_cannot_be_split(tmp_path):
+    write_image_folder(tmp_path, ("cat",), 2)
+    write_image_folder(tmp_path, ("dog",), 1)
+    with pytest.raises(ValueError, match=r"at least 2 images.*Received: 1 in dog of"):
         data.image_folder(tmp_path)
 
 
@@ -165,7 +165,7 @@ DAMAGE = {
     "vanished": (lambda path: path.unlink(), "No such file"),
     "folder": (lambda path: (path.unlink(), path.mkdir()), "directory"),
     "stripe": (
-        lambda path: path.write_bytes(encoded(slopes(2, 90), "PNG")),
+        lambda path: path.write_bytes(encode(gradient_image(2, 90), "PNG")),
         "more than 16 times as long as wide",
     ),
 }
@@ -173,21 +173,21 @@ DAMAGE = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize("distortion", [None, Augmentation()])
-def test_a_bad_file_is_named_when_its_turn_comes(folder, kind, distortion):
+def test_a_bad_file_is_named_when_it_is_read(folder, kind, distortion):
     damage, reason = DAMAGE[kind]
     if kind == "stripe" and distortion is not None:
-        pytest.skip("a part of a stripe can be trained on")
+        pytest.skip("a crop of a stripe can be trained on")
     split = data.image_folder(folder).train
     damage(folder / "train" / "dog" / "002.png")
     batches = split.batches(4, data.Shuffling(0), PREPROCESSING, distortion)
-    message = rf"Received: .*train/dog/002\.png \(.*{reason}.*\) of 12; .*--skip-bad"
-    with pytest.raises(ValueError, match=message), data.reading(split):
+    message = rf"Received: .*train/dog/002\.png \(.*{reason}.*\) of 12\. .*--skip-bad"
+    with pytest.raises(ValueError, match=message), data.report_bad_files(split):
         list(batches)
     with pytest.raises(ValueError, match=message):
         split.check()
 
 
-def test_further_bad_files_are_counted(folder):
+def test_other_bad_files_are_counted(folder):
     for name in ("dog/001", "cat/003", "dog/000"):
         truncate(folder / "train" / f"{name}.png")
     with pytest.raises(ValueError, match=r"cat/003\.png \(.*\) and 2 others of 12"):
@@ -204,19 +204,25 @@ def small_model():
     return model
 
 
-def test_a_bad_file_is_named_through_keras_too(folder):
+def test_a_bad_file_is_named_in_an_error_of_keras(folder):
     opened = data.image_folder(folder)
     truncate(folder / "train" / "cat" / "004.png")
     truncate(folder / "val" / "dog" / "001.png")
     model = small_model()
     batches = opened.train.batches(4, None, PREPROCESSING)
-    with pytest.raises(ValueError, match=r"cat/004\.png"), data.reading(opened.train):
+    with (
+        pytest.raises(ValueError, match=r"cat/004\.png"),
+        data.report_bad_files(opened.train),
+    ):
         model.fit(batches, shuffle=False, verbose=0)
-    with pytest.raises(ValueError, match=r"dog/001"), data.reading(opened.test):
+    with (
+        pytest.raises(ValueError, match=r"dog/001"),
+        data.report_bad_files(opened.test),
+    ):
         model.evaluate(opened.test.batches(4, None, PREPROCESSING), verbose=0)
 
 
-def test_a_bad_file_is_named_through_keras_on_jax(folder):
+def test_a_bad_file_is_named_in_an_error_of_keras_on_jax(folder):
     truncate(folder / "train" / "cat" / "004.png")
     code = """
 import keras
@@ -226,7 +232,7 @@ split = data.image_folder(".").train
 model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2)])
 model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
 try:
-    with data.reading(split):
+    with data.report_bad_files(split):
         batches = split.batches(4, None, Preprocessing((8, 8)))
         model.fit(batches, shuffle=False, verbose=0)
 except ValueError as error:
@@ -240,11 +246,11 @@ except ValueError as error:
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("jax Expected pictures that can be read")
+    assert done.stdout.startswith("jax Every image must be readable")
     assert "train/cat/004.png" in done.stdout
 
 
-def test_bad_files_are_skipped_and_named_when_asked(folder):
+def test_bad_files_can_be_skipped_and_are_listed(folder):
     whole = data.image_folder(folder)
     truncate(folder / "train" / "dog" / "002.png")
     truncate(folder / "val" / "cat" / "000.png")
@@ -259,7 +265,7 @@ def test_bad_files_are_skipped_and_named_when_asked(folder):
     assert not whole.skipped
 
 
-def test_a_class_of_bad_files_alone_is_named(folder):
+def test_a_class_of_only_bad_files_is_an_error(folder):
     for path in (folder / "val" / "dog").iterdir():
         truncate(path)
     with pytest.raises(ValueError, match=r"dog, all of whose files are damaged.*002"):

@@ -1,10 +1,10 @@
-"""ImageNet's folders, Kaggle's table, and the files of TensorFlow Datasets."""
+"""ImageNet: its folders, Kaggle's table, the files of TensorFlow Datasets."""
 
 import json
 
 import pytest
 import tensorflow as tf
-from picture_files import encoded, slopes, write_folder
+from image_files import encode, gradient_image, write_image_folder
 
 from bn_keras import data
 
@@ -16,17 +16,17 @@ MAPPING = (
 
 @pytest.fixture
 def folders(tmp_path):
-    write_folder(tmp_path / "train", WNIDS, 4, file_format="JPEG")
-    write_folder(tmp_path / "val", WNIDS, 2, file_format="JPEG")
+    write_image_folder(tmp_path / "train", WNIDS, 4, file_format="JPEG")
+    write_image_folder(tmp_path / "val", WNIDS, 2, file_format="JPEG")
     return tmp_path
 
 
 def labels(split):
-    return [label for _, label in split.pictures().as_numpy_iterator()]
+    return [label for _, label in split.original_images().as_numpy_iterator()]
 
 
 def flatten(folders):
-    """Validation as Kaggle has it: one folder and a table, in an order of its own."""
+    """Rearrange `val` as in Kaggle's archive: one folder, and a table in random order."""
     rows = ["ImageId,PredictionString"]
     numbers = iter((5, 1, 4, 2, 6, 3))
     for wnid in WNIDS:
@@ -38,7 +38,7 @@ def flatten(folders):
     return "\n".join(rows) + "\n"
 
 
-def test_original_folders_are_read_and_called_by_wnid(folders):
+def test_original_folders_are_read_and_named_by_wnid(folders):
     opened = data.load("imagenet", folders)
     assert opened.name == "imagenet"
     assert opened.class_names == WNIDS
@@ -46,7 +46,7 @@ def test_original_folders_are_read_and_called_by_wnid(folders):
     assert labels(opened.test) == [0, 0, 1, 1, 2, 2]
 
 
-def test_names_of_classes_come_from_the_mapping_and_stay_apart(folders):
+def test_class_names_come_from_the_mapping_and_are_unique(folders):
     (folders / "LOC_synset_mapping.txt").write_text(MAPPING)
     assert data.imagenet(folders).class_names == (
         "tench, Tinca tinca",
@@ -56,9 +56,9 @@ def test_names_of_classes_come_from_the_mapping_and_stay_apart(folders):
 
 
 @pytest.mark.parametrize("nesting", ["", "ILSVRC/Data/CLS-LOC"])
-@pytest.mark.parametrize("given", ["outside", "inside"])
-def test_kaggles_table_says_which_picture_is_of_which_class(
-    folders, tmp_path_factory, nesting, given
+@pytest.mark.parametrize("directory", ["outside", "inside"])
+def test_kaggles_table_assigns_images_to_classes(
+    folders, tmp_path_factory, nesting, directory
 ):
     root = tmp_path_factory.mktemp("kaggle")
     (root / "LOC_val_solution.csv").write_text(flatten(folders))
@@ -67,8 +67,8 @@ def test_kaggles_table_says_which_picture_is_of_which_class(
     base.mkdir(parents=True, exist_ok=True)
     for name in ("train", "val"):
         (folders / name).rename(base / name)
-    opened = data.imagenet(root if given == "outside" else base)
-    # Numbers 5 and 1 are of the first class, and so on; sorted in each.
+    opened = data.imagenet(root if directory == "outside" else base)
+    # Numbers 5 and 1 are of the first class and so on, sorted within a class.
     assert [path[-10:] for path in opened.test.paths] == [
         b"%05d.JPEG" % number for number in (1, 5, 2, 4, 3, 6)
     ]
@@ -80,7 +80,7 @@ def test_kaggles_table_says_which_picture_is_of_which_class(
     ("damage", "message"),
     [
         (lambda at: (at / "train").rename(at / "training"), "holds neither"),
-        (lambda at: (at / "val").rename(at / "validation"), "Expected val/ beside"),
+        (lambda at: (at / "val").rename(at / "validation"), "must hold val/ beside"),
         (lambda at: flatten(at), "have LOC_val_solution.csv beside or above them"),
         (
             lambda at: (
@@ -97,19 +97,19 @@ def test_kaggles_table_says_which_picture_is_of_which_class(
             "Received: new only in the folder",
         ),
         (
-            lambda at: write_folder(at / "train", ("n0",), 1),
-            "no validation pictures for n0",
+            lambda at: write_image_folder(at / "train", ("n0",), 1),
+            "n0 without validation images",
         ),
     ],
 )
-def test_what_is_wrong_with_the_folders_is_said(folders, damage, message):
+def test_the_error_says_what_is_wrong_with_the_folders(folders, damage, message):
     damage(folders)
     with pytest.raises(ValueError, match=message):
         data.imagenet(folders)
 
 
-def test_bad_files_are_skipped_when_asked(folders):
-    (folders / "train" / WNIDS[1] / "002.jpeg").write_bytes(b"no picture")
+def test_bad_files_can_be_skipped(folders):
+    (folders / "train" / WNIDS[1] / "002.jpeg").write_bytes(b"not an image")
     opened = data.load("imagenet", folders, bad_files="skip")
     assert len(opened.train) == 11
     assert opened.skipped[0].endswith(f"train/{WNIDS[1]}/002.jpeg")
@@ -121,7 +121,7 @@ def feature(value):
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
 
-# As tensorflow_datasets 4.9.10 writes it.
+# Written by tensorflow_datasets 4.9.10.
 INFO = {
     "fileFormat": "tfrecord",
     "moduleName": "tensorflow_datasets.datasets.imagenet2012",
@@ -160,7 +160,7 @@ def prepared(tmp_path):
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for _ in range(int(length)):
                     values = {
-                        "image": encoded(slopes(8, 8 + number), "JPEG"),
+                        "image": encode(gradient_image(8, 8 + number), "JPEG"),
                         "label": number % 3,
                         "file_name": b"x_%d.JPEG" % number,
                     }
@@ -183,26 +183,26 @@ def test_files_of_tensorflow_datasets_are_read(prepared):
         assert opened.class_names == WNIDS
         assert labels(opened.train) == [0, 1, 2, 0, 1, 2, 0]
         assert labels(opened.test) == [0, 1, 2]
-    widths = [image.shape[1] for image, _ in opened.train.pictures()]
+    widths = [image.shape[1] for image, _ in opened.train.original_images()]
     assert widths == list(range(8, 15))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fileFormat": "array_record"}, "its fileFormat is array_record"),
+        ({"fileFormat": "array_record"}, "fileFormat=.array_record"),
         ({"splits": INFO["splits"][:1]}, "KeyError.*validation"),
         ({"name": "other"}, r"no file .*other-train\.tfrecord-00000-of-00002"),
     ],
 )
-def test_other_files_of_tensorflow_datasets_are_refused(prepared, change, message):
+def test_other_files_of_tensorflow_datasets_are_an_error(prepared, change, message):
     path = prepared / "imagenet2012" / "5.1.0" / "dataset_info.json"
     path.write_text(json.dumps(INFO | change))
     with pytest.raises(ValueError, match=message):
         data.imagenet(prepared)
 
 
-def test_a_damaged_record_of_tensorflow_datasets_is_skipped(prepared):
+def test_a_damaged_record_of_tensorflow_datasets_can_be_skipped(prepared):
     path = next((prepared / "imagenet2012" / "5.1.0").glob("*train*-00000-*"))
     records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
     with tf.io.TFRecordWriter(str(path)) as writer:

@@ -1,4 +1,4 @@
-"""Every kind of split: the order of its examples and its batches, under a seed."""
+"""Every kind of split: the order of its examples and its mini-batches."""
 
 import json
 import subprocess
@@ -8,14 +8,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from picture_files import encoded, slopes, write_folder
+from image_files import encode, gradient_image, write_image_folder
 
 from bn_keras import data
 from bn_keras.data import orders, shards
 from bn_keras.images.preprocessing import Augmentation, Preprocessing
 
 KINDS = ("arrays", "files", "records")
-# Files have the orders of arrays.
+# Files and arrays share the code of their orders.
 ORDERS = ("arrays", "records")
 COUNT = 60
 PREPROCESSING = Preprocessing((6, 6))
@@ -26,22 +26,22 @@ def splits(tmp_path_factory):
     """60 examples of 5 classes; the corner of each picture holds its number."""
     folder = tmp_path_factory.mktemp("splits")
     for split in ("train", "val"):
-        write_folder(folder / "pictures" / split, "abcde", COUNT // 5)
+        write_image_folder(folder / "pictures" / split, "abcde", COUNT // 5)
     files = data.image_folder(folder / "pictures")
-    written = data.convert(files, folder / "records", shards=6)
+    records = data.convert(files, folder / "records", shards=6)
     return {
         "arrays": data.Arrays(
-            np.stack([x for x, _ in files.train.pictures().as_numpy_iterator()]),
+            np.stack([x for x, _ in files.train.original_images().as_numpy_iterator()]),
             files.train.labels,
         ),
         "files": files.train,
-        "records": written.train,
+        "records": records.train,
     }
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    """Shards of few examples, so that small sets have several."""
+    """Make shards of few examples, so that a small data set has several."""
     monkeypatch.setattr(orders, "SHARD", 10)
     monkeypatch.setattr(shards, "CYCLE", 3)
     monkeypatch.setattr(shards, "BUFFER", 16)
@@ -53,7 +53,7 @@ def collect(batches):
 
 
 def numbers(split, shuffling, **options):
-    """The numbers in the corners of the pictures, as they come."""
+    """Return the numbers in the corners of the images, in their order."""
     batches = split.batches(7, shuffling, Preprocessing((8, 8)), **options)
     return np.rint(collect(batches)[0][:, 0, 0, 0] * 255).astype(int)
 
@@ -69,7 +69,7 @@ def test_an_epoch_holds_every_example_once(splits, kind, within_shards):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_labels_stay_with_their_pictures(splits, kind):
+def test_labels_stay_with_their_images(splits, kind):
     batches = splits[kind].batches(7, data.Shuffling(3), Preprocessing((8, 8)))
     images, labels = collect(batches)
     np.testing.assert_array_equal(
@@ -91,19 +91,20 @@ def test_orders_differ_between_epochs_and_between_seeds(splits, kind, within_sha
 
 
 @pytest.mark.parametrize("kind", ["files", "arrays"])
-def test_without_shuffling_examples_come_as_they_lie(splits, kind):
+def test_without_shuffling_examples_keep_the_order_of_storage(splits, kind):
     np.testing.assert_array_equal(numbers(splits[kind], None), np.arange(COUNT))
 
 
 @pytest.mark.parametrize("kind", ORDERS)
-def test_not_within_shards_neighbours_stay_together(splits, kind):
+def test_without_shuffling_within_shards_neighbours_stay_together(splits, kind):
     def followers(epoch):
         order = numbers(
             splits[kind], data.Shuffling(1, within_shards=False), first_epoch=epoch
         )
         return set(zip(order[:-1].tolist(), order[1:].tolist(), strict=True))
 
-    # Six shards of ten: nine pairs in each always stay, only the five seams change.
+    # Six shards of ten: nine pairs in each always stay, only the pairs between shards
+    # change.
     assert len(followers(0) & followers(1)) >= 54
     thorough = numbers(splits[kind], data.Shuffling(1), first_epoch=1)
     pairs = set(zip(thorough[:-1].tolist(), thorough[1:].tolist(), strict=True))
@@ -112,7 +113,7 @@ def test_not_within_shards_neighbours_stay_together(splits, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("within_shards", [True, False])
-def test_a_stream_may_begin_anywhere_bitwise(splits, kind, within_shards):
+def test_a_stream_is_bitwise_the_same_wherever_it_begins(splits, kind, within_shards):
     shuffling = data.Shuffling(4, within_shards)
 
     def stream(**options):
@@ -128,7 +129,7 @@ def test_a_stream_may_begin_anywhere_bitwise(splits, kind, within_shards):
     # Full but the last: 180 examples are 22 batches of 8 and one of 4.
     assert [len(labels) for _, labels in whole] == [8] * 22 + [4]
     for first in (1, 8, 22):
-        rest = stream(epochs=3, first=first)
+        rest = stream(epochs=3, first_batch=first)
         assert len(rest) == len(whole) - first
         for (images, labels), (others, their) in zip(whole[first:], rest, strict=True):
             np.testing.assert_array_equal(images, others)
@@ -136,25 +137,27 @@ def test_a_stream_may_begin_anywhere_bitwise(splits, kind, within_shards):
 
 
 @pytest.mark.parametrize("kind", ORDERS)
-def test_a_stream_without_end_is_the_same_stream(splits, kind):
+def test_an_endless_stream_begins_with_the_finite_one(splits, kind):
     arguments = (8, data.Shuffling(4), PREPROCESSING, Augmentation())
-    endless = splits[kind].batches(*arguments, epochs=None, first=5).take(12)
+    endless = splits[kind].batches(*arguments, epochs=None, first_batch=5).take(12)
     finite = splits[kind].batches(*arguments, epochs=3).skip(5).take(12)
     for one, other in zip(collect(endless), collect(finite), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("distortion", [None, Augmentation()])
-def test_the_parts_of_several_machines_are_the_batches(splits, kind, distortion):
+@pytest.mark.parametrize("augmentation", [None, Augmentation()])
+def test_the_parts_of_several_machines_make_up_the_batches(splits, kind, augmentation):
     def stream(**options):
         return splits[kind].batches(
-            8, data.Shuffling(4), PREPROCESSING, distortion, epochs=2, **options
+            8, data.Shuffling(4), PREPROCESSING, augmentation, epochs=2, **options
         )
 
-    parts = [list(stream(part=(i, 2), first=3).as_numpy_iterator()) for i in range(2)]
+    parts = [
+        list(stream(part=(i, 2), first_batch=3).as_numpy_iterator()) for i in range(2)
+    ]
     for (images, labels), *shares in zip(
-        stream(first=3).as_numpy_iterator(), *parts, strict=True
+        stream(first_batch=3).as_numpy_iterator(), *parts, strict=True
     ):
         np.testing.assert_array_equal(images, np.concatenate([x for x, _ in shares]))
         np.testing.assert_array_equal(labels, np.concatenate([y for _, y in shares]))
@@ -166,7 +169,7 @@ def test_a_batch_that_cannot_be_divided_is_an_error(splits):
 
 
 @pytest.mark.parametrize("kind", ORDERS)
-def test_the_global_seed_changes_nothing(splits, kind):
+def test_the_global_seed_does_not_matter(splits, kind):
     def stream(seed):
         keras.utils.set_random_seed(seed)
         return collect(
@@ -177,7 +180,7 @@ def test_the_global_seed_changes_nothing(splits, kind):
         np.testing.assert_array_equal(one, other)
 
 
-def test_another_process_makes_the_same_batches(splits, tmp_path):
+def test_another_process_gets_the_same_batches(splits, tmp_path):
     np.savez(tmp_path / "arrays.npz", splits["arrays"].images, splits["arrays"].labels)
     folders = {
         "files": splits["files"].paths[0].decode().split("/train/")[0],
@@ -197,7 +200,7 @@ for kind, split in {
     "records": data.records("records").train,
 }.items():
     batches = split.batches(
-        8, data.Shuffling(9), Preprocessing((6, 6)), Augmentation(), epochs=2, first=2
+        8, data.Shuffling(9), Preprocessing((6, 6)), Augmentation(), epochs=2, first_batch=2
     )
     images, labels = map(np.concatenate, zip(*batches.as_numpy_iterator()))
     np.savez(f"{kind}_theirs.npz", images=images, labels=labels)
@@ -207,14 +210,19 @@ for kind, split in {
         theirs = np.load(tmp_path / f"{kind}_theirs.npz")
         images, labels = collect(
             split.batches(
-                8, data.Shuffling(9), PREPROCESSING, Augmentation(), epochs=2, first=2
+                8,
+                data.Shuffling(9),
+                PREPROCESSING,
+                Augmentation(),
+                epochs=2,
+                first_batch=2,
             )
         )
         np.testing.assert_array_equal(images, theirs["images"])
         np.testing.assert_array_equal(labels, theirs["labels"])
 
 
-def test_distortions_of_an_example_differ_between_epochs():
+def test_the_augmentation_of_an_example_differs_between_epochs():
     split = data.Arrays(np.full((4, 8, 8, 3), 0.5, "float32"), np.arange(4))
     images, _ = collect(
         split.batches(4, data.Shuffling(1), PREPROCESSING, Augmentation(), epochs=3)
@@ -226,11 +234,11 @@ def test_arrays_of_bytes_and_of_floats_give_the_same_inputs():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3)).astype(np.uint8)
     labels = np.arange(9)
     preprocessing = Preprocessing(scale=1 / 127.5, offset=-1.0)
-    for distortion in (None, Augmentation()):
+    for augmentation in (None, Augmentation()):
         one, other = (
             collect(
                 data.Arrays(images, labels).batches(
-                    4, data.Shuffling(2), preprocessing, distortion
+                    4, data.Shuffling(2), preprocessing, augmentation
                 )
             )[0]
             for images in (pixels, (pixels / 255).astype("float32"))
@@ -240,7 +248,7 @@ def test_arrays_of_bytes_and_of_floats_give_the_same_inputs():
         assert one.max() <= 1 + 1e-6
 
 
-def test_plain_batches_are_the_formula():
+def test_batches_follow_the_formula_of_preprocessing():
     digits = data.digits()
     preprocessing = Preprocessing(scale=1 / 127.5, offset=-1.0)
     images, labels = collect(digits.test.batches(100, preprocessing=preprocessing))
@@ -248,24 +256,24 @@ def test_plain_batches_are_the_formula():
     np.testing.assert_array_equal(labels, digits.test.labels)
 
 
-def test_pictures_come_whole_and_in_their_own_size(tmp_path):
+def test_original_images_keep_their_size(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split / "a").mkdir(parents=True)
         for width in (8, 11):
-            content = encoded(slopes(9, width), "PNG")
+            content = encode(gradient_image(9, width), "PNG")
             (tmp_path / split / "a" / f"{width:02}.png").write_bytes(content)
     split = data.image_folder(tmp_path).train
-    pixels = [image for image, _ in split.pictures().as_numpy_iterator()]
+    pixels = [image for image, _ in split.original_images().as_numpy_iterator()]
     for image, width in zip(pixels, (8, 11), strict=True):
-        np.testing.assert_allclose(image * 255, slopes(9, width), atol=1e-4)
-    with pytest.raises(ValueError, match=r"sizes of their own.*\(--image-size\)"):
+        np.testing.assert_allclose(image * 255, gradient_image(9, width), atol=1e-4)
+    with pytest.raises(ValueError, match=r"must have a size.*\(--image-size\)"):
         split.batches(2)
 
 
 @pytest.mark.parametrize("kind", ORDERS)
-def test_a_late_beginning_makes_no_earlier_order(splits, kind):
+def test_a_late_start_does_not_compute_earlier_epochs(splits, kind):
     late = splits[kind].batches(
-        10, data.Shuffling(1), PREPROCESSING, epochs=None, first=6 * 10**9
+        10, data.Shuffling(1), PREPROCESSING, epochs=None, first_batch=6 * 10**9
     )
     _, labels = next(iter(late))
     epoch = splits[kind].batches(
@@ -274,14 +282,14 @@ def test_a_late_beginning_makes_no_earlier_order(splits, kind):
     np.testing.assert_array_equal(labels, next(iter(epoch))[1])
 
 
-def test_check_finds_nothing_wrong_with_good_examples(splits):
+def test_check_accepts_good_examples(splits):
     for split in (*splits.values(), data.digits().test):
         split.check()
 
 
-def test_an_error_that_no_file_caused_stays_what_it_is(splits):
+def test_an_error_that_no_file_caused_is_not_changed(splits):
     split = splits["files"]
-    with pytest.raises(tf.errors.InvalidArgumentError), data.reading(split):
+    with pytest.raises(tf.errors.InvalidArgumentError), data.report_bad_files(split):
         tf.debugging.assert_equal(1, 2)
-    with pytest.raises(json.JSONDecodeError), data.reading(split):
+    with pytest.raises(json.JSONDecodeError), data.report_bad_files(split):
         json.loads("{")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bn_keras.evaluation.crop_batches import cut
+from bn_keras.evaluation.crop_batches import extract_crops
 from bn_keras.images.crops import locate_crops
 from bn_keras.images.pixels import resize_and_center_crop
 from bn_keras.images.preprocessing import Preprocessing
@@ -54,7 +54,7 @@ SIDES = {"landscape": (375, 500), "portrait": (500, 375), "square": (400, 400)}
 
 
 def as_pil(crop):
-    (height, width), (top, left, rows, columns) = crop.resized, crop.box
+    (height, width), (top, left, rows, columns) = crop.resized_size, crop.box
     return (width, height), (left, top, left + columns, top + rows)
 
 
@@ -73,10 +73,10 @@ def test_every_crop_is_where_the_paper_puts_it(orientation, crops):
 def test_144_crops_are_four_scales_three_squares_six_parts_and_their_mirrors():
     found = locate_crops(375, 500, 224, 144)
     assert len(set(found)) == 144
-    assert {crop.shorter for crop in found} == {256, 288, 320, 352}
+    assert {crop.shorter_side for crop in found} == {256, 288, 320, 352}
     whole = [crop for crop in found if crop.box[2:] != (224, 224)]
     assert len(whole) == 4 * 3 * 2
-    assert all(crop.box[2:] == (crop.shorter,) * 2 for crop in whole)
+    assert all(crop.box[2:] == (crop.shorter_side,) * 2 for crop in whole)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_144_crops_are_four_scales_three_squares_six_parts_and_their_mirrors():
 )
 def test_another_side_scales_them(side, shorter):
     found = locate_crops(48, 40, side, 144)
-    assert {crop.shorter for crop in found} == shorter
-    assert {min(crop.resized) for crop in found} == shorter
+    assert {crop.shorter_side for crop in found} == shorter
+    assert {min(crop.resized_size) for crop in found} == shorter
     assert {crop.box[2] for crop in found} == {side, *shorter}
 
 
@@ -148,7 +148,7 @@ def test_the_pixels_are_those_of_pil(sides, crops):
     preprocessing = Preprocessing(
         size=(14, 14), scale=(2 / 255, 1 / 255, 3 / 255), offset=-1
     )
-    found = cut(tf.constant(picture), preprocessing, crops)
+    found = extract_crops(tf.constant(picture), preprocessing, crops)
     expected = pil_crops(picture, 14, crops) * np.array([2, 1, 3]) - 1
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
@@ -158,7 +158,9 @@ def test_the_pixels_of_every_crop_tell_where_it_lies(sides):
     rows, columns = np.mgrid[: sides[0], : sides[1]]
     # Far from its border a resized ramp is a ramp: pixel centres keep their place.
     ramp = np.stack([rows, columns, 0 * rows], -1).astype("float32") / 512
-    found = cut(tf.constant(ramp), Preprocessing(size=(224, 224), scale=512 / 255), 144)
+    found = extract_crops(
+        tf.constant(ramp), Preprocessing(size=(224, 224), scale=512 / 255), 144
+    )
     found = np.array(found)
     middle = found[:, 111:113, 111:113, :2].mean((1, 2))
     slope = found[:, 112, 150, 1] - found[:, 112, 100, 1]
@@ -179,7 +181,7 @@ def test_the_pixels_of_every_crop_tell_where_it_lies(sides):
 def test_the_centre_of_ten_is_the_single_crop_of_seven_eighths(sides):
     picture = np.random.default_rng(0).uniform(0, 1, (*sides, 3)).astype("float32")
     preprocessing = Preprocessing(size=(224, 224), scale=1.0, crop_fraction=0.875)
-    ten = cut(tf.constant(picture), preprocessing, 10)
+    ten = extract_crops(tf.constant(picture), preprocessing, 10)
     single = resize_and_center_crop(tf.constant(picture), preprocessing) * 255
     np.testing.assert_array_equal(ten[4], single)
     np.testing.assert_array_equal(ten[9], single[:, ::-1])
@@ -187,4 +189,4 @@ def test_the_centre_of_ten_is_the_single_crop_of_seven_eighths(sides):
 
 def test_a_picture_too_long_to_be_resized_is_refused():
     with pytest.raises(tf.errors.InvalidArgumentError):
-        cut(tf.zeros((1, 17, 3)), Preprocessing(size=(8, 8)), 10)
+        extract_crops(tf.zeros((1, 17, 3)), Preprocessing(size=(8, 8)), 10)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from picture_files import encoded, opened, slopes
+from image_files import decode_with_pil, encode, gradient_image
 from PIL import Image
 
 from bn_keras.images import augmentation, pixels
 from bn_keras.images.preprocessing import Augmentation, Preprocessing
 
-PIXELS = slopes()
+PIXELS = gradient_image()
 PICTURE = Image.fromarray(PIXELS)
 ALPHA = np.dstack([PIXELS, PIXELS[..., 0]])
 DRAWS = 600
@@ -17,7 +17,7 @@ DRAWS = 600
 
 def moving_gif():
     turned = PICTURE.rotate(180).quantize(64)
-    return encoded(
+    return encode(
         PICTURE.quantize(64), "GIF", save_all=True, append_images=[turned, turned]
     )
 
@@ -25,22 +25,22 @@ def moving_gif():
 # Name to the file and the largest difference from PIL in steps of 1/255. Both use the
 # same libraries, but for CMYK and for grey weights; neither is a matter of taste.
 FILES = {
-    "JPEG": (encoded(PIXELS, "JPEG", quality=90), 0),
-    "progressive JPEG": (encoded(PIXELS, "JPEG", progressive=True), 0),
-    "grey JPEG": (encoded(PIXELS, "JPEG", mode="L"), 0),
-    "CMYK JPEG": (encoded(PIXELS, "JPEG", mode="CMYK", quality=95), 1),
-    "PNG": (encoded(PIXELS, "PNG"), 0),
-    "grey PNG": (encoded(PIXELS, "PNG", mode="L"), 0),
-    "black and white PNG": (encoded(PIXELS, "PNG", mode="1"), 0),
-    "palette PNG": (encoded(PICTURE.quantize(64), "PNG"), 0),
-    "RGBA PNG": (encoded(ALPHA, "PNG"), 0),
-    "grey PNG with alpha": (encoded(PIXELS, "PNG", mode="LA"), 0),
-    "BMP": (encoded(PIXELS, "BMP"), 0),
-    "grey BMP": (encoded(PIXELS, "BMP", mode="L"), 0),
-    "RGBA BMP": (encoded(ALPHA, "BMP"), 0),
-    "GIF": (encoded(PICTURE.quantize(256), "GIF"), 0),
+    "JPEG": (encode(PIXELS, "JPEG", quality=90), 0),
+    "progressive JPEG": (encode(PIXELS, "JPEG", progressive=True), 0),
+    "grey JPEG": (encode(PIXELS, "JPEG", mode="L"), 0),
+    "CMYK JPEG": (encode(PIXELS, "JPEG", mode="CMYK", quality=95), 1),
+    "PNG": (encode(PIXELS, "PNG"), 0),
+    "grey PNG": (encode(PIXELS, "PNG", mode="L"), 0),
+    "black and white PNG": (encode(PIXELS, "PNG", mode="1"), 0),
+    "palette PNG": (encode(PICTURE.quantize(64), "PNG"), 0),
+    "RGBA PNG": (encode(ALPHA, "PNG"), 0),
+    "grey PNG with alpha": (encode(PIXELS, "PNG", mode="LA"), 0),
+    "BMP": (encode(PIXELS, "BMP"), 0),
+    "grey BMP": (encode(PIXELS, "BMP", mode="L"), 0),
+    "RGBA BMP": (encode(ALPHA, "BMP"), 0),
+    "GIF": (encode(PICTURE.quantize(256), "GIF"), 0),
     "moving GIF": (moving_gif(), 0),
-    "GIF of one pixel": (encoded(PIXELS[:1, :1], "GIF"), 0),
+    "GIF of one pixel": (encode(PIXELS[:1, :1], "GIF"), 0),
 }
 
 
@@ -60,7 +60,9 @@ def test_every_kind_of_file_becomes_colour_as_in_pil(decode, name):
     content, steps = FILES[name]
     actual = decode[3](content).numpy()
     assert actual.dtype == np.uint8
-    np.testing.assert_allclose(actual.astype(int), opened(content), rtol=0, atol=steps)
+    np.testing.assert_allclose(
+        actual.astype(int), decode_with_pil(content), rtol=0, atol=steps
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if "CMYK" not in name])
@@ -68,13 +70,16 @@ def test_every_kind_of_file_becomes_grey_as_in_pil(decode, name):
     content, _ = FILES[name]
     # Of a colour JPEG both take the file's own brightness; else they round apart.
     np.testing.assert_allclose(
-        decode[1](content).numpy().astype(int), opened(content, "L"), rtol=0, atol=1
+        decode[1](content).numpy().astype(int),
+        decode_with_pil(content, "L"),
+        rtol=0,
+        atol=1,
     )
 
 
 def test_sixteen_bits_are_cut_to_eight(decode):
     values = np.arange(30 * 40, dtype=np.uint16).reshape(30, 40) * 54
-    content = encoded(values, "PNG")
+    content = encode(values, "PNG")
     expected = np.repeat((values >> 8)[..., None], 3, -1)
     np.testing.assert_array_equal(decode[3](content), expected)
 
@@ -82,13 +87,13 @@ def test_sixteen_bits_are_cut_to_eight(decode):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (encoded(PIXELS, "JPEG")[:-100], "Invalid JPEG"),
-        (encoded(PIXELS, "PNG")[:-30], "Invalid PNG"),
-        (encoded(PIXELS, "BMP")[:-100], "Input size should match"),
-        (encoded(PICTURE.quantize(64), "GIF")[:-100], "GIF"),
-        (encoded(PIXELS, "JPEG", mode="CMYK")[:-100], "Invalid JPEG"),
+        (encode(PIXELS, "JPEG")[:-100], "Invalid JPEG"),
+        (encode(PIXELS, "PNG")[:-30], "Invalid PNG"),
+        (encode(PIXELS, "BMP")[:-100], "Input size should match"),
+        (encode(PICTURE.quantize(64), "GIF")[:-100], "GIF"),
+        (encode(PIXELS, "JPEG", mode="CMYK")[:-100], "Invalid JPEG"),
         # A wrong picture without a word would be worse.
-        (encoded(PICTURE.quantize(64), "BMP"), "a palette of colours"),
+        (encode(PICTURE.quantize(64), "BMP"), "a palette of colours"),
         (b"", "empty"),
         (b"BM", "Incomplete bmp"),
         (b"no picture at all", "Unknown image file format"),
@@ -133,7 +138,7 @@ def crops(request):
     # Whole pixels of one value survive a JPEG file of no loss but rounding.
     options = {"quality": 100, "subsampling": 0} if request.param == "JPEG" else {}
     inputs = draw_inputs(
-        encoded(pixels, request.param, **options),
+        encode(pixels, request.param, **options),
         Augmentation(AREA, ASPECT, mirror=True, photometric=0),
         Preprocessing((64, 64), scale=1.0),
     )
@@ -189,7 +194,7 @@ def test_without_mirrors_none_is_mirrored():
 def test_a_mirrored_crop_is_that_crop_mirrored():
     settings = {"area": AREA, "aspect": ASPECT, "photometric": 0}
     preprocessing = Preprocessing((16, 16), scale=1.0)
-    pixels = slopes(60, 80)
+    pixels = gradient_image(60, 80)
     plain = draw_inputs(
         pixels, Augmentation(mirror=False, **settings), preprocessing, 30
     )
@@ -205,7 +210,7 @@ def test_a_mirrored_crop_is_that_crop_mirrored():
 def test_the_whole_picture_is_a_crop_too():
     distortion = Augmentation((1.0, 1.0), (1.0, 1.0), mirror=False, photometric=0)
     preprocessing = Preprocessing((32, 32), scale=2.0, offset=-1.0)
-    pixels = slopes(32, 32)
+    pixels = gradient_image(32, 32)
     inputs = draw_inputs(pixels, distortion, preprocessing, 3)
     np.testing.assert_allclose(inputs, [pixels * 2.0 - 1] * 3, atol=1e-3)
 
@@ -228,7 +233,7 @@ def mixtures(pixels, factors, order, largest):
 
 @pytest.mark.parametrize(("channels", "largest"), [(3, 255.0), (3, 1.0), (1, 1.0)])
 def test_colours_are_the_mixtures_of_the_formula_in_every_order(channels, largest):
-    pixels = slopes(9, 7)[..., :channels] * np.float32(largest / 255)
+    pixels = gradient_image(9, 7)[..., :channels] * np.float32(largest / 255)
     seen = set()
     for number in range(40):
         seed = tf.constant([7, number], tf.int64)
@@ -259,7 +264,7 @@ def test_the_strength_of_the_colours_bounds_what_brightness_does():
 
 
 def test_a_picture_far_too_long_is_not_blown_up():
-    content = encoded(np.zeros((1, 600, 3), np.uint8), "PNG")
+    content = encode(np.zeros((1, 600, 3), np.uint8), "PNG")
     preprocessing = Preprocessing((32, 32)).resolve((None, None, None, 3))
     with pytest.raises(tf.errors.InvalidArgumentError):
         pixels.preprocess(tf.constant(content), preprocessing)
@@ -267,7 +272,7 @@ def test_a_picture_far_too_long_is_not_blown_up():
 
 @pytest.mark.parametrize("crop_fraction", [1.0, 0.875])
 def test_the_middle_is_what_pil_cuts_out(crop_fraction):
-    pixels = slopes(50, 90)
+    pixels = gradient_image(50, 90)
     preprocessing = Preprocessing((28, 28), 1.0, crop_fraction=crop_fraction)
     fitted = preprocessing.resolve((None, None, None, 3))
     actual = pixels.preprocess(tf.constant(pixels), fitted).numpy()
