@@ -1,18 +1,21 @@
-"""What fits a signature, and what is said of what does not."""
+"""Fitting inputs to a signature, and the errors for those that do not fit."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from client_servers import definition
+from client_servers import make_signature
 
 from bn_keras_serving.client import inputs
 
+pytestmark = pytest.mark.fast
+
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
-BATCH = "add the axis of the batch, numpy.asarray(x)[numpy.newaxis]"
+ADD_BATCH = "Add the batch axis: numpy.asarray(x)[numpy.newaxis]."
+ANY_SIZE = "None stands for any size."
 
 
 def fit(value, dtype, shape=None):
-    return inputs.fitted({"x": value}, definition({"x": (dtype, shape)}))["x"]
+    return inputs.fit_inputs({"x": value}, make_signature({"x": (dtype, shape)}))["x"]
 
 
 @pytest.mark.parametrize(
@@ -37,9 +40,9 @@ def fit(value, dtype, shape=None):
     ],
 )
 def test_numbers_take_the_type_of_the_input(value, dtype, expected):
-    found = fit(value, dtype)
-    assert (found.dtype, found.shape) == (expected.dtype, np.shape(expected))
-    np.testing.assert_array_equal(found, expected)
+    array = fit(value, dtype)
+    assert (array.dtype, array.shape) == (expected.dtype, np.shape(expected))
+    np.testing.assert_array_equal(array, expected)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +57,8 @@ def test_numbers_take_the_type_of_the_input(value, dtype, expected):
     ],
 )
 def test_strings_keep_every_byte(value, expected):
-    found = fit(value, tf.string)
-    assert (found.dtype, found.tolist()) == (object, expected)
+    array = fit(value, tf.string)
+    assert (array.dtype, array.tolist()) == (object, expected)
 
 
 def test_an_array_of_the_type_is_not_copied():
@@ -66,78 +69,88 @@ def test_an_array_of_the_type_is_not_copied():
 @pytest.mark.parametrize(
     ("value", "dtype", "message"),
     [
-        ([1.5], tf.int32, "must be of type int32. Received: x of type float64; round"),
-        (np.array([1], np.uint8), tf.float32, "x of type uint8; convert it, numpy.asa"),
+        ([1.5], tf.int32, "must be of type int32. Received: x of type float64. Round"),
+        (np.array([1], np.uint8), tf.float32, "x of type uint8. Convert it: numpy.asa"),
         (np.array([1], np.float32), tf.float16, "must be of type float16. Received:"),
         (np.array([1], np.float32), tf.float64, "must be of type float64. Received:"),
         (np.array([1], np.int32), tf.int64, "must be of type int64. Received:"),
-        ([True], tf.float32, "x of type bool; convert it"),
+        ([True], tf.float32, "x of type bool. Convert it"),
         ([1], tf.bool, "must be of type bool. Received: x of type int64"),
-        ([1j], tf.float32, "x of type complex128; convert it"),
-        (["a"], tf.float32, "must be of type float32. Received: x of type str32; send"),
-        ([None], tf.float32, "x of type object; send numbers"),
-        ([2**64], tf.uint64, "x of type object; send numbers"),
-        ([1], tf.string, "must be of strings. Received: x with int; send bytes or str"),
-        ([[b"a"], [b"b", b"c"]], tf.string, "of strings. Received: x with list"),
-        ([[1], [2, 3]], tf.float32, "must be an array. Received: x of lists of uneq"),
-        ([1, 128], tf.int8, "values from -128 to 127, those of int8. Received: x with"),
-        ([-1], tf.uint8, "from 0 to 255, those of uint8. Received: x with -1; scale"),
-        (np.array([1, 1e39]), tf.float32, "those of float32. Received: x with 1e+39;"),
-        ([1, -70000], tf.float16, "those of float16. Received: x with -70000; scale"),
-        ([1e39], tf.bfloat16, "those of bfloat16. Received: x with 1e+39; scale it"),
+        ([1j], tf.float32, "x of type complex128. Convert it"),
+        (["a"], tf.float32, "must be of type float32. Received: x of type str32. Send"),
+        ([None], tf.float32, "x of type object. Send numbers"),
+        ([2**64], tf.uint64, "x of type object. Send numbers"),
+        (
+            [1],
+            tf.string,
+            "of strings. Received: x with an element of type int. Send bytes",
+        ),
+        (
+            [[b"a"], [b"b", b"c"]],
+            tf.string,
+            "of strings. Received: x with an element of type list",
+        ),
+        ([[1], [2, 3]], tf.float32, "must be an array. Received: x of lists of diffe"),
+        ([1, 128], tf.int8, "values from -128 to 127, the range of int8. Received: x"),
+        ([-1], tf.uint8, "from 0 to 255, the range of uint8. Received: x with -1. S"),
+        (np.array([1, 1e39]), tf.float32, "range of float32. Received: x with 1e+39."),
+        ([1, -70000], tf.float16, "range of float16. Received: x with -70000. Scale"),
+        ([1e39], tf.bfloat16, "range of bfloat16. Received: x with 1e+39. Scale it"),
+        ([1e39], tf.complex64, "range of complex64. Received: x with 1e+39. Scale it"),
+        ([1], tf.qint8, "x of type int64. Convert it"),
     ],
 )
 def test_other_values_are_refused(value, dtype, message):
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         fit(value, dtype)
-    assert str(raised.value).startswith("`x` must be ")
+    assert str(raised.value).startswith("`x` must ")
     assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("shape", [None, [None, 2], [3, 2], [None, None]])
-def test_shapes_that_fit(shape):
+def test_shapes_that_fit_are_accepted(shape):
     assert fit(np.zeros((3, 2)), tf.float64, shape).shape == (3, 2)
 
 
 @pytest.mark.parametrize(
-    ("shape", "given", "mend"),
+    ("expected", "shape", "hint"),
     [
-        ([None, 4], (4,), BATCH),
-        ([None, 8, 8, 3], (8, 8, 3), BATCH),
-        ([2, 4], (4,), "None stands for any size"),
-        ([None, 4], (2, 5), "None stands for any size"),
-        ([None, 4], (2, 4, 1), "None stands for any size"),
-        ([], (1,), "None stands for any size"),
+        ([None, 4], (4,), ADD_BATCH),
+        ([None, 8, 8, 3], (8, 8, 3), ADD_BATCH),
+        ([2, 4], (4,), ANY_SIZE),
+        ([None, 4], (2, 5), ANY_SIZE),
+        ([None, 4], (2, 4, 1), ANY_SIZE),
+        ([], (1,), ANY_SIZE),
     ],
 )
-def test_shapes_that_do_not(shape, given, mend):
+def test_other_shapes_are_refused(expected, shape, hint):
     with pytest.raises(ValueError) as raised:  # noqa: PT011
-        fit(np.zeros(given, np.float32), tf.float32, shape)
+        fit(np.zeros(shape, np.float32), tf.float32, expected)
     assert str(raised.value) == (
-        f"`x` must be of shape {tuple(shape)}. Received: x of shape {given}; {mend}"
+        f"`x` must be of shape {tuple(expected)}. Received: x of shape {shape}. {hint}"
     )
 
 
-TWO = definition({"a": (tf.float32, None), "b": (tf.float32, None)}, defaults=["b"])
+TWO = make_signature({"a": (tf.float32, None), "b": (tf.float32, None)}, defaults=["b"])
 
 
 def test_names_must_be_those_of_the_inputs():
     for sent, message in (
-        ({}, r"names \['a', 'b'\]\. Received: \[\]; add a$"),
-        ({"a": 1, "c": 1}, r"Received: \['a', 'c'\]; leave out c$"),
-        ({"b": 1, "c": 1}, r"; add a and leave out c$"),
+        ({}, r"names \['a', 'b'\]\. Received: \[\]\. To fix it, add a\.$"),
+        ({"a": 1, "c": 1}, r"Received: \['a', 'c'\]\. To fix it, leave out c\.$"),
+        ({"b": 1, "c": 1}, r"To fix it, add a and leave out c\.$"),
     ):
         with pytest.raises(ValueError, match=message):
-            inputs.fitted(sent, TWO)
+            inputs.fit_inputs(sent, TWO)
 
 
 def test_an_input_with_a_default_may_be_left_out():
-    assert set(inputs.fitted({"a": 1.0}, TWO)) == {"a"}
-    assert inputs.named(1.0, TWO) == {"a": 1.0}
+    assert set(inputs.fit_inputs({"a": 1.0}, TWO)) == {"a"}
+    assert inputs.name_inputs(1.0, TWO) == {"a": 1.0}
 
 
-def test_wanted_outputs_must_be_there_and_once():
-    inputs.check_outputs(["y"], TWO)
+def test_each_name_of_the_output_filter_must_be_an_output_and_appear_once():
+    inputs.check_output_filter(["y"], TWO)
     for names in (["z"], ["y", "y"]):
         with pytest.raises(ValueError, match=r"outputs of \['y'\], each once"):
-            inputs.check_outputs(names, TWO)
+            inputs.check_output_filter(names, TWO)

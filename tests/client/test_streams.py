@@ -1,4 +1,4 @@
-"""Many items through the client: order, bounds, errors, leaving early."""
+"""`predict_many`: order, limits, errors, leaving the loop early."""
 
 import gc
 import threading
@@ -8,23 +8,23 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from client_servers import Told, definition, serving
+from client_servers import ScriptedServer, make_signature, serve
 
 from bn_keras_serving import PredictionClient
 
-ANY = definition({"x": (tf.float32, None)})
+ANY = make_signature({"x": (tf.float32, None)})
 
 
 @pytest.fixture
-def told():
-    told = Told()
-    told.signatures = {"serving_default": ANY}
-    return told
+def scripted():
+    scripted = ScriptedServer()
+    scripted.signatures = {"serving_default": ANY}
+    return scripted
 
 
 @pytest.fixture
-def client(told):
-    with serving(told) as address, PredictionClient(address, "m") as client:
+def client(scripted):
+    with serve(scripted) as address, PredictionClient(address, "m") as client:
         yield client
 
 
@@ -33,24 +33,26 @@ def numbers(answers):
 
 
 def wait_until(condition):
-    until = time.monotonic() + 30  # machines under load stand still for seconds
+    until = time.monotonic() + 30  # a loaded machine may pause for seconds
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
 
 
-def test_answers_come_in_order_though_later_requests_end_first(told, client):
-    told.slow_from, told.slow_seconds, told.together = 19, 0.3, 8
+def test_answers_come_in_order_even_if_later_requests_end_first(scripted, client):
+    scripted.slow_from, scripted.slow_delay, scripted.barrier = 19, 0.3, 8
     items = list(range(20))[::-1]
     answers = client.predict_many(items)
     first = next(answers)
-    assert len(told.requests) == 8
+    assert len(scripted.requests) == 8
     assert numbers([first, *answers]) == items
 
 
 @pytest.mark.parametrize("in_flight", [1, 3, 8])
-def test_no_more_than_in_flight_requests_are_open_or_in_memory(told, client, in_flight):
-    told.seconds, told.together = 0.02, in_flight
+def test_no_more_than_in_flight_requests_are_open_or_in_memory(
+    scripted, client, in_flight
+):
+    scripted.delay, scripted.barrier = 0.005, in_flight
     taken = []
 
     def items():
@@ -61,7 +63,7 @@ def test_no_more_than_in_flight_requests_are_open_or_in_memory(told, client, in_
     for answered, _ in enumerate(client.predict_many(items(), in_flight=in_flight)):
         assert len(taken) <= answered + in_flight
     assert len(taken) == 20
-    assert told.most_open == in_flight
+    assert scripted.peak_open == in_flight
 
 
 def test_a_slow_source_does_not_hold_back_answers(client):
@@ -72,7 +74,7 @@ def test_a_slow_source_does_not_hold_back_answers(client):
         yield 1
         for index in range(2, 5):
             time.sleep(0.1)
-            # Asked for at once are those up to the first whose answer was there.
+            # While no answer has arrived, items are taken one after another.
             assert index == 2 or len(seen) >= index - 1
             yield index
 
@@ -81,25 +83,25 @@ def test_a_slow_source_does_not_hold_back_answers(client):
     assert len(seen) == 5
 
 
-def test_batches_are_sent_and_rows_come_back(told, client):
+def test_batches_are_sent_and_rows_come_back(scripted, client):
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)
     assert numbers(client.predict_many(rows, batch_size=4)) == rows.tolist()
-    sizes = [one.inputs["x"].tensor_shape.dim[0].size for one in told.requests]
+    sizes = [one.inputs["x"].tensor_shape.dim[0].size for one in scripted.requests]
     assert sorted(sizes) == [2, 4, 4]  # the server's threads take them in any order
     assert list(client.predict_many([], batch_size=4)) == []
     (answer,) = client.predict_many([7], batch_size=4)
     assert answer["y"].shape == ()
 
 
-def test_batches_of_named_inputs(told, client):
-    told.signatures = {
-        "serving_default": definition(
+def test_batches_of_named_inputs(scripted, client):
+    scripted.signatures = {
+        "serving_default": make_signature(
             {"a": (tf.float32, [None]), "b": (tf.string, [None])}
         )
     }
     items = [{"a": index, "b": bytes([index, 0])} for index in range(5)]
     list(client.predict_many(items, batch_size=3, in_flight=1))
-    first = told.requests[0].inputs
+    first = scripted.requests[0].inputs
     assert tf.make_ndarray(first["a"]).tolist() == [0, 1, 2]
     assert list(first["b"].string_val) == [b"\x00\x00", b"\x01\x00", b"\x02\x00"]
     with pytest.raises(ValueError, match=r"same names\. Received: \['a', 'b'\] and, 1"):
@@ -107,37 +109,37 @@ def test_batches_of_named_inputs(told, client):
 
 
 @pytest.mark.parametrize("shape", [(), (1, 3), (4,)])
-def test_an_output_without_rows_cannot_be_shared_out(told, client, shape):
-    told.answer = tf.make_tensor_proto(np.zeros(shape))
+def test_an_output_without_a_row_for_each_item_is_an_error(scripted, client, shape):
+    scripted.answer = tf.make_tensor_proto(np.zeros(shape))
     with pytest.raises(ValueError, match=r"y must have a row for each of the 3 items"):
         list(client.predict_many([1, 2, 3], batch_size=3))
 
 
-def test_the_signature_is_looked_up_once_for_all(told, client):
+def test_the_signature_is_looked_up_once_for_all_items(scripted, client):
     list(client.predict_many(range(20)))
-    assert len(told.looked_up) == 1
+    assert len(scripted.look_ups) == 1
 
 
-def test_a_model_swapped_on_the_way_is_asked_anew(told, client):
+def test_a_model_replaced_meanwhile_is_called_with_its_new_signature(scripted, client):
     answers = client.predict_many([[1], [2], [3]], in_flight=1)
     assert next(answers)["y"].dtype == np.float32
-    told.signatures = {"serving_default": definition({"z": (tf.float64, None)})}
-    told.refusals = [(grpc.StatusCode.INVALID_ARGUMENT, "no x")]
+    scripted.signatures = {"serving_default": make_signature({"z": (tf.float64, None)})}
+    scripted.refusals = [(grpc.StatusCode.INVALID_ARGUMENT, "no x")]
     assert [one["y"].dtype for one in answers] == [np.float64] * 2
 
 
-def test_a_wrong_item_is_named_after_the_answers_before_it(told, client):
+def test_a_wrong_item_is_named_after_the_answers_before_it(scripted, client):
     seen = []
-    with pytest.raises(ValueError, match="lists of unequal lengths") as raised:  # noqa: PT012
+    with pytest.raises(ValueError, match="lists of different lengths") as raised:  # noqa: PT012
         for answer in client.predict_many([0, 1, 2, [[1], [2, 3]], 4]):
             seen.append(answer["y"].tolist())
     assert seen == [0, 1, 2]
     assert raised.value.__notes__ == ["From item 3 (the first is 0)."]
-    assert len(told.requests) == 3
+    assert len(scripted.requests) == 3
 
 
-def test_a_refused_item_is_named(told, client):
-    told.refusals = [None] * 4 + [(grpc.StatusCode.NOT_FOUND, "gone")] * 9
+def test_a_refused_item_is_named(scripted, client):
+    scripted.refusals = [None] * 4 + [(grpc.StatusCode.NOT_FOUND, "gone")] * 9
     seen = []
     with pytest.raises(grpc.RpcError) as raised:  # noqa: PT012
         for answer in client.predict_many(range(8), batch_size=2, in_flight=1):
@@ -148,7 +150,7 @@ def test_a_refused_item_is_named(told, client):
     assert len(seen) == 8
 
 
-def test_an_error_of_the_source_comes_after_the_answers(client):
+def test_an_error_of_the_source_comes_after_the_answers_before_it(client):
     def items():
         yield 0
         yield 1
@@ -162,46 +164,49 @@ def test_an_error_of_the_source_comes_after_the_answers(client):
 
 
 @pytest.mark.parametrize("leave", ["close", "forget"])
-def test_leaving_early_cancels_what_is_under_way(told, client, leave):
-    told.slow_from, told.together = 2, 4
+def test_leaving_early_cancels_the_open_requests(scripted, client, leave):
+    scripted.slow_from, scripted.barrier = 2, 4
     answers = client.predict_many(range(100), in_flight=4)
     assert numbers([next(answers), next(answers)]) == [0, 1]
-    wait_until(lambda: told.open >= 2)
+    wait_until(lambda: scripted.open >= 2)
     if leave == "close":
         answers.close()
     else:
         del answers
         gc.collect()
-    wait_until(lambda: told.open == 0)
-    assert told.cancelled >= 2
-    assert len(told.requests) < 10
+    wait_until(lambda: scripted.open == 0)
+    assert scripted.cancelled >= 2
+    assert len(scripted.requests) < 10
 
 
-def test_a_client_that_is_closed_on_the_way_says_so(told, client):
-    told.seconds = 10
+def test_a_request_of_a_client_that_is_closed_is_cancelled(scripted, client):
+    scripted.delay = 10
     threading.Timer(0.2, client.close).start()
     with pytest.raises(grpc.RpcError) as raised:
         next(client.predict_many([1]))
     assert raised.value.code() is grpc.StatusCode.CANCELLED
 
 
-def test_without_the_check_nothing_is_looked_up(told):
-    with serving(told) as address, PredictionClient(address, "m", check=False) as it:
-        assert numbers(it.predict_many([{"z": 1}, {"z": 2}])) == [1, 2]
-    assert told.looked_up == []
+def test_without_the_check_signatures_are_not_looked_up(scripted):
+    with (
+        serve(scripted) as address,
+        PredictionClient(address, "m", check=False) as client,
+    ):
+        assert numbers(client.predict_many([{"z": 1}, {"z": 2}])) == [1, 2]
+    assert scripted.look_ups == []
 
 
 @pytest.mark.parametrize(
     "numbers", [{"batch_size": 0}, {"in_flight": 0}, {"in_flight": -1}]
 )
-def test_numbers_below_one_are_refused_at_once(client, numbers):
+def test_numbers_below_one_are_refused_before_the_loop_starts(client, numbers):
     (name,) = numbers
     with pytest.raises(ValueError, match=rf"`{name}` must be 1 or more\. Received: "):
         client.predict_many([], **numbers)
 
 
 @pytest.mark.parametrize(("terminal", "progress"), [(1, True), (1, False), (0, True)])
-def test_a_bar_is_shown_on_a_terminal_alone(
+def test_a_progress_bar_is_shown_only_on_a_terminal(
     client, monkeypatch, capsys, terminal, progress
 ):
     if terminal:
@@ -210,7 +215,7 @@ def test_a_bar_is_shown_on_a_terminal_alone(
     for answer in client.predict_many(range(5), progress=progress):
         print(answer["y"])  # noqa: T201
     out, error = capsys.readouterr()
-    # The lines of the loop stay where they were sent.
+    # What the loop prints stays on standard output.
     assert out.split() == ["0.0", "1.0", "2.0", "3.0", "4.0"]
     assert ("100%" in error) == bool(terminal and progress)
     assert bool(error) == bool(terminal and progress)
