@@ -34,11 +34,11 @@ LEVELS = {
     "bn_keras.experiments": 3,
     "bn_keras.cli": 4,
     "bn_keras.__main__": 5,
+    "bn_keras_serving.client": 0,
     "bn_keras_serving.common": 0,
     "bn_keras_serving.configuration": 1,
     "bn_keras_serving.models": 2,
     "bn_keras_serving.servable": 2,
-    "bn_keras_serving.client": 3,
     "bn_keras_serving.dispatch": 3,
     "bn_keras_serving.grpc_api": 4,
     "bn_keras_serving.rest": 4,
@@ -57,6 +57,10 @@ MAY_IMPORT_TENSORFLOW = {
     "bn_keras.training",
 }
 MAY_IMPORT_SERVING = {"bn_keras.cli"}
+# All that the client may import beside the standard library. The last two only inside a
+# function: they are not needed to use it.
+CLIENT_IMPORTS = {"numpy", "grpc", "google", "bn_keras_serving.client"}
+OPTIONAL_CLIENT_IMPORTS = {"rich", "ml_dtypes"}
 MAY_PLOT = {"bn_keras.cli", "bn_keras.evaluation", "bn_keras.experiments"}
 
 
@@ -127,6 +131,20 @@ def test_the_library_imports_tensorflow_and_matplotlib_only_where_they_are_used(
             continue
         may_import = {"tensorflow": MAY_IMPORT_TENSORFLOW, "matplotlib": MAY_PLOT}
         if package in may_import and (at_the_top or unit not in may_import[package]):
+            offenders.append((module, name))
+    assert offenders == []
+
+
+def test_the_client_imports_no_tensorflow():
+    offenders = []
+    for module, unit, name, at_the_top in imported_names():
+        package = name.split(".")[0]
+        if package == "bn_keras_serving":
+            package = ".".join(name.split(".")[:2])
+        allowed = CLIENT_IMPORTS | sys.stdlib_module_names
+        if not at_the_top:
+            allowed |= OPTIONAL_CLIENT_IMPORTS
+        if unit == "bn_keras_serving.client" and package not in allowed:
             offenders.append((module, name))
     assert offenders == []
 
