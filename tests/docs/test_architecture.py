@@ -57,10 +57,10 @@ MAY_IMPORT_TENSORFLOW = {
     "bn_keras.training",
 }
 MAY_IMPORT_SERVING = {"bn_keras.cli"}
-# All that the client may import beside the standard library. The last two only inside a
-# function: they are not needed to use it.
+# What the client may import beside the standard library; rich only inside a function,
+# since a client without a progress bar does not need it.
 CLIENT_IMPORTS = {"numpy", "grpc", "google", "bn_keras_serving.client"}
-OPTIONAL_CLIENT_IMPORTS = {"rich", "ml_dtypes"}
+OPTIONAL_CLIENT_IMPORTS = {"rich"}
 MAY_PLOT = {"bn_keras.cli", "bn_keras.evaluation", "bn_keras.experiments"}
 
 
