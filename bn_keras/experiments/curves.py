@@ -1,55 +1,66 @@
-"""A variant's training at small scale, with its accuracy against steps.
-
-Knows recipes and how they shrink; not which variants are compared.
-"""
+"""The training of an Inception variant at small scale, with its accuracy curve."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from bn_keras.atomic_files import atomic_write
-from bn_keras.data import Arrays
+from bn_keras.data import Arrays, Data, Split
 from bn_keras.errors import DivergenceError
 from bn_keras.evaluation import evaluate
-from bn_keras.experiments.parts import load_data
+from bn_keras.experiments.data_sets import load_data
 from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.training import preprocessing_for, recipes, train
+from bn_keras.training.recipes import Recipe
 
-# Least share of the picture's area that a training crop has. The recipes' 8 % are for
+# The smallest share of a picture's area in a training crop. The recipes' 8 % suit
 # photographs of 224 pixels and hundreds of epochs.
-LEAST_AREA = 0.5
+MIN_AREA = 0.5
 BATCH = 500
 
 
-def halvings(recipe):
-    """How often a learning rate halves in a short run.
+def halvings(recipe: Recipe) -> int:
+    """Return how often a recipe's learning rate halves in a short run.
 
-    Once for Inception and BN-Baseline; six times, to 1.6 %, for the variants, which
-    decay six times as fast.
+    It is once for Inception and BN-Baseline, and six times, down to 1.6 %, for the
+    variants, which decay six times as fast.
 
     Args:
-        recipe: one of `bn_keras.training.recipes` with the network Inception.
+        recipe: A recipe of `bn_keras.training.recipes` with the network Inception.
     """
     return round(recipes.INCEPTION.decay_epochs / recipe.decay_epochs)
 
 
-def scaled_down(recipe, size, width, epochs, learning_rate, halved, seed):
-    """A recipe of section 4.2 for few epochs on small pictures.
+def scale_down(
+    recipe: Recipe,
+    size: int,
+    width: float,
+    epochs: int,
+    learning_rate: float,
+    halved: int,
+    seed: int,
+) -> Recipe:
+    """Return a recipe of section 4.2 for few epochs on small pictures.
 
     Args:
-        recipe: one of `bn_keras.training.recipes` with the network Inception.
-        size: height and width of the network's input.
-        width: multiplies the channels.
-        epochs: passes over the training pictures.
-        learning_rate: at the first step.
-        halved: how often the learning rate halves over these epochs, smoothly.
-        seed: of the weights, the order and the distortions.
-
-    Returns:
-        A `Recipe`.
+        recipe: A recipe of `bn_keras.training.recipes` with the network Inception.
+        size: The height and width of the network's input.
+        width: The factor by which the channels are multiplied.
+        epochs: The number of passes over the training pictures.
+        learning_rate: The learning rate of the first step.
+        halved: How often the learning rate halves over these epochs, smoothly.
+        seed: The seed of the weights, of the order and of the augmentation.
     """
+    if recipe.distortion is None:
+        raise ValueError(
+            "`recipe` must be one with distortions, as those of Inception are. "
+            f"Received: recipe={recipe.name}"
+        )
     return replace(
         recipe,
         learning_rate=learning_rate,
@@ -63,75 +74,64 @@ def scaled_down(recipe, size, width, epochs, learning_rate, halved, seed):
         preprocessing=replace(
             recipe.preprocessing, size=(size, size), crop_fraction=1.0
         ),
-        distortion=replace(recipe.distortion, area=(LEAST_AREA, 1.0)),
+        distortion=replace(recipe.distortion, area=(MIN_AREA, 1.0)),
     )
 
 
-def sample(split, count):
-    """Some pictures of a split in memory, drawn without a thought for their classes.
+def sample(split: Any, count: int) -> Arrays:
+    """Draw pictures of a split at random, the same ones each time.
 
     Args:
-        split: a `bn_keras.data.Arrays`.
-        count: how many at most.
-
-    Returns:
-        An `Arrays`, the same one each time.
+        split: A `bn_keras.data.Arrays`.
+        count: The number of pictures; at most all are drawn.
     """
     drawn = np.random.default_rng(0).permutation(len(split))[:count]
     return Arrays(split.images[drawn], split.labels[drawn])
 
 
-def accuracy_curve(
-    directories,
-    folder,
+def measure_accuracy_curve(
+    directories: Mapping[str, Any],
+    folder: Path | None,
     *,
-    variant,
-    data,
-    size,
-    width,
-    epochs,
-    learning_rate,
-    halved,
-    every,
-    images,
-    seed,
-):
-    """Train one variant and measure its accuracy as it learns.
+    variant: str,
+    data: str,
+    size: int,
+    width: float,
+    epochs: int,
+    learning_rate: float,
+    halved: int,
+    every: int,
+    images: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Train one variant and measure its accuracy while it learns.
 
-    Args:
-        directories: dict from a data set's name to the folder of its files.
-        folder: where a training that was killed goes on; None to begin anew.
-        variant: a key of `bn_keras.training.recipes.RECIPES`.
-        data: name of the data set.
-        size: height and width of the network's input.
-        width: multiplies the channels.
-        epochs: passes over the training pictures.
-        learning_rate: at the first step.
-        halved: how often the learning rate halves until the last step.
-        every: steps between two points of the curve.
-        images: test pictures of each point.
-        seed: of the weights, the order and the distortions.
+    The sizes are those of `bn_keras.experiments.inception.InceptionPlan`, the other
+    arguments those of `scale_down` and of `bn_keras.experiments.parts.Part`.
 
     Returns:
-        A dict: `"steps"` and `"accuracy"`, the curve, with the moving averages;
-        `"final"`, accuracy on all test pictures at the end, with population statistics
-        pooled over 100 mini-batches; `"diverged"`, the step at which the loss was no
-        number any more, or None. What has diverged is at chance from there on.
+        A dict. `"steps"` and `"accuracy"` are the curve, measured with the moving
+        averages. `"final"` is the accuracy on all test pictures at the end, with
+        population statistics pooled over 100 mini-batches. `"diverged"` is the step at
+        which the loss stopped being finite, or None; from then on the network counts as
+        being at chance.
     """
     examples = load_data(data, directories.get(data))
-    recipe = scaled_down(
+    recipe = scale_down(
         recipes.RECIPES[variant], size, width, epochs, learning_rate, halved, seed
     )
-    small = sample(examples.test, images)
-    curve = Curve(
-        small,
+    test_sample = sample(examples.test, images)
+    curve = AccuracyCurve(
+        test_sample,
         preprocessing_for(recipe, examples),
         every,
         None if folder is None else folder / "curve.json",
     )
     diverged = None
     try:
-        model = trained(recipe, replace(examples, test=small), folder, [curve])
+        model = train_or_load(
+            recipe, replace(examples, test=test_sample), folder, [curve]
+        )
         final = evaluate(
             model, examples.test, 1, preprocessing_for(recipe, examples), BATCH
         ).top1
@@ -145,14 +145,19 @@ def accuracy_curve(
     }
 
 
-def trained(recipe, examples, folder, callbacks=()):
-    """Train by a recipe, or load what an earlier run has trained to the end.
+def train_or_load(
+    recipe: Recipe,
+    examples: Data,
+    folder: Path | None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Any:
+    """Train by a recipe, or load the model if an earlier run finished its training.
 
     Args:
-        recipe: a `Recipe`.
-        examples: a `bn_keras.data.Data`.
-        folder: as `bn_keras.training.train` has it.
-        callbacks: likewise.
+        recipe: The recipe.
+        examples: The data set.
+        folder: See `bn_keras.training.train`.
+        callbacks: See `bn_keras.training.train`.
 
     Returns:
         The model.
@@ -164,17 +169,23 @@ def trained(recipe, examples, folder, callbacks=()):
     return model
 
 
-class Curve(keras.callbacks.Callback):
-    """Test accuracy each few steps, kept in a file between two runs.
+class AccuracyCurve(keras.callbacks.Callback):
+    """Measure the test accuracy every few steps, and keep it in a file between runs.
 
     Args:
-        split: pictures, a `bn_keras.data.Split`.
-        preprocessing: of the model's inputs.
-        every: steps between two measurements.
-        path: the file; None for none.
+        split: The pictures.
+        preprocessing: How pixels become inputs of the model.
+        every: The steps between two measurements.
+        path: The file, or None to keep nothing.
     """
 
-    def __init__(self, split, preprocessing: Preprocessing, every, path=None):
+    def __init__(
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        every: int,
+        path: Path | None = None,
+    ):
         super().__init__()
         self.every, self.path = every, path
         batches = split.batches(BATCH, preprocessing=preprocessing)
@@ -182,10 +193,10 @@ class Curve(keras.callbacks.Callback):
         self.images, self.labels = map(np.concatenate, zip(*pairs, strict=True))
         self.accuracy, self.step = {}, 0
         if path is not None and path.is_file():
-            found = json.loads(path.read_text())
-            self.accuracy = {int(step): value for step, value in found.items()}
+            earlier = json.loads(path.read_text())
+            self.accuracy = {int(step): value for step, value in earlier.items()}
 
-    def on_train_begin(self, logs=None):  # noqa: D102 (as Keras has it)
+    def on_train_begin(self, logs=None):  # noqa: D102 (overrides Keras' method)
         self.step = int(self.model.optimizer.iterations)
         if self.step == 0:
             self._measure()
@@ -198,7 +209,7 @@ class Curve(keras.callbacks.Callback):
     def _measure(self):
         answers = self.model.predict(self.images, batch_size=BATCH, verbose=0)
         if not np.isfinite(answers).all():
-            return  # a step later the loss is no number, and the training ends
+            return  # the next step's loss will not be finite either, and ends training
         self.accuracy[self.step] = float((answers.argmax(-1) == self.labels).mean())
         if self.path is not None:
             with atomic_write(self.path) as temporary_path:

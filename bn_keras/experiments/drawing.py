@@ -1,20 +1,30 @@
-"""Curves of several seeds in one panel.
+"""Curves of several seeds in one panel."""
 
-Knows Matplotlib's axes; no experiment.
-"""
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 
-def draw_seeds(axes, steps, curves, style="-", label=None):
-    """The mean of some seeds as a line, their range as a band around it.
+def draw_seeds(
+    axes: "Axes",
+    steps: ArrayLike,
+    curves: ArrayLike,
+    style: str = "-",
+    label: str | None = None,
+) -> "Line2D":
+    """Draw the mean over seeds as a line, and their range as a band around it.
 
     Args:
-        axes: `matplotlib.axes.Axes`.
-        steps: `(points,)`.
-        curves: `(seeds, points)`.
-        style: of the line, as Matplotlib has it.
-        label: of the line in a legend; None for none.
+        axes: The `matplotlib.axes.Axes` to draw on.
+        steps: The horizontal positions, `(points,)`.
+        curves: The values of each seed, `(seeds, points)`.
+        style: Matplotlib's line style.
+        label: The line's label in a legend, or None.
 
     Returns:
         The line.

@@ -1,12 +1,9 @@
-"""Figure 4 at small scale: one crop, 144 crops, an ensemble of six networks.
-
-Knows errors and their intervals; not how a model is trained or a crop is cut.
-"""
+"""Figure 4 at small scale: one crop, 144 crops, and an ensemble of six networks."""
 
 from dataclasses import replace
 from itertools import pairwise
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,132 +12,71 @@ from bn_keras.experiments.curves import (
     BATCH,
     halvings,
     sample,
-    scaled_down,
-    trained,
+    scale_down,
+    train_or_load,
 )
-from bn_keras.experiments.parts import Part, check_scale, load_data, measure
-from bn_keras.experiments.rows import Row, spread, verdict
+from bn_keras.experiments.data_sets import load_data
+from bn_keras.experiments.experiment import Experiment
+from bn_keras.experiments.parts import Part
+from bn_keras.experiments.rows import Row, mean_and_range, verdict
 from bn_keras.training import preprocessing_for, recipes
-
-TITLE = "Crops and an ensemble of six (figure 4)"
-
-REMARK = """\
-Smaller than the paper's: CIFAR-10 instead of ImageNet, a narrow network with a small
-stem, few epochs. Learning rates decay over these as figure 2's. The six networks are
-those of `bn_keras.training.recipes`: BN-x30, each with some of the paper's changes;
-which has which is chosen. With ten classes top-5 errors say nothing and are left out.
-The ensemble is held against the mean of its members and, harder, against the best of them
-on the same pictures, which chance has favoured. The 95 % of a gain are over test
-pictures, for these six trainings: it agrees where they are above 0.\
-"""
-OUTCOME = """\
-Many crops and the ensemble lower the mean error, by about as many points as in the
-paper, of an error twice as large. The ensemble is not better than its best member:
-after so few steps the members lie six points apart, and the weaker ones have the same
-say.\
-"""
 
 # Top-1 error in %, figure 4.
 FIGURE_4 = {"single crop": 25.2, "multicrop": 21.99, "ensemble": 20.1}
 
 
-class Plan(NamedTuple):
-    """The sizes of a run.
+class EnsemblePlan(NamedTuple):
+    """The sizes of a scale."""
 
-    Args:
-        data: name of the data set.
-        size: height and width of the networks' input.
-        width: multiplies the channels.
-        epochs: passes of 32 examples a step over the training pictures.
-        images: test pictures.
-        crops: of each picture, 10 or 144.
-        members: networks, of the paper's six.
-    """
-
-    data: str
-    size: int
-    width: float
-    epochs: int
-    images: int
-    crops: int
+    data: str  # the name of the data set
+    size: int  # height and width of the networks' input
+    width: float  # factor of the channels
+    epochs: int  # passes over the training pictures, 32 per step
+    images: int  # test pictures
+    crops: int  # crops of each picture, 10 or 144
     members: int = len(recipes.ENSEMBLE)
 
 
 PLANS = {
-    "smoke": Plan("digits", 8, 1 / 16, 1, 50, 10, 2),
-    "default": Plan("cifar10", 16, 1 / 8, 2, 1000, 144),
-    "full": Plan("cifar10", 32, 1 / 4, 60, 10000, 144),
+    "smoke": EnsemblePlan("digits", 8, 1 / 16, 1, 50, 10, 2),
+    "default": EnsemblePlan("cifar10", 16, 1 / 8, 2, 1000, 144),
+    "full": EnsemblePlan("cifar10", 32, 1 / 4, 60, 10000, 144),
 }
 
 
-def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
-    """Train the members, average their answers over crops and over one another.
+def _rounds(plan):
+    """Train the members, and average their probabilities over crops and members.
 
-    Args:
-        workdir: folder for what each member answered; None keeps nothing.
-        scale: a key of `PLANS`.
-        directories: dict from a data set's name to the folder of its files.
-        jobs: trainings side by side, each in a process.
-        on_part: called as `on_part(name, done, total)` after each member.
-
-    Returns:
-        A dict: `"errors"`, dict from `"single crop"`, `"multicrop"` to the top-1 error
-        of each member, and from `"ensemble"` to a list of one; `"gains"`, dict from
-        `"multicrop"`, `"ensemble"` to `[gain, low, high]` over the line before, with
-        its 95 % interval, and from `"best"` to that of the ensemble over the best
-        member's multicrop; `"images"`, test pictures; `"crops"`.
-
-    Raises:
-        ValueError: for an unknown scale.
+    The measurements hold the `"errors"` and `"gains"` of `compare`.
 
     Reference:
         Ioffe & Szegedy 2015, section 4.2.3.
     """
-    check_scale(scale, PLANS)
-    plan = PLANS[scale]
     arguments = plan._asdict()
     count = arguments.pop("members")
-    parts = [
-        Part(recipe.name, answers, {"member": recipe.name, **arguments})
-        for recipe in recipes.ENSEMBLE[:count]
+    names = [recipe.name for recipe in recipes.ENSEMBLE[:count]]
+    results = yield [
+        Part(name, _predict_member, {"member": name, **arguments}) for name in names
     ]
-    measured = measure(parts, workdir, directories, jobs, on_part)
-    members = list(measured.results.values())
-    labels = np.array(members[0]["labels"])
+    labels = np.array(results[names[0]]["labels"])
     single, multiple = (
-        np.array([member[name] for member in members])
-        for name in ("single", "multiple")
+        np.array([results[name][kind] for name in names])
+        for kind in ("single", "multiple")
     )
     return {
-        "scale": scale,
-        "seconds": measured.seconds,
         "images": len(labels),
         "crops": plan.crops,
         **compare(single, multiple, labels),
     }
 
 
-def answers(directories, folder, *, member, data, size, width, epochs, images, crops):
-    """Train one member and note its class probabilities, with one crop and with all.
-
-    Args:
-        directories: dict from a data set's name to the folder of its files.
-        folder: where a training that was killed goes on; None to begin anew.
-        member: name of a recipe of `bn_keras.training.recipes.ENSEMBLE`.
-        data: name of the data set.
-        size: height and width of the network's input.
-        width: multiplies the channels.
-        epochs: passes over the training pictures.
-        images: test pictures.
-        crops: of each picture.
-
-    Returns:
-        A dict from `"single"` and `"multiple"` to a list `(images, classes)`, and from
-        `"labels"` to a list `(images,)`.
-    """
+def _predict_member(
+    directories, folder, *, member, data, size, width, epochs, images, crops
+):
+    """Train one member; return its class probabilities with one crop and with all."""
     examples = load_data(data, directories.get(data))
     recipe = recipes.RECIPES[member]
-    recipe = scaled_down(
+    recipe = scale_down(
         recipe,
         size,
         width,
@@ -149,30 +85,34 @@ def answers(directories, folder, *, member, data, size, width, epochs, images, c
         halvings(recipe),
         recipe.seed,
     )
-    asked = sample(examples.test, images)
-    model = trained(recipe, replace(examples, test=asked), folder)
+    test_sample = sample(examples.test, images)
+    model = train_or_load(recipe, replace(examples, test=test_sample), folder)
     preprocessing = preprocessing_for(recipe, examples)
-    found = {"labels": asked.labels.tolist()}
+    answers = {"labels": test_sample.labels.tolist()}
     for name, count in (("single", 1), ("multiple", crops)):
-        pairs = predict_probabilities(model, asked, count, preprocessing, BATCH)
-        together = np.concatenate([probabilities for probabilities, _ in pairs])
-        found[name] = np.round(together, 6).tolist()
-    return found
+        batches = predict_probabilities(model, test_sample, count, preprocessing, BATCH)
+        probabilities = np.concatenate([batch for batch, _ in batches])
+        answers[name] = np.round(probabilities, 6).tolist()
+    return answers
 
 
-def compare(single, multiple, labels):
-    """Errors of the three lines of figure 4, and what each gains over the one before.
+def compare(single: np.ndarray, multiple: np.ndarray, labels: Any) -> dict[str, Any]:
+    """Compute the errors of figure 4, and the gain of each line over the one before.
 
-    The gain's interval is that of the mean of the differences on the same pictures, so
-    that pictures which are hard for both do not widen it.
+    The 95 % interval of a gain is that of the mean of paired differences on the same
+    pictures, so that pictures which are hard for both do not widen it.
 
     Args:
-        single: class probabilities of one crop, `(members, images, classes)`.
-        multiple: their means over the crops, likewise.
-        labels: `(images,)`.
+        single: The class probabilities with one crop, `(members, images, classes)`.
+        multiple: Their means over the crops, `(members, images, classes)`.
+        labels: The true classes, `(images,)`.
 
     Returns:
-        A dict with `"errors"` and `"gains"`, as `run` has them.
+        A dict. `"errors"` is a dict from `"single crop"` and `"multicrop"` to the top-1
+        error of each member, and from `"ensemble"` to a list of one error. `"gains"` is
+        a dict from `"multicrop"` and `"ensemble"` to `[gain, low, high]` over the line
+        before, and from `"best"` to that of the ensemble over the best member's
+        multicrop.
 
     Example:
     ```python
@@ -180,21 +120,22 @@ def compare(single, multiple, labels):
     from bn_keras.experiments.ensemble import compare
 
     right, wrong = [[0.9, 0.1]], [[0.4, 0.6]]
-    found = compare(np.array([right, wrong]), np.array([right, right]), [0])
-    assert found["errors"]["single crop"] == [0.0, 1.0]
-    assert found["gains"]["multicrop"][0] == 0.5
+    comparison = compare(np.array([right, wrong]), np.array([right, right]), [0])
+    assert comparison["errors"]["single crop"] == [0.0, 1.0]
+    assert comparison["gains"]["multicrop"][0] == 0.5
     ```
     """
+    # Each `(members, images)`; the ensemble averages the members' probabilities.
     wrong = {
         "single crop": single.argmax(-1) != labels,
         "multicrop": multiple.argmax(-1) != labels,
         "ensemble": multiple.mean(0, keepdims=True).argmax(-1) != labels,
     }
     z = NormalDist().inv_cdf(0.975)
-    means = {name: found.mean(0) for name, found in wrong.items()}
+    means = {name: errors.mean(0) for name, errors in wrong.items()}
     best = wrong["multicrop"][wrong["multicrop"].mean(1).argmin()]
     differences = {
-        **{after: means[one] - means[after] for one, after in pairwise(means)},
+        **{after: means[before] - means[after] for before, after in pairwise(means)},
         "best": best - means["ensemble"],
     }
     gains = {}
@@ -202,69 +143,60 @@ def compare(single, multiple, labels):
         half = z * gain.std(ddof=1 if gain.size > 1 else 0) / np.sqrt(gain.size)
         gains[name] = [float(gain.mean() + side * half) for side in (0, -1, 1)]
     return {
-        "errors": {name: found.mean(1).tolist() for name, found in wrong.items()},
+        "errors": {name: errors.mean(1).tolist() for name, errors in wrong.items()},
         "gains": gains,
     }
 
 
-def rows(measurements):
-    """Figure 4 beside what was measured.
-
-    Args:
-        measurements: what `run` returned.
-
-    Returns:
-        A list of `Row`.
-    """
+def _rows(measurements):
     errors, images = measurements["errors"], measurements["images"]
     members = len(errors["single crop"])
     low, high = _interval(errors["ensemble"][0], images)
-    count = {
+    details = {
         "single crop": f"mean and range of {members}",
         "multicrop": f"{measurements['crops']} crops, mean and range of {members}",
-        "ensemble": f"of {members}, 95 % {100 * low:.1f} to {100 * high:.1f}",
+        "ensemble": f"of {members}, 95 % interval {100 * low:.1f} to {100 * high:.1f}",
     }
-    found = [
+    table = [
         Row(
-            f"top-1 error in %, {name} ({count[name]})",
+            f"top-1 error (%), {name} ({details[name]})",
             f"{paper} (ImageNet)",
-            spread(errors[name], 100),
+            mean_and_range(errors[name], 100),
         )
         for name, paper in FIGURE_4.items()
     ]
     single, multiple, together = FIGURE_4.values()
-    for name, than, paper in (
-        ("multicrop", "single crop", single - multiple),
-        ("ensemble", "its members' multicrop", multiple - together),
-        ("best", "its best member's multicrop", multiple - together),
+    for name, claim, paper in (
+        ("multicrop", "multicrop instead of single crop", single - multiple),
+        ("ensemble", "ensemble instead of a member's multicrop", multiple - together),
+        (
+            "best",
+            "ensemble instead of its best member's multicrop",
+            multiple - together,
+        ),
     ):
         gain, low, high = (100 * value for value in measurements["gains"][name])
-        found.append(
+        table.append(
             Row(
-                f"{'ensemble' if name == 'best' else name}: points of error less than "
-                f"{than}",
+                f"{claim}: reduction of the error (points)",
                 f"more than 0 ({paper:.1f})",
-                f"{gain:.1f} (95 % {low:.1f} to {high:.1f})",
-                # Over test pictures, not over seeds: there is one ensemble.
+                f"{gain:.1f} (95 % interval {low:.1f} to {high:.1f})",
+                # Over test pictures, not over seeds: there is only one ensemble.
                 verdict([low, high]),
             )
         )
-    return found
+    return table
 
 
 def _interval(error, images):
     return wilson_interval(round(error * images), images)
 
 
-def plot(measurements):
-    """Top-1 error of the three lines of figure 4.
+def _plot(measurements):
+    """Plot the top-1 error of each line of figure 4.
 
-    Args:
-        measurements: what `run` returned.
-
-    Returns:
-        A `matplotlib.figure.Figure`: a bar for the mean, a point for each network, and
-        the 95 % interval of the ensemble's error.
+    A bar shows the mean, a point each network, and a line the 95 % interval of the
+    ensemble's error.
     """
     from matplotlib.figure import Figure
 
@@ -293,8 +225,18 @@ def plot(measurements):
     axes.set_xticks(range(len(errors)), list(errors))
     members, images = len(errors["single crop"]), measurements["images"]
     axes.set(
-        ylabel="top-1 error in %",
+        ylabel="top-1 error (%)",
         title=f"{members} networks, {images:,} test pictures",
     )
     axes.margins(y=0.2)
     return figure
+
+
+EXPERIMENT = Experiment(
+    "ensemble",
+    "Crops and an ensemble of six networks (figure 4)",
+    PLANS,
+    _rounds,
+    _rows,
+    _plot,
+)

@@ -1,8 +1,4 @@
-"""Figure 1: binary MNIST with and without BN, its accuracy and a sigmoid's inputs.
-
-Knows what is compared and drawn; not how one network is trained, nor the sweep of
-learning rates.
-"""
+"""Figure 1: binary MNIST with and without BN, accuracy and the inputs of a sigmoid."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,82 +6,53 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bn_keras.experiments.drawing import draw_seeds
-from bn_keras.experiments.mnist_training import LABELS, PERCENTILES, follow, load_binary
-from bn_keras.experiments.parts import Part, check_scale, measure
-from bn_keras.experiments.rows import Row, rounded, verdict, with_and_without
+from bn_keras.experiments.experiment import Experiment, measure_seeds
+from bn_keras.experiments.mnist_training import (
+    LABELS,
+    PERCENTILES,
+    load_binary,
+    observe_training,
+)
+from bn_keras.experiments.rows import Row, round_digits, verdict, with_and_without
 from bn_keras.training.recipes import BN_MLP, MLP, RECIPES
-
-TITLE = "Figure 1: MNIST with and without BN"
-REMARK = """\
-The paper states neither the learning rate nor the deviation of the initial weights. \
-Chosen: plain gradient descent of rate 0.5, Gaussian weights of standard deviation \
-0.01 in all layers, pixels rounded at 0.5. Accuracy and percentiles are over all test \
-images in inference mode; moving averages of momentum 0.9 stand for the population \
-statistics, as longer ones lag behind weights that move this fast.
-
-The typical sigmoid is, of the last hidden layer's 100, the one whose drift is the \
-median; its input is BN's output y, or Wu + b without BN. (b) and (c) show the first \
-seed.\
-"""
-OUTCOME = """\
-All claims of the figure hold for every seed. At the end the networks are 1.3 points \
-apart, best against best 1.4. The accuracy with BN still moves by some tenths of a \
-point from one look to the next, as the rate is never lowered; with one seed, \
-statistics pooled over 10,000 training images instead of the moving averages changed \
-its mean over the last 20 looks by 0.01 points.
-
-With BN the inputs are not quite as still as in the paper's figure: their centre \
-stays, but the learned gamma widens their distribution for as long as the training \
-lasts. Without BN they move most while the network begins to learn.
-
-How far the networks are apart depends on the initial weights, which the paper leaves \
-open: see the sweep.\
-"""
 
 _STYLES = {BN_MLP.name: "-", MLP.name: "--"}
 
 
-class Plan(NamedTuple):
-    """The sizes of a scale.
+class MnistPlan(NamedTuple):
+    """The sizes of a scale."""
 
-    Args:
-        data: name of the data set.
-        steps: of each training.
-        every: steps from one look at the network to the next.
-        seeds: trainings of each network.
-        deviation: standard deviation of the initial weights.
-    """
-
-    data: str
-    steps: int
-    every: int
-    seeds: int
-    deviation: float = 0.01
+    data: str  # the name of the data set
+    steps: int  # of each training
+    every: int  # steps between two observations of the network
+    seeds: int  # trainings of each network
+    deviation: float = 0.01  # standard deviation of the initial weights
 
 
 PLANS = {
-    "smoke": Plan(data="digits", steps=200, every=50, seeds=1),
-    "default": Plan(data="mnist", steps=50_000, every=250, seeds=5),
-    "full": Plan(data="mnist", steps=50_000, every=250, seeds=20),
+    "smoke": MnistPlan(data="digits", steps=200, every=50, seeds=1),
+    "default": MnistPlan(data="mnist", steps=50_000, every=250, seeds=5),
+    "full": MnistPlan(data="mnist", steps=50_000, every=250, seeds=20),
 }
 
 
-def drift(percentiles):
-    """How far a distribution wanders during a training, in units of its own width.
+def drift(percentiles: Any) -> Any:
+    """Return how far a distribution moves during a training, in units of its width.
 
-    The standard deviation over the looks of each percentile `q_p`, averaged over the
-    three, divided by the mean over the looks of `q_85 - q_15`. It is 0 for inputs that
-    keep their distribution; at 1 the distribution typically stands its own width from
-    where it stands on average. All looks count, from the first on. What follows a
-    sigmoid can adapt to any scale and offset of its input that stay; therefore it is
-    measured against the width, and is the same for `a * input + b`.
+    It is the standard deviation over the observations of each percentile `q_p`,
+    averaged over the three percentiles, divided by the mean over the observations of
+    `q_85 - q_15`. It is 0 if the distribution stays the same; at 1 the distribution is
+    typically its own width away from its average position. All observations count,
+    including the first. Since what follows a sigmoid can adapt to any constant scale
+    and offset of its input, the measure is relative to the width, and the same for
+    `a * input + b`.
 
     Args:
-        percentiles: the 15th, 50th and 85th of the input at each look, `(looks, 3)` or
-            `(looks, 3, units)`.
+        percentiles: The 15th, 50th and 85th percentile of the input at each
+            observation, `(observations, 3)` or `(observations, 3, units)`.
 
     Returns:
-        One number, or one a unit.
+        A number, or an array of shape `(units,)`.
 
     Example:
     ```python
@@ -96,60 +63,44 @@ def drift(percentiles):
     ```
     """
     percentiles = np.asarray(percentiles, np.float64)
-    wandered = percentiles.std(axis=0).mean(axis=0)
-    return wandered / (percentiles[:, 2] - percentiles[:, 0]).mean(axis=0)
+    movement = percentiles.std(axis=0).mean(axis=0)
+    return movement / (percentiles[:, 2] - percentiles[:, 0]).mean(axis=0)
 
 
-def typical(drifts):
-    """The unit whose drift is the median of all; of two in the middle, the lower."""
+def median_unit(drifts: Any) -> int:
+    """Return the unit with the median drift; of two in the middle, the lower drift.
+
+    Args:
+        drifts: The drift of each unit, `(units,)`.
+    """
     return int(np.argsort(drifts, kind="stable")[(len(drifts) - 1) // 2])
 
 
-def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
-    """Train the network with and without BN, and look at it on its way.
+def _rounds(plan):
+    """Train the network with and without BN.
 
-    Args:
-        workdir: folder for what each training gave, so that a run that was killed goes
-            on; None keeps nothing.
-        scale: a key of `PLANS`.
-        directories: dict from a data set's name to the folder of its files.
-        jobs: trainings side by side.
-        on_part: called as `on_part(name, done, total)` after each training.
-
-    Returns:
-        A dict: `steps` of the looks; for each network of `networks`, by recipe, the
-        `accuracy` of each seed at each look, the `drift` of each seed's typical unit
-        and its `percentiles` for the first seed.
-
-    Raises:
-        ValueError: for an unknown scale.
+    The measurements hold, for each network, the accuracy of each seed at each
+    observation, the drift of each seed's typical unit, and that unit's percentiles for
+    the first seed.
 
     Reference:
         Ioffe & Szegedy 2015, section 4.1, figure 1.
     """
-    check_scale(scale, PLANS)
-    plan = PLANS[scale]
-    names = list(LABELS)
     sizes = plan._asdict()
     del sizes["seeds"]
-    parts = [
-        Part(f"{name}-seed{seed}", _train, {"recipe": name, "seed": seed, **sizes})
-        for seed in range(plan.seeds)
-        for name in names
-    ]
-    measured = measure(parts, workdir, directories, jobs, on_part)
-    networks: dict[str, Any] = {}
-    for name in names:
-        seeds = [measured.results[f"{name}-seed{seed}"] for seed in range(plan.seeds)]
-        networks[name] = {
-            "accuracy": rounded([found["accuracy"] for found in seeds]),
-            "drift": rounded([found["drift"] for found in seeds]),
+    trainings = yield from measure_seeds(
+        plan.seeds, {name: (_train, {"recipe": name, **sizes}) for name in LABELS}
+    )
+    networks = {
+        name: {
+            "accuracy": round_digits([training["accuracy"] for training in seeds]),
+            "drift": round_digits([training["drift"] for training in seeds]),
             "unit": seeds[0]["unit"],
-            "percentiles": rounded(seeds[0]["percentiles"]),
+            "percentiles": round_digits(seeds[0]["percentiles"]),
         }
+        for name, seeds in trainings.items()
+    }
     return {
-        "scale": scale,
-        "seconds": measured.seconds,
         "data": plan.data,
         "deviation": plan.deviation,
         "learning_rate": MLP.learning_rate,
@@ -159,33 +110,26 @@ def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
 
 
 def _train(directories, folder, recipe, seed, data, steps, every, deviation):
-    """One training: its accuracy, and the inputs of its typical sigmoid."""
-    course = follow(
+    """Train one network; return its accuracy and the inputs of its typical sigmoid."""
+    observations = observe_training(
         replace(RECIPES[recipe], seed=seed),
         load_binary(data, directories.get(data)),
         deviation,
         steps,
         every,
     )
-    drifts = drift(course.percentiles)
-    unit = typical(drifts)
+    drifts = drift(observations.percentiles)
+    unit = median_unit(drifts)
     return {
-        "accuracy": course.accuracy.tolist(),
+        "accuracy": observations.accuracy.tolist(),
         "drift": float(drifts[unit]),
         "unit": unit,
-        "percentiles": course.percentiles[:, :, unit].tolist(),
+        "percentiles": observations.percentiles[:, :, unit].tolist(),
     }
 
 
-def plot(measurements):
-    """Figure 1a, b and c, the steps in thousands.
-
-    Args:
-        measurements: what `run` returned.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
-    """
+def _plot(measurements):
+    """Plot figures 1a, b and c."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -195,18 +139,19 @@ def plot(measurements):
     networks = measurements["networks"]
     for name, label in LABELS.items():
         draw_seeds(accuracy, steps, networks[name]["accuracy"], _STYLES[name], label)
-    # The paper's axis, unless a curve would lie outside it, as after a few steps.
-    seen = all(np.max(networks[name]["accuracy"]) > 0.7 for name in LABELS)
-    bottom = 0.7 if seen else 0
-    accuracy.set(title="(a) Test accuracy", xlim=(0, None), ylim=(bottom, 1))
+    # The paper's axis, unless a whole curve would be below it, as after a few steps.
+    visible = all(np.max(networks[name]["accuracy"]) > 0.7 for name in LABELS)
+    accuracy.set(
+        title="(a) Test accuracy", xlim=(0, None), ylim=(0.7 if visible else 0, 1)
+    )
     accuracy.legend(loc="lower right")
     for axes, letter, name in ((without, "b", MLP.name), (with_bn, "c", BN_MLP.name)):
-        found = np.array(networks[name]["percentiles"])
-        # The highest first, so that the legend stands as the lines do.
+        percentiles = np.array(networks[name]["percentiles"])
+        # The highest first, so that the legend has the order of the lines.
         for index in reversed(range(len(PERCENTILES))):
             axes.plot(
                 steps,
-                found[:, index],
+                percentiles[:, index],
                 _STYLES[name],
                 linewidth=1,
                 label=f"{PERCENTILES[index]}th percentile",
@@ -220,66 +165,62 @@ def plot(measurements):
     return figure
 
 
-def rows(measurements):
-    """What the paper says of figure 1, beside what was measured.
-
-    Args:
-        measurements: what `run` returned.
-
-    Returns:
-        A list of `Row`.
-    """
+def _rows(measurements):
     steps = np.array(measurements["steps"])
-    with_bn, without = (measurements["networks"][name] for name in LABELS)
-    curves = with_bn["accuracy"], without["accuracy"]
-    best, last = (
-        [[100 * look(curve) for curve in of] for of in curves]
-        for look in (max, lambda curve: curve[-1])
-    )
+    networks = [measurements["networks"][name] for name in LABELS]
+    # With BN, then without; `(seeds, observations)` in percent.
+    with_bn, without = (100 * np.array(network["accuracy"]) for network in networks)
+    best = with_bn.max(axis=1), without.max(axis=1)
+    last = with_bn[:, -1], without[:, -1]
     return [
-        _passing(steps, *curves),
+        _row_of_steps(steps, with_bn, without),
         Row(
-            "best test accuracy, in %",
+            "best test accuracy (%)",
             "higher with BN",
-            with_and_without(best[0], best[1]),
-            verdict(np.subtract(best[0], best[1]).round(2)),
+            with_and_without(*best),
+            verdict(np.subtract(*best).round(2)),
         ),
         Row(
-            "test accuracy after the last step, in %",
+            "test accuracy after the last step (%)",
             "higher with BN",
-            with_and_without(last[0], last[1]),
-            verdict(np.subtract(last[0], last[1]).round(2)),
+            with_and_without(*last),
+            verdict(np.subtract(*last).round(2)),
         ),
-        _drifting(with_bn["drift"], without["drift"]),
+        _row_of_drift(*(network["drift"] for network in networks)),
     ]
 
 
-def _passing(steps, with_bn, without):
-    """Steps to more than the other's best accuracy, beside the other's to that best."""
-    best = [int(steps[np.argmax(curve)]) for curve in without]
-    first = [
+def _row_of_steps(steps, with_bn, without):
+    """Compare the steps to the best accuracy of the network without BN."""
+    reached = [int(steps[np.argmax(accuracy)]) for accuracy in without]
+    exceeded = [
         int(steps[np.argmax(above)])
-        for curve, other in zip(with_bn, without, strict=True)
-        if (above := np.array(curve) > max(other)).any()
+        for accuracy, other in zip(with_bn, without, strict=True)
+        if (above := accuracy > max(other)).any()
     ]
-    failed = len(best) - len(first)
+    failed = len(reached) - len(exceeded)
     if failed:
-        measured = f"not passed in {failed} of {len(best)} trainings"
+        measured = f"not exceeded in {failed} of {len(reached)} trainings"
     else:
-        measured = with_and_without(first, best, digits=0)
+        measured = with_and_without(exceeded, reached, digits=0)
     return Row(
-        "steps to pass the best test accuracy without BN, or to reach it without",
+        "steps to exceed (with BN) or reach (without) the best accuracy without BN",
         "fewer with BN",
         measured,
-        False if failed else verdict(np.subtract(best, first)),
+        False if failed else verdict(np.subtract(reached, exceeded)),
     )
 
 
-def _drifting(with_bn, without):
+def _row_of_drift(with_bn, without):
     return Row(
         "drift of a typical sigmoid's input, in widths of its distribution",
         "more stable with BN",
         with_and_without(with_bn, without, digits=3),
-        # NaN, which decides nothing, where a training diverged.
+        # NaN, which decides nothing, if a training diverged.
         verdict(np.subtract(without, with_bn).round(3)),
     )
+
+
+EXPERIMENT = Experiment(
+    "mnist", "Figure 1: MNIST with and without BN", PLANS, _rounds, _rows, _plot
+)

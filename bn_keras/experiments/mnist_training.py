@@ -1,35 +1,34 @@
-"""One training of section 4.1's network on binary images, looked at on its way.
-
-Knows the network, its stream of mini-batches and what is looked at; not which
-trainings are compared.
-"""
+"""The training of section 4.1's network on binary images, observed at intervals."""
 
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import numpy as np
 
 from bn_keras.data import Arrays, Data, Shuffling
-from bn_keras.experiments.parts import load_data
+from bn_keras.experiments.data_sets import load_data
 from bn_keras.models.mlp import INITIAL_STDDEV
 from bn_keras.training import build
-from bn_keras.training.recipes import BN_MLP, MLP
+from bn_keras.training.recipes import BN_MLP, MLP, Recipe
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # The two networks that are compared, by recipe.
 LABELS = {BN_MLP.name: "With BN", MLP.name: "Without BN"}
 PERCENTILES = (15, 50, 85)
-# The input of its sigmoids is looked at.
+# The layer whose sigmoids' inputs are observed.
 LAST_HIDDEN = "hidden_3_activation"
 
 
-class Course(NamedTuple):
-    """What a training showed at each look, all test images in inference mode.
+class Observations(NamedTuple):
+    """What was observed during a training, on all test images in inference mode.
 
     Args:
-        accuracy: test accuracy, `(looks,)`.
-        percentiles: over the test images, of the input of each sigmoid of the last
-            hidden layer, `(looks, 3, units)`.
+        accuracy: The test accuracy, `(observations,)`.
+        percentiles: The percentiles over the test images of the input of each sigmoid
+            of the last hidden layer, `(observations, 3, units)`.
     """
 
     accuracy: np.ndarray
@@ -38,45 +37,52 @@ class Course(NamedTuple):
 
 @cache
 def load_binary(name: str, directory: str | None) -> Data:
-    """The data set with its pixels rounded to 0 and 1, read once a process.
+    """Read a data set and round its pixels to 0 and 1, once per process.
 
     Args:
-        name: of a data set in memory, `"digits"` or `"mnist"`.
-        directory: folder of its files; None for those bundled or downloaded.
-    """
-    found = load_data(name, directory)
-    train, test = (
-        Arrays(np.round(split.images), split.labels)
-        for split in (found.train, found.test)
-    )
-    return Data(found.name, train, test, found.class_names)
-
-
-def follow(recipe, data, deviation, steps, every):
-    """Train by plain gradient descent and look at the network every so many steps.
-
-    Args:
-        recipe: `bn_keras.training.recipes.MLP` or `BN_MLP`, or a variant of one; its
-            moving averages stand for the population statistics at each look.
-        data: a `bn_keras.data.Data` in memory.
-        deviation: standard deviation of all initial weights, which are Gaussian.
-        steps: of the training, a multiple of `every`.
-        every: steps from one look to the next.
+        name: The name of a data set that fits in memory, `"digits"` or `"mnist"`.
+        directory: The folder of its files. With None the bundled or downloaded files
+            are read.
 
     Returns:
-        A `Course` of `steps / every` looks, the first after `every` steps.
+        A `bn_keras.data.Data`.
+    """
+    examples = load_data(name, directory)
+    train, test = (
+        Arrays(np.round(split.images), split.labels)
+        for split in (examples.train, examples.test)
+    )
+    return Data(examples.name, train, test, examples.class_names)
+
+
+def observe_training(
+    recipe: Recipe, data: Data, deviation: float, steps: int, every: int
+) -> Observations:
+    """Train by plain gradient descent and observe the network every so many steps.
+
+    Args:
+        recipe: `bn_keras.training.recipes.MLP` or `BN_MLP`, or a variant of one of
+            them. Its moving averages serve as the population statistics.
+        data: A `bn_keras.data.Data` in memory.
+        deviation: The standard deviation of all initial weights, which are Gaussian.
+        steps: The steps of the training, a multiple of `every`.
+        every: The steps from one observation to the next.
+
+    Returns:
+        `Observations`, `steps / every` of them, the first after `every` steps.
 
     Raises:
-        ValueError: if `steps` is not a multiple of `every`.
+        ValueError: If `steps` is not a multiple of `every`.
 
     Example:
     ```python
-    from bn_keras.experiments.mnist_training import follow, load_binary
+    from bn_keras.experiments.mnist_training import load_binary, observe_training
     from bn_keras.training.recipes import BN_MLP
 
-    course = follow(BN_MLP, load_binary("digits", None), 0.01, steps=40, every=20)
-    assert course.accuracy.shape == (2,)
-    assert course.percentiles.shape == (2, 3, 100)
+    digits = load_binary("digits", None)
+    observations = observe_training(BN_MLP, digits, 0.01, steps=40, every=20)
+    assert observations.accuracy.shape == (2,)
+    assert observations.percentiles.shape == (2, 3, 100)
     ```
 
     Reference:
@@ -87,19 +93,19 @@ def follow(recipe, data, deviation, steps, every):
             f"`steps` must be a multiple of `every`. Received: steps={steps}, "
             f"every={every}"
         )
-    model = build(recipe, data)
+    model: Any = build(recipe, data)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dense):
             layer.kernel.assign(layer.kernel * (deviation / INITIAL_STDDEV))
-    # As many steps a call: one by one, Keras' own work takes longer than a step.
+    # Many steps per call: with one, Keras' own work would take longer than the step.
     model.steps_per_execution = every
-    look = keras.Model(
+    observer = keras.Model(
         model.inputs, [model.get_layer(LAST_HIDDEN).input, *model.outputs]
     )
     accuracy, percentiles = [], []
 
     def on_epoch_end(epoch, logs):
-        inputs, probabilities = look.predict_on_batch(data.test.images)
+        inputs, probabilities = observer.predict_on_batch(data.test.images)
         accuracy.append(np.mean(np.argmax(probabilities, axis=1) == data.test.labels))
         percentiles.append(np.percentile(inputs, PERCENTILES, axis=0))
 
@@ -108,22 +114,22 @@ def follow(recipe, data, deviation, steps, every):
         epochs=steps // every,
         steps_per_epoch=every,
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)],
-        shuffle=False,  # the stream is shuffled
+        shuffle=False,  # the stream of mini-batches is shuffled already
         verbose=0,
     )
-    return Course(np.array(accuracy), np.array(percentiles, np.float64))
+    return Observations(np.array(accuracy), np.array(percentiles, np.float64))
 
 
-def mini_batches(split, recipe):
-    """Full mini-batches without end, each epoch in an order of its own.
+def mini_batches(split: Any, recipe: Recipe) -> "tf.data.Dataset":
+    """Return an endless stream of full mini-batches, each epoch in a new order.
 
-    `Split.batches` moves examples one by one, so that a stream may begin anywhere; that
-    costs more than a step of so small a network. Here an epoch's last examples that
-    fill no mini-batch are left out.
+    `Split.batches` moves examples one by one, so that a stream can start anywhere. For
+    a network this small that would cost more than a training step. Here the last
+    examples of an epoch, which do not fill a mini-batch, are left out.
 
     Args:
-        split: a `bn_keras.data.Arrays`.
-        recipe: of it the seed and the batch size.
+        split: A `bn_keras.data.Arrays`.
+        recipe: The recipe whose seed and batch size are used.
 
     Returns:
         A `tf.data.Dataset` of `(images, labels)`.

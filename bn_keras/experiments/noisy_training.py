@@ -1,10 +1,9 @@
-"""A VGG trained with some normalization, and how far its layers' inputs move.
-
-Knows one training and its moments; not what is compared with what.
-"""
+"""Train a VGG with some normalization, and measure how its layers' inputs move."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,14 +12,14 @@ from keras import ops
 
 from bn_keras.data import Shuffling
 from bn_keras.experiments.curves import sample
+from bn_keras.experiments.data_sets import load_data
+from bn_keras.experiments.layers.lp_normalization import LpNormalization
 from bn_keras.experiments.layers.noisy_normalization import (
-    LpNormalization,
     NoisyBatchNormalization,
     NoisyBias,
-    Watch,
 )
-from bn_keras.experiments.parts import load_data
-from bn_keras.experiments.rows import rounded
+from bn_keras.experiments.layers.watch import Watch
+from bn_keras.experiments.rows import round_digits
 from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import VGG
@@ -36,61 +35,48 @@ NORMALIZATIONS: dict[str, Any] = {
     "l2": partial(LpNormalization, 2, momentum=0.9),
     "linf": partial(LpNormalization, math.inf, momentum=0.9),
 }
-RATE = 0.1
-# Height and width of the pictures, the least that five halvings take.
+LEARNING_RATE = 0.1
+# The height and width of the pictures, the least that five halvings allow.
 SIDE = 32
-# Last steps of a training of which one unit is kept.
-SHOWN = 50
+# The number of last steps at which one unit's moments are kept.
+KEPT_STEPS = 50
 
 
 def train_network(
-    directories,
-    folder,
+    directories: Mapping[str, Any],
+    folder: Path | None,
     *,
-    network,
-    data,
-    depth,
-    width,
-    batch_size,
-    steps,
-    every,
-    test_every,
-    test_images,
-    population_batches,
-    seed,
-):
-    """Train one network, watching three of its layers.
+    network: str,
+    data: str,
+    depth: int,
+    width: float,
+    batch_size: int,
+    steps: int,
+    every: int,
+    test_every: int,
+    test_images: int,
+    population_batches: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Train one network and observe the inputs of three of its nonlinearities.
 
-    Watched is, in training, what comes before the nonlinearity of the second layer, of
-    the one two thirds up (of 13 the 9th), and of the last.
-
-    Args:
-        directories: dict from a data set's name to the folder of its files.
-        folder: not needed: a training that was killed is begun anew.
-        network: a key of `NORMALIZATIONS`.
-        data: name of the data set.
-        depth: of the VGG.
-        width: multiplies its channels.
-        batch_size: examples a step.
-        steps: of the training.
-        every: steps of which one point of the training curve is the mean.
-        test_every: steps between two tests, a multiple of `every`.
-        test_images: of each test.
-        population_batches: mini-batches behind BN's statistics at a test.
-        seed: of the weights, the order and the noise.
+    They are those of the second layer, of the one after two thirds of the layers (of 13
+    the 9th), and of the last. The sizes are those of
+    `bn_keras.experiments.noise.NoisePlan`, `network` is a key of `NORMALIZATIONS`. An
+    interrupted training starts from scratch, without the use of `folder`.
 
     Returns:
-        A dict: `"accuracy"` and `"loss"`, means of `every` training steps each;
-        `"test"`, test accuracies, of BN with the population statistics of Algorithm 2
-        and of p-norms with moving averages; `"instability"`, dict from the number of
-        each watched layer to the median of its `distances`; `"unit"`, the `"mean"` and
-        the `"deviation"` of a typical unit of the middle one at each of the last
-        steps.
+        A dict. `"accuracy"` and `"loss"` are means over `every` training steps each.
+        `"test"` are test accuracies, with the population statistics of Algorithm 2 for
+        BN and with moving averages for p-norms. `"instability"` is a dict from the
+        number of each observed layer to the median of its `moment_distances`. `"unit"`
+        holds the `"mean"` and `"deviation"` of a typical unit of the middle observed
+        layer at each of the last steps.
     """
     keras.utils.set_random_seed(seed)
     examples = load_data(data, directories.get(data))
     preprocessing = Preprocessing(size=(SIDE, SIDE), scale=1 / 127.5, offset=-1.0)
-    model, watches = _watched(
+    model, watches = _insert_watches(
         VGG(
             input_shape=(SIDE, SIDE, examples.shape[-1]),
             classes=len(examples.class_names),
@@ -103,77 +89,84 @@ def train_network(
     batches = examples.train.batches(
         batch_size, Shuffling(seed), preprocessing, epochs=None
     )
-    tested = sample(examples.test, test_images).batches(
+    test_batches = sample(examples.test, test_images).batches(
         500, preprocessing=preprocessing
     )
-    paths = {number: [] for number in watches}
+    moments = {number: [] for number in watches}
     test = []
 
-    def remember(batch, logs=None):
+    def record_moments(batch, logs=None):
         for number, watch in watches.items():
-            paths[number].append(ops.convert_to_numpy(watch.moments))
+            moments[number].append(ops.convert_to_numpy(watch.moments))
 
     def measure_test(epoch, logs=None):
         if (epoch + 1) * every % test_every:
             return
         if network in ("bn", "noisy-bn"):
-            # The moving averages are of noisy inputs.
+            # The moving averages of noisy BN include noise that a test does not have.
             estimate_population_statistics(
                 model, batches, steps=population_batches, verbose=0
             )
-        test.append(model.evaluate(tested, verbose=0, return_dict=True)["accuracy"])
+        scores = model.evaluate(test_batches, verbose=0, return_dict=True)
+        test.append(scores["accuracy"])
 
     history = model.fit(
         batches,
         epochs=steps // every,
         steps_per_epoch=every,
-        shuffle=False,  # the data set shuffles
+        shuffle=False,  # the mini-batches are shuffled already
         verbose=0,
         callbacks=[
             keras.callbacks.LambdaCallback(
-                on_train_batch_end=remember, on_epoch_end=measure_test
+                on_train_batch_end=record_moments, on_epoch_end=measure_test
             )
         ],
     ).history
-    moved = {number: distances(np.array(path)) for number, path in paths.items()}
+    distances = {
+        number: moment_distances(np.array(path)) for number, path in moments.items()
+    }
     middle = list(watches)[1]
-    shown = np.array(paths[middle])[-SHOWN:, :, typical_unit(moved[middle])]
+    unit = typical_unit(distances[middle])
+    kept = np.array(moments[middle])[-KEPT_STEPS:, :, unit]
     return {
-        "accuracy": rounded(history["accuracy"]),
-        "loss": rounded(history["loss"]),
-        "test": rounded(test),
+        "accuracy": round_digits(history["accuracy"]),
+        "loss": round_digits(history["loss"]),
+        "test": round_digits(test),
         "instability": {
-            str(number): rounded(_median(found)) for number, found in moved.items()
+            str(number): round_digits(_finite_median(values))
+            for number, values in distances.items()
         },
         "unit": {
-            "mean": rounded(shown[:, 0]),
-            "deviation": rounded(np.sqrt(shown[:, 1])),
+            "mean": round_digits(kept[:, 0]),
+            "deviation": round_digits(np.sqrt(kept[:, 1])),
         },
     }
 
 
-def distances(moments):
-    """How far each unit's distribution moves from one step to the next.
+def moment_distances(moments: Any) -> np.ndarray:
+    """Return how far each unit's distribution moves from one step to the next.
 
-    `hypot(mean' - mean, deviation' - deviation) / sqrt((variance + variance') / 2)`:
-    between Gaussians of these moments the 2-Wasserstein distance, the least way that
-    the values of a mini-batch must go, in standard deviations. Neither a unit's scale
-    nor its mean over all steps, which any next layer can undo, changes it.
+    `hypot(mean' - mean, deviation' - deviation) / sqrt((variance + variance') / 2)` is
+    the 2-Wasserstein distance between Gaussians with these moments, in standard
+    deviations: the shortest way on which the values of a mini-batch can become those of
+    the next. It does not depend on a unit's scale or its mean over all steps, for which
+    the next layer can compensate.
 
     Args:
-        moments: `(steps, 2, units)`, mean and biased variance.
+        moments: The mean and biased variance at each step, `(steps, 2, units)`.
 
     Returns:
-        `(steps - 1, units)`, float64; NaN for what does not vary or is no number.
+        An array `(steps - 1, units)` of float64; NaN where a unit does not vary or is
+        not finite.
 
     Example:
     ```python
     import numpy as np
 
-    from bn_keras.experiments.noisy_training import distances
+    from bn_keras.experiments.noisy_training import moment_distances
 
     moments = np.array([[[0.0], [4.0]], [[1.0], [4.0]]])
-    assert np.allclose(distances(moments), 0.5)
+    assert np.allclose(moment_distances(moments), 0.5)
     ```
     """
     mean, variance = np.moveaxis(np.asarray(moments, np.float64), 1, 0)
@@ -183,21 +176,21 @@ def distances(moments):
     return np.divide(way, scale, out=np.full_like(way, np.nan), where=usable)
 
 
-def typical_unit(found):
-    """The unit whose instability is the median of those that have one.
+def typical_unit(distances: np.ndarray) -> int:
+    """Return the unit with the median instability of all units that have one.
 
     Args:
-        found: what `distances` returned.
+        distances: What `moment_distances` returned.
     """
-    units = np.array([_median(column) for column in found.T])
-    alive = np.flatnonzero(np.isfinite(units))
+    medians = np.array([_finite_median(column) for column in distances.T])
+    alive = np.flatnonzero(np.isfinite(medians))
     if not alive.size:
         return 0
-    return int(alive[np.argsort(units[alive])[alive.size // 2]])
+    return int(alive[np.argsort(medians[alive])[alive.size // 2]])
 
 
-def _watched(network):
-    """The model with a `Watch` before three nonlinearities, compiled; the watches."""
+def _insert_watches(network):
+    """Insert a `Watch` before three nonlinearities; return the model and them."""
     names = [
         layer.name for layer in network.layers if layer.name.endswith("_activation")
     ]
@@ -211,15 +204,15 @@ def _watched(network):
 
     model: Any = keras.models.clone_model(network, call_function=call)
     model.compile(
-        keras.optimizers.SGD(RATE),
+        keras.optimizers.SGD(LEARNING_RATE),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        jit_compile=False,  # slow on a CPU
+        jit_compile=False,  # compilation takes long on a CPU
     )
     return model, dict(zip(numbers, watches.values(), strict=True))
 
 
-def _median(found):
-    """Of those that are numbers; NaN where none is."""
-    found = found[np.isfinite(found)]
-    return np.median(found) if found.size else np.nan
+def _finite_median(values):
+    """Return the median of the finite values; NaN if there are none."""
+    values = values[np.isfinite(values)]
+    return np.median(values) if values.size else np.nan

@@ -1,24 +1,25 @@
-"""What the notebooks of the experiments share: one experiment shown, and a table.
-
-Knows IPython's display and what `reproduce` leaves; no experiment.
-"""
+"""What the notebooks of the experiments share."""
 
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bn_keras.experiments import pages
 from bn_keras.experiments.catalog import WORKDIR
 from bn_keras.experiments.reproducing import reproduce
 from bn_keras.experiments.rows import Row, cells
 
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
-def table(columns: Iterable, rows: Iterable[Iterable]):
-    """Rows as a table.
+
+def table(columns: Iterable[Any], rows: Iterable[Iterable[Any]]) -> "Markdown":
+    """Return rows as a table.
 
     Args:
-        columns: their headings.
-        rows: of as many values each.
+        columns: The headings of the columns.
+        rows: The rows, each with one value per column.
 
     Returns:
         An `IPython.display.Markdown`.
@@ -31,18 +32,21 @@ def table(columns: Iterable, rows: Iterable[Iterable]):
 
 
 def find_workdir() -> Path:
-    """The work folder of the command line, where one is here or above.
+    """Find the work folder of `bn-keras reproduce`.
 
-    Jupyter runs a notebook in its own folder, and the command was typed elsewhere.
+    Jupyter runs a notebook in the notebook's own folder, while the command may have
+    been given in a folder above it.
 
     Returns:
-        The environment's `BN_KERAS_WORKDIR`, or the first folder `bn-keras-reproduce`
-        found from here upwards, or one to be made here.
+        The value of the environment variable `BN_KERAS_WORKDIR`; otherwise the first
+        folder `bn-keras-reproduce` here or above; otherwise a new one here.
     """
-    named = os.environ.get("BN_KERAS_WORKDIR")
+    value = os.environ.get("BN_KERAS_WORKDIR")
+    if value:
+        return Path(value)
     here = Path.cwd()
-    above = (folder / WORKDIR for folder in (here, *here.parents))
-    return Path(named) if named else next(filter(Path.is_dir, above), here / WORKDIR)
+    folders = (folder / WORKDIR for folder in (here, *here.parents))
+    return next(filter(Path.is_dir, folders), here / WORKDIR)
 
 
 def show(
@@ -51,32 +55,43 @@ def show(
     directories: Mapping[str, Any] | None = None,
     jobs: int = 1,
 ) -> None:
-    """Reproduce an experiment, or take what was measured before, and show it.
+    """Show the figure, the table and the set-up of an experiment.
 
-    Its figure, its table and its remarks; while it is measured, how far it is.
+    The result comes from the work folder, where an interrupted run is resumed. If the
+    work folder holds nothing of the experiment, the result published in the repository
+    is shown; if there is none, the experiment is run, with its progress displayed.
 
     Args:
-        name: one of `reproducing.EXPERIMENTS`.
-        scale: one of `reproducing.SCALES`.
-        directories: dict from a data set's name to the folder of its files; the others
-            are downloaded.
-        jobs: processes that measure side by side.
+        name: One of `bn_keras.experiments.catalog.EXPERIMENTS`.
+        scale: One of `bn_keras.experiments.catalog.SCALES`.
+        directories: A dict from the name of a data set to the folder of its files. The
+            others are bundled or downloaded.
+        jobs: The number of processes that measure parts at the same time.
 
     Raises:
-        ValueError: for an unknown name or scale, or data that cannot be had.
+        ValueError: If the name or the scale is unknown, or a data set cannot be read.
     """
     from IPython.display import Image, Markdown, display
 
-    workdir = find_workdir()
     note: Any = display(Markdown(f"`{name}`"), display_id=True)
 
-    def tell(part, done, total):
+    def report_progress(part, done, total):
         note.update(Markdown(f"`{name}`: {done} of {total} parts measured"))
 
-    facts = reproduce(name, workdir, scale, directories, jobs, on_part=tell)
+    workdir = find_workdir()
+    folder = workdir / scale / name
+    facts = None if folder.is_dir() else pages.read_result(name, scale)
+    if facts is None:
+        facts = reproduce(
+            name, workdir, scale, directories, jobs, on_part=report_progress
+        )
+    else:
+        folder = pages.RESULTS
     note.update(Markdown(f"`{facts['command']}`: {facts['seconds']:,.0f} seconds"))
+    discussion = pages.read_discussion(name, scale)
     display(
-        Image(filename=workdir / scale / name / f"{name}.png", width=900),
+        Image(filename=folder / f"{name}.png", width=900),
         table(Row._fields, map(cells, facts["rows"])),
-        Markdown(facts["remark"]),
+        Markdown(f"**Set-up.** {facts['remark']}"),
+        *([Markdown(f"**Published run.** {discussion}")] if discussion else []),
     )

@@ -1,7 +1,4 @@
-"""The independent parts of an experiment, measured one by one or side by side.
-
-Knows processes and the files of what was measured; nothing of what a part does.
-"""
+"""The independent parts of an experiment, measured once and kept in files."""
 
 import importlib
 import json
@@ -10,34 +7,30 @@ import os
 import platform
 import re
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
-from functools import cache
-from multiprocessing import active_children, get_context, parent_process
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
-
-from bn_keras import data
 from bn_keras.atomic_files import atomic_write
+from bn_keras.experiments.workers import run_in_processes
+
+# Called as `on_part(name, done, total)`.
+OnPart = Callable[[str, int, int], Any]
 
 
 class Part(NamedTuple):
-    """One piece of work that needs no other: mostly one training.
+    """A piece of work that depends on no other one, usually one training.
 
     Args:
-        name: of its file, such as `"bn-x5-seed0"`.
-        function: called as `function(directories=..., folder=..., **arguments)`, it
-            returns what JSON can hold. It stands at the top of a module.
-        arguments: what JSON can hold. Another run takes over what was measured with
-            equal ones and the same `versions()`; which files the data sets were read
-            from does not count.
+        name: The name of its file, such as `"bn-x5-seed0"`.
+        function: Called as `function(directories=..., folder=..., **arguments)`. It
+            returns a value that JSON can represent. It must be defined at the top level
+            of a module, so that other processes can import it.
+        arguments: Values that JSON can represent. A result is reused by a later run if
+            its arguments and its `versions()` are the same. The folders that the data
+            sets are read from are not compared.
     """
 
     name: str
@@ -46,12 +39,12 @@ class Part(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What the parts gave.
+    """The results of several parts.
 
     Args:
-        results: dict from a part's name to what its function returned.
-        seconds: that the parts took together, over all processes; of a part that was
-            killed on its way, from where it went on.
+        results: A dict from the name of a part to what its function returned.
+        seconds: The sum of the parts' durations, over all processes. The duration of a
+            part that was interrupted counts from where it was resumed.
     """
 
     results: dict[str, Any]
@@ -60,256 +53,165 @@ class Measured(NamedTuple):
 
 def measure(
     parts: Sequence[Part],
-    folder: Path | None = None,
+    folder: str | os.PathLike[str] | None = None,
     directories: Mapping[str, Any] | None = None,
     jobs: int = 1,
-    on_part: Callable[[str, int, int], None] | None = None,
+    on_part: OnPart | None = None,
 ) -> Measured:
-    """Measure every part that the folder does not hold yet.
+    """Measure every part whose result is not in the folder yet.
 
     Args:
-        parts: to measure, in this order.
-        folder: for a file `NAME.json` of each part, written when it ends; made if
-            missing. While it lasts a part has the folder `NAME` in it, where one that
-            was killed finds what it left. None keeps nothing.
-        directories: dict from a data set's name to the folder of its files.
-        jobs: processes that measure parts side by side, each with its share of the
-            processors; 1 measures in this one.
-        on_part: called as `on_part(name, done, total)` after each part, and first
-            with an empty name and the number that an earlier run has measured.
+        parts: The parts, in the order in which they are measured.
+        folder: A folder for the result of each part, `NAME.json`. It is created if it
+            does not exist. While a part is being measured it has a folder `NAME` there,
+            where it finds what it wrote before an interruption. With None nothing is
+            kept.
+        directories: A dict from the name of a data set to the folder of its files.
+        jobs: The number of processes, each of which uses its share of the processors.
+            With 1 the parts are measured in this process.
+        on_part: Called as `on_part(name, done, total)` after each part, and once before
+            with an empty name and the number of results that were already there.
 
     Returns:
-        `Measured`, in the order of `parts`.
+        A `Measured`, in the order of `parts`.
 
     Raises:
-        ValueError: if `jobs` is not positive, a file of the folder is damaged, another
-            process measures in it, or a process ended by itself.
+        ValueError: If `jobs` is not positive, a result in the folder is damaged,
+            another process is using the folder, or a worker process ends unexpectedly.
     """
     if jobs < 1:
         raise ValueError(f"`jobs` must be 1 or more. Received: jobs={jobs}")
-    alone = nullcontext()
-    if folder is not None:
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        alone = _alone(folder)
-    with alone:
+    if folder is None:
+        return _measure_all(parts, None, directories, jobs, on_part)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
         return _measure_all(parts, folder, directories, jobs, on_part)
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of Python, this package, Keras, its backend, and NumPy."""
+    import keras
+
+    packages = ("bn_keras", "keras", keras.backend.backend(), "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.import_module(name).__version__ for name in packages},
+    }
+
+
 @contextmanager
-def _alone(folder):
-    """Keep other processes out of the folder."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Keep other processes from measuring in the folder."""
     import fcntl
 
-    held = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"Expected to measure alone in {folder}. Received: a folder in which "
-                "another process measures; wait for it, or name another --workdir"
+                "The work folder must be used by one process at a time. Received: "
+                f"{folder}, in which another process is measuring. Wait for it to end, "
+                "or choose another --workdir"
             ) from None
         yield
     finally:
-        os.close(held)
+        os.close(descriptor)  # releases the lock
 
 
 def _measure_all(parts, folder, directories, jobs, on_part):
-    found = {part.name: _read(part, folder) for part in parts}
-    left = [part for part in parts if found[part.name] is None]
-    tell = on_part or (lambda name, done, total: None)
-    done = len(parts) - len(left)
-    tell("", done, len(parts))
+    facts = {part.name: _read_result(part, folder) for part in parts}
+    missing = [part for part in parts if facts[part.name] is None]
+    report = on_part or (lambda name, done, total: None)
+    done = len(parts) - len(missing)
+    report("", done, len(parts))
 
-    def note(name, facts):
+    def add(part, result):
         nonlocal done
-        found[name] = facts
+        facts[part.name] = result
         done += 1
-        tell(name, done, len(parts))
+        report(part.name, done, len(parts))
 
-    # A worker's share of the processors decides the order of its sums: the last part of
-    # a run that goes on has the same share as the others.
-    if jobs == 1 or not left:
-        for part in left:
-            note(part.name, _measure(part, folder, directories))
+    # A worker's number of threads decides the order of its floating-point sums. Even a
+    # single missing part is therefore measured in a worker if `jobs` asks for workers:
+    # a resumed run gives the same results as one that was not interrupted.
+    if jobs > 1 and missing:
+        run_in_processes(_measure_part, missing, (folder, directories), jobs, add)
     else:
-        others = set(active_children())
-        # Fresh interpreters: TensorFlow does not survive a fork.
-        fresh = get_context("spawn")
-        with ProcessPoolExecutor(
-            min(jobs, len(left)), fresh, _start_worker, (jobs, fresh.Lock())
-        ) as pool:
-            futures = {
-                pool.submit(_measure, part, folder, directories): part for part in left
-            }
-            try:
-                for future in as_completed(futures):
-                    note(futures[future].name, future.result())
-            except BrokenProcessPool as error:
-                raise ValueError(
-                    "Expected every process to measure its part. Received: one that "
-                    f"ended by itself, with jobs={jobs}; where memory is short, use "
-                    "fewer (--jobs)"
-                ) from error
-            except BaseException:
-                with _undisturbed():
-                    # Else the pool would wait for the parts that run.
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    workers = set(active_children()) - others
-                    for worker in workers:
-                        worker.terminate()
-                    for worker in workers:
-                        worker.join()
-                raise
+        for part in missing:
+            add(part, _measure_part(part, folder, directories))
     return Measured(
-        {name: facts["measured"] for name, facts in found.items()},
-        sum(facts["seconds"] for facts in found.values()),
+        {name: result["measured"] for name, result in facts.items()},
+        sum(result["seconds"] for result in facts.values()),
     )
 
 
-@contextmanager
-def _undisturbed():
-    """Let no second Ctrl-C or SIGTERM into the cleaning up after the first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {
-        number: signal.signal(number, signal.SIG_IGN)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def check_scale(scale: str, plans: Mapping[str, Any]) -> None:
-    """Refuse a scale that an experiment does not have.
-
-    Args:
-        scale: its name.
-        plans: dict from the names that there are.
-
-    Raises:
-        ValueError: for another one.
-    """
-    if scale not in plans:
-        raise ValueError(
-            f"`scale` must be one of {', '.join(plans)}. Received: scale={scale!r}"
-        )
-
-
-def versions() -> dict[str, str]:
-    """Those of Python and the packages, of Keras' backends the one in use."""
-    return {
-        "python": platform.python_version(),
-        **{
-            package: importlib.import_module(package).__version__
-            for package in ("bn_keras", "keras", keras.backend.backend(), "numpy")
-        },
-    }
-
-
-@cache
-def load_data(name: str, directory: str | None) -> data.Data:
-    """The data set of that name, read once a process.
-
-    Args:
-        name: a key of `bn_keras.data.DATA_SETS`.
-        directory: folder of its files; None for those bundled or downloaded.
-    """
-    with _downloading:
-        return data.load(name, directory)
-
-
-# Of two processes that want the same files, one downloads them. A worker has the lock
-# that it shares with the others.
-_downloading: Any = threading.Lock()
-
-
-def _file(part, folder):
-    if not re.fullmatch(r"[\w.-]+", part.name):
-        raise ValueError(f"A part's name must be a file's. Received: {part.name!r}")
-    return folder / f"{part.name}.json"
-
-
-def _read(part, folder):
-    """What an earlier run has measured of the same, or None."""
-    if folder is None or not (path := _file(part, folder)).exists():
-        return None
-    try:
-        facts = json.loads(path.read_text())
-        known = {key: facts[key] for key in ("part", "seconds", "measured")}
-        if not 0 <= float(known["seconds"]) < math.inf or known["measured"] is None:
-            raise ValueError("not the facts of a part")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"Expected what an earlier run has measured in {path}. Received: a file "
-            f"that cannot be read ({error}); delete it, or name another --workdir"
-        ) from None
-    return known if known["part"] == _identity(part) else None
-
-
-def _identity(part):
-    """What must be equal for two measurements to be of the same, as JSON has it."""
-    return json.loads(json.dumps({"versions": versions(), "arguments": part.arguments}))
-
-
-def _measure(part, folder, directories):
-    begun, identity = time.perf_counter(), _identity(part)
-    own = None if folder is None else _own_folder(folder / part.name, identity)
+def _measure_part(part, folder, directories):
+    start, identity = time.perf_counter(), _identity(part)
+    scratch = None if folder is None else folder / part.name
+    if scratch is not None:
+        _prepare(scratch, identity)
     measured = part.function(
-        directories=dict(directories or {}), folder=own, **part.arguments
+        directories=dict(directories or {}), folder=scratch, **part.arguments
     )
     facts = {
         "part": identity,
-        "seconds": round(time.perf_counter() - begun, 3),
+        "seconds": round(time.perf_counter() - start, 3),
         "measured": measured,
     }
-    if own is not None:
-        with atomic_write(_file(part, folder)) as temporary_path:
+    if scratch is not None:
+        with atomic_write(_result_path(part, folder)) as temporary_path:
             temporary_path.write_text(json.dumps(facts) + "\n")
-        shutil.rmtree(own)
+        shutil.rmtree(scratch)
+    # A result looks the same whether it was just measured or read from its file.
     return json.loads(json.dumps(facts))
 
 
-def _own_folder(path, identity):
-    """The part's folder, with what an earlier run of the same has left in it."""
-    of = path / "part.json"
+def _identity(part):
+    """Return what two measurements must share to be the same one, as JSON reads it."""
+    return json.loads(json.dumps({"versions": versions(), "arguments": part.arguments}))
+
+
+def _result_path(part, folder):
+    if not re.fullmatch(r"[\w.-]+", part.name):
+        raise ValueError(
+            "The name of a part must be a valid file name of letters, digits, '_', '.' "
+            f"and '-'. Received: name={part.name!r}"
+        )
+    return folder / f"{part.name}.json"
+
+
+def _read_result(part, folder):
+    """Return the result of an earlier run of the same part, or None."""
+    if folder is None or not (path := _result_path(part, folder)).exists():
+        return None
     try:
-        same = json.loads(of.read_text()) == identity
+        content = json.loads(path.read_text())
+        facts = {key: content[key] for key in ("part", "seconds", "measured")}
+        if not 0 <= float(facts["seconds"]) < math.inf or facts["measured"] is None:
+            raise ValueError("not the result of a part")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} must hold the result of an earlier run. Received: a file that "
+            f"cannot be read ({error}). Delete it, or choose another --workdir"
+        ) from None
+    return facts if facts["part"] == _identity(part) else None
+
+
+def _prepare(scratch, identity):
+    """Create a part's folder, keeping what an earlier run of the same part left."""
+    identity_path = scratch / "part.json"
+    try:
+        same = json.loads(identity_path.read_text()) == identity
     except (OSError, ValueError):
         same = False
-    if not same:
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
-        with atomic_write(of) as temporary_path:
-            temporary_path.write_text(json.dumps(identity))
-    return path
-
-
-def _start_worker(jobs, downloading):
-    """Take a share of the processors, and end when the parent does."""
-    global _downloading
-    _downloading = downloading
-    # Ctrl-C reaches all processes; the parent ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
-
-
-def _end_with_parent():
-    # A pool's worker would wait for its next task for ever.
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    if same:
+        return
+    # Intermediate files of other arguments or versions must not be resumed from.
+    if scratch.is_symlink() or scratch.is_file():
+        scratch.unlink()
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    with atomic_write(identity_path) as temporary_path:
+        temporary_path.write_text(json.dumps(identity))

@@ -1,7 +1,4 @@
-"""The loss around a point: how it and its gradient change along the gradient.
-
-Knows a loss as a function of its weights; no data, no training and no figure.
-"""
+"""The loss around a point: how it and its gradient change along the gradient."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -11,19 +8,19 @@ import keras
 import numpy as np
 from keras import ops
 
-# Called as `compute(weights)`, it returns the loss and one gradient for each weight.
+# Called as `compute(weights)`. Returns the loss and one gradient for each weight.
 Compute = Callable[[Sequence[Any]], tuple[Any, Sequence[Any]]]
 
 
 class Probe(NamedTuple):
-    """What was found along the gradient g of one point w.
+    """What was measured along the gradient g at a point w.
 
     Args:
         loss: L(w).
-        losses: least and largest L(w - rate g) over the rates.
-        distances: least and largest |g - g'| over the rates, g' the gradient at
-            w - rate g: the gradient predictiveness.
-        smoothness: largest |g - g'| / (rate |g|): the effective beta-smoothness.
+        losses: The smallest and largest L(w - rate g) over the rates.
+        distances: The smallest and largest |g - g'| over the rates, where g' is the
+            gradient at w - rate g: the gradient predictiveness.
+        smoothness: The largest |g - g'| / (rate |g|): the effective beta-smoothness.
     """
 
     loss: float
@@ -36,83 +33,87 @@ class Shift(NamedTuple):
     """The internal covariate shift of one layer.
 
     Args:
-        distance: |G - G'|, G the gradient of the layer's weights, G' the same after
-            all earlier layers took their step.
-        cosine: of the angle between the two; NaN where one of them vanishes or is no
-            number.
+        distance: |G - G'|, where G is the gradient of the layer's weights, and G' the
+            same after all earlier layers took their step.
+        cosine: The cosine of the angle between G and G'. NaN if one of them is 0 or not
+            finite.
     """
 
     distance: float
     cosine: float
 
 
-def loss_and_gradients(model: keras.Model, loss: Callable[..., Any]) -> Any:
-    """The loss of a mini-batch as a function of the weights, in training mode.
+def build_loss_and_gradients(
+    model: keras.Model, loss: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Compile the loss of a mini-batch, in training mode, as a function of the weights.
 
-    The model's own weights and statistics stay as they are. It is compiled once.
+    Calling it changes neither the model's weights nor its statistics.
 
     Args:
-        model: built, of one input.
-        loss: called as `loss(targets, outputs)`.
+        model: A built model with one input.
+        loss: Called as `loss(targets, outputs)`.
 
     Returns:
         A function of a list of values for `model.trainable_variables`, the inputs and
-        the targets, to `(loss, gradients)`, tensors.
+        the targets. It returns the tensors `(loss, gradients)`.
 
     Raises:
-        ValueError: under another backend than TensorFlow.
+        ValueError: If Keras' backend is not TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "The gradients need Keras' TensorFlow backend. Received: "
-            f"{keras.backend.backend()}; set KERAS_BACKEND=tensorflow"
+            f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow"
         )
     import tensorflow as tf
 
     @tf.function
-    def compute(weights, inputs, targets):
-        # The statistics that the stateless call would store are dropped.
+    def loss_and_gradients(weights, inputs, targets):
+        # `stateless_call` returns new moving statistics, which are discarded here.
         statistics = [ops.convert_to_tensor(v) for v in model.non_trainable_variables]
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            found = model.stateless_call(weights, statistics, inputs, training=True)
-            value = loss(targets, found[0])
+            outputs, *_ = model.stateless_call(
+                weights, statistics, inputs, training=True
+            )
+            value = loss(targets, outputs)
         return value, tape.gradient(value, weights)
 
-    return compute
+    return loss_and_gradients
 
 
-def layers_of(model: keras.Model) -> list[list[int]]:
-    """Which trainable weights each layer has, a normalization joined to its layer.
+def group_weights(model: keras.Model) -> list[list[int]]:
+    """Group the trainable weights by layer, a normalization with the layer before.
 
     Args:
-        model: built; each layer with a kernel begins a layer, in the order of the
-            model's.
+        model: A built model. Each layer with a kernel starts a group, in the order of
+            `model.layers`.
 
     Returns:
-        Of each layer the indices in `model.trainable_variables`.
+        For each group, the indices into `model.trainable_variables`.
     """
     index = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    layers: list[list[int]] = []
+    groups: list[list[int]] = []
     for layer in model.layers:
-        found = [index[id(variable)] for variable in layer.trainable_variables]
+        indices = [index[id(variable)] for variable in layer.trainable_variables]
         if getattr(layer, "kernel", None) is not None:
-            layers.append(found)
-        elif found:
-            layers[-1] += found
-    return layers
+            groups.append(indices)
+        elif indices:
+            groups[-1] += indices
+    return groups
 
 
 def probe(compute: Compute, weights: Sequence[Any], rates: Sequence[float]) -> Probe:
-    """Look along the gradient, one step of each rate from the same point.
+    """Measure the loss and its gradient after a step of each rate from the same point.
 
     Args:
-        compute: see `Compute`.
-        weights: arrays or tensors; they stay as they are.
-        rates: lengths of the steps, in gradients.
+        compute: See `Compute`.
+        weights: Arrays or tensors, which are not changed.
+        rates: The step lengths, as multiples of the gradient.
 
     Returns:
-        A `Probe`. A loss or distance that is no number counts as infinite.
+        A `Probe`. A loss or distance that is NaN counts as infinite.
 
     Example:
     ```python
@@ -122,8 +123,8 @@ def probe(compute: Compute, weights: Sequence[Any], rates: Sequence[float]) -> P
     def compute(weights):  # w^2, whose second derivative is 2 everywhere
         return weights[0] ** 2, [2 * weights[0]]
 
-    found = probe(compute, [np.array(3.0)], [0.25, 0.5])
-    assert found.losses == (0.0, 2.25) and found.smoothness == 2.0
+    result = probe(compute, [np.array(3.0)], [0.25, 0.5])
+    assert result.losses == (0.0, 2.25) and result.smoothness == 2.0
     ```
 
     Reference:
@@ -133,59 +134,62 @@ def probe(compute: Compute, weights: Sequence[Any], rates: Sequence[float]) -> P
     norm = _norm(gradients)
     losses, distances = [], []
     for rate in rates:
-        there, changed = compute(_stepped(weights, gradients, rate))
-        losses.append(_number(there))
-        distances.append(_distance(gradients, changed))
+        stepped = [w - rate * g for w, g in zip(weights, gradients, strict=True)]
+        loss_there, gradients_there = compute(stepped)
+        losses.append(_nan_to_infinity(loss_there))
+        distances.append(_distance(gradients, gradients_there))
     smoothness = [
         distance / (rate * norm) if norm else 0.0
         for rate, distance in zip(rates, distances, strict=True)
     ]
     return Probe(
-        _number(loss),
+        _nan_to_infinity(loss),
         (min(losses), max(losses)),
         (min(distances), max(distances)),
-        _number(max(smoothness)),
+        _nan_to_infinity(max(smoothness)),
     )
 
 
 def covariate_shift(
-    compute: Compute, weights: Sequence[Any], layers: Sequence[Sequence[int]], rate
+    compute: Compute,
+    weights: Sequence[Any],
+    layers: Sequence[Sequence[int]],
+    rate: float,
 ) -> list[Shift]:
-    """How far the step of the earlier layers changes each layer's gradient.
+    """Measure how far the step of the earlier layers changes each layer's gradient.
 
     Args:
-        compute: see `Compute`.
-        weights: arrays or tensors; they stay as they are.
-        layers: of each layer the indices of its weights, in the network's order.
-        rate: of the earlier layers' step.
+        compute: See `Compute`.
+        weights: Arrays or tensors, which are not changed.
+        layers: The indices of each layer's weights, in the order of the network.
+        rate: The learning rate of the earlier layers' step.
 
     Returns:
-        A `Shift` of each layer but the first, which has no earlier one.
+        A `Shift` for each layer but the first, which has no earlier layer.
 
     Reference:
         Santurkar et al. 2018, definition 2.1.
     """
     _, gradients = compute(weights)
-    moved, shifts = list(weights), []
+    stepped, shifts = list(weights), []
     for earlier, layer in pairwise(layers):
+        # One more layer takes its step each time, so `stepped` holds those of all
+        # earlier layers, and no others.
         for index in earlier:
-            moved[index] = weights[index] - rate * gradients[index]
-        _, changed = compute(moved)
+            stepped[index] = weights[index] - rate * gradients[index]
+        _, changed = compute(stepped)
         before = [gradients[index] for index in layer]
         after = [changed[index] for index in layer]
-        distance = _distance(before, after)
         norms = _norm(before) * _norm(after)
         product = sum(
-            float(np.vdot(_array(one), _array(other)))
-            for one, other in zip(before, after, strict=True)
+            float(np.vdot(_array(a), _array(b)))
+            for a, b in zip(before, after, strict=True)
         )
         cosine = product / norms if norms else np.nan
-        shifts.append(Shift(distance, cosine if np.isfinite(cosine) else np.nan))
+        shifts.append(
+            Shift(_distance(before, after), cosine if np.isfinite(cosine) else np.nan)
+        )
     return shifts
-
-
-def _stepped(weights, gradients, rate):
-    return [w - rate * g for w, g in zip(weights, gradients, strict=True)]
 
 
 def _array(tensor):
@@ -196,11 +200,12 @@ def _norm(gradients):
     return float(np.sqrt(sum(np.sum(np.square(_array(g))) for g in gradients)))
 
 
-def _distance(gradients, changed):
-    pairs = zip(gradients, changed, strict=True)
-    return _number(_norm([_array(one) - _array(other) for one, other in pairs]))
+def _distance(gradients, others):
+    pairs = zip(gradients, others, strict=True)
+    return _nan_to_infinity(_norm([_array(a) - _array(b) for a, b in pairs]))
 
 
-def _number(value):
+def _nan_to_infinity(value):
+    # The loss of a step that is too long overflows, and NaN would be lost in `min`.
     value = float(value)
     return np.inf if np.isnan(value) else value

@@ -1,24 +1,22 @@
-"""Reproduce one experiment: measure, draw, and leave what a reader needs to trust it.
+"""Reproduce one experiment: measure, draw, and record where the results come from."""
 
-Knows the experiments' names and the files of each; nothing of what they measure.
-"""
-
-import importlib
 import json
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from bn_keras.atomic_files import atomic_write
-from bn_keras.experiments.catalog import EXPERIMENTS, SCALES
-from bn_keras.experiments.parts import check_scale, versions
+from bn_keras.experiments import pages
+from bn_keras.experiments.catalog import load_experiment
+from bn_keras.experiments.experiment import Experiment
+from bn_keras.experiments.parts import OnPart, versions
 
-# What a result says of its origin, beside the versions, which are those of each part.
+# What a result records of its origin. The versions are part of each measurement.
 _ORIGIN = ("command", "machine")
 
 
@@ -28,113 +26,123 @@ def reproduce(
     scale: str = "default",
     directories: Mapping[str, Any] | None = None,
     jobs: int = 1,
-    on_part: Callable[[str, int, int], None] | None = None,
+    on_part: OnPart | None = None,
     command: str | None = None,
 ) -> dict[str, Any]:
     """Run one experiment and write its measurements and figures.
 
-    They are `NAME.json`, `NAME.svg` and `NAME.png` in `WORKDIR/SCALE/NAME`. What was
-    measured before is in the folder `parts` there, and is not measured again.
+    Writes `NAME.json`, `NAME.svg` and `NAME.png` to `WORKDIR/SCALE/NAME`. The folder
+    `parts` there keeps what was measured, so that it is not measured again.
 
     Args:
-        name: one of `EXPERIMENTS`.
-        workdir: folder for all experiments; made if missing.
-        scale: one of `SCALES`.
-        directories: dict from a data set's name to the folder of its files; the others
-            are downloaded.
-        jobs: processes that measure side by side.
-        on_part: called as `on_part(part, done, total)`, as `parts.measure` does.
-        command: the line that is recorded; None for that of the command line.
+        name: One of `bn_keras.experiments.catalog.EXPERIMENTS`.
+        workdir: The folder of all experiments. It is created if it does not exist.
+        scale: One of `bn_keras.experiments.catalog.SCALES`.
+        directories: A dict from the name of a data set to the folder of its files. The
+            others are bundled or downloaded.
+        jobs: The number of processes that measure parts at the same time.
+        on_part: Called as `on_part(part, done, total)` after each part; see
+            `bn_keras.experiments.parts.measure`.
+        command: The command that is recorded. With None it is the one of the command
+            line with these arguments.
 
     Returns:
-        What `NAME.json` holds. Numbers that JSON does not know are None.
+        The content of `NAME.json`. Infinite numbers and NaN are None in it.
 
     Raises:
-        ValueError: for an unknown name or scale, or data that cannot be had.
+        ValueError: If the name or the scale is unknown, or a data set cannot be read.
     """
-    if name not in EXPERIMENTS:
-        raise ValueError(
-            f"`name` must be one of {', '.join(EXPERIMENTS)}. Received: name={name!r}"
-        )
-    check_scale(scale, SCALES)
-    module = importlib.import_module(f"{__package__}.{name.replace('-', '_')}")
+    experiment = load_experiment(name)
     folder = Path(workdir) / scale / name
-    measurements = module.run(folder / "parts", scale, directories, jobs, on_part)
+    measurements = experiment.run(folder / "parts", scale, directories, jobs, on_part)
     rows = [
-        row._asdict() | {"agrees": _agrees(row, scale)}
-        for row in module.rows(measurements)
+        row._asdict() | {"agrees": _verdict(row, scale)}
+        for row in experiment.rows(measurements)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    _draw(module.plot, measurements, folder / name)
+    draw(experiment, measurements, folder / name)
 
-    held = json.loads(json.dumps(measurements), parse_constant=lambda _: None)
+    # JSON has neither infinities nor NaN.
+    measurements = json.loads(json.dumps(measurements), parse_constant=lambda _: None)
     path = folder / f"{name}.json"
-    origin = _earlier_origin(path, held) or {
+    origin = _earlier_origin(path, measurements) or {
         "command": command or _command(name, scale, jobs),
         "machine": _machine(),
     }
     facts = {
         "experiment": name,
-        "title": module.TITLE,
+        "title": experiment.title,
         "scale": scale,
         **origin,
         "versions": versions(),
-        "seconds": round(held["seconds"], 1),
-        "remark": _remark(module, scale),
+        "seconds": round(measurements["seconds"], 1),
+        "remark": pages.read_setup(name),
         "rows": rows,
-        "measurements": held,
+        "measurements": measurements,
     }
     with atomic_write(path) as temporary_path:
-        temporary_path.write_text(_text(facts), encoding="utf-8")
+        temporary_path.write_text(format_facts(facts), encoding="utf-8")
     return facts
 
 
-def _agrees(row, scale):
-    """What a row says; at the scale that measures nothing, nothing."""
-    return None if row.agrees is None or scale == "smoke" else bool(row.agrees)
+def draw(
+    experiment: Experiment[Any], measurements: Mapping[str, Any], path: Path
+) -> None:
+    """Draw the figure of an experiment as SVG and as PNG.
 
+    The same measurements give the same bytes.
 
-def _remark(module, scale):
-    """What was chosen and, of the scale whose results are known, what came out."""
-    if scale != "default" or not module.OUTCOME:
-        return module.REMARK
-    parts = (
-        module.REMARK,
-        "What came out of the run whose results the package's README has:",
-        module.OUTCOME,
-    )
-    return "\n\n".join(parts)
-
-
-def _draw(plot, measurements, path):
-    """The figure in both formats, with the same bytes from the same measurements."""
+    Args:
+        experiment: The experiment.
+        measurements: What it measured.
+        path: The files' path without a suffix.
+    """
     from matplotlib import style
 
+    # Neither a user's style sheet, nor random identifiers, nor the date.
     with style.context(["default", {"svg.hashsalt": "bn-keras"}]):
-        figure = plot(measurements)
+        figure = experiment.plot(measurements)
         with atomic_write(path.with_name(f"{path.name}.svg")) as temporary_path:
             figure.savefig(temporary_path, metadata={"Date": None})
         with atomic_write(path.with_name(f"{path.name}.png")) as temporary_path:
             figure.savefig(temporary_path, dpi=150)
 
 
+def format_facts(facts: Mapping[str, Any]) -> str:
+    """Return JSON with one line per fact, and one line per list of numbers.
+
+    Args:
+        facts: What `reproduce` returns.
+    """
+    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
+    # A line break is never part of a string in JSON: it can only stand between values.
+    innermost_list = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
+    text = innermost_list.sub(lambda m: "[" + re.sub(r"\n\s+", " ", m[1]) + "]", text)
+    return text + "\n"
+
+
+def _verdict(row, scale):
+    """Return `row.agrees` as JSON has it, and None at the scale that proves nothing."""
+    return None if row.agrees is None or scale == "smoke" else bool(row.agrees)
+
+
 def _earlier_origin(path, measurements):
-    """That of an earlier run, where nothing was measured since."""
+    """Return the origin of an earlier result, if nothing was measured since."""
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         same = earlier["measurements"] == measurements
-        kept = {key: earlier[key] for key in _ORIGIN}
-        whole = isinstance(kept["command"], str) and set(kept["machine"]) == {
+        origin = {key: earlier[key] for key in _ORIGIN}
+        complete = isinstance(origin["command"], str) and set(origin["machine"]) == {
             *_machine()
         }
-        return kept if same and whole else None
+        return origin if same and complete else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _command(name, scale, jobs):
-    side_by_side = f" --jobs {jobs}" if jobs > 1 else ""
-    return f"bn-keras reproduce {name} --scale {scale}{side_by_side}"
+    jobs_option = f" --jobs {jobs}" if jobs > 1 else ""
+    return f"bn-keras reproduce {name} --scale {scale}{jobs_option}"
 
 
 def _machine():
@@ -143,12 +151,3 @@ def _machine():
         "architecture": platform.machine(),
         "devices": keras.distribution.list_devices(),
     }
-
-
-def _text(facts):
-    """JSON with a line for each fact, and one for each list of numbers."""
-    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
-    # JSON has no line break inside a string.
-    lists = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
-    text = lists.sub(lambda found: "[" + re.sub(r"\n\s+", " ", found[1]) + "]", text)
-    return text + "\n"

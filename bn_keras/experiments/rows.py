@@ -1,23 +1,21 @@
-"""A claim of a paper beside what was measured, as one row of a table.
-
-Knows numbers and words; no experiment.
-"""
+"""A claim of a paper beside what was measured, as one row of a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Row(NamedTuple):
-    """One line of the table of results.
+    """One row of the table of results.
 
     Args:
-        claim: what is compared, in words.
-        paper: what the paper says of it, or `"-"`.
-        measured: what was measured, with its spread.
-        agrees: whether every seed shows what the paper says; None where the paper
-            says nothing of it, or nothing was measured that decides it.
+        claim: What is measured, in words.
+        paper: What the paper says about it, or `"-"`.
+        measured: What was measured, with its range over the seeds.
+        agrees: Whether every seed confirms the paper. None if the paper says nothing
+            about it, or if the measurements do not decide it.
     """
 
     claim: str
@@ -30,124 +28,127 @@ AGREES = {True: "yes", False: "no", None: "-"}
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The texts of a row of a result file, in the order of `Row`.
+    """Return the texts of a row of a result file, in the order of `Row`.
 
     Args:
-        row: dict from the names of `Row` to their values.
+        row: A dict from the field names of `Row` to their values.
 
     Returns:
-        Such as `("best test accuracy, in %", "higher with BN", "97.9", "yes")`.
+        Texts such as `("best test accuracy (%)", "higher with BN", "97.9", "yes")`.
 
     Raises:
-        KeyError: if one is missing, or `agrees` is none of True, False and None.
+        KeyError: If a field is missing, or `agrees` is not True, False or None.
     """
     return *(str(row[name]) for name in Row._fields[:-1]), AGREES[row["agrees"]]
 
 
-def spread(values: Sequence[float], scale: float = 1, digits: int = 1) -> str:
-    """The mean of some seeds, and their range.
+def mean_and_range(values: ArrayLike, scale: float = 1, digits: int = 1) -> str:
+    """Return the mean over seeds and their range, as text.
 
     Args:
-        values: one a seed.
-        scale: they are multiplied by it, such as 100 for per cent.
-        digits: behind the point.
+        values: One value per seed.
+        scale: The factor by which the values are multiplied, such as 100 for percent.
+        digits: The number of digits after the decimal point.
 
     Returns:
-        Such as `"97.8 (97.6 to 98.0)"`, or the value alone where there is one.
+        A text such as `"97.8 (97.6 to 98.0)"`; of a single value, the value alone.
 
     Example:
     ```python
-    from bn_keras.experiments.rows import spread
+    from bn_keras.experiments.rows import mean_and_range
 
-    assert spread([0.5, 0.7], 100) == "60.0 (50.0 to 70.0)"
+    assert mean_and_range([0.5, 0.7], 100) == "60.0 (50.0 to 70.0)"
     ```
     """
-    found = scale * np.asarray(values, float)
-    mean = f"{found.mean():,.{digits}f}"
-    if found.size == 1:
+    scaled = scale * np.asarray(values, float)
+    mean = f"{scaled.mean():,.{digits}f}"
+    if scaled.size == 1:
         return mean
-    return f"{mean} ({found.min():,.{digits}f} to {found.max():,.{digits}f})"
+    return f"{mean} ({scaled.min():,.{digits}f} to {scaled.max():,.{digits}f})"
 
 
-def rounded(values: Any, digits: int = 5) -> Any:
-    """A number, or the numbers of an array, to so many significant digits.
-
-    Args:
-        values: a number or an array of any shape.
-        digits: significant ones.
-
-    Returns:
-        What JSON can hold: a float, or lists of them.
-    """
-    found = np.asarray(values, float)
-    flat = [float(f"{value:.{digits}g}") for value in found.ravel()]
-    return np.reshape(flat, found.shape).tolist()
-
-
-def with_and_without(
-    with_bn: Sequence[float], without: Sequence[float], digits: int = 1
-) -> str:
-    """What was measured with and without BN, as one cell.
+def round_digits(values: Any, digits: int = 5) -> Any:
+    """Round a number, or the numbers of an array, to significant digits.
 
     Args:
-        with_bn: one a seed.
-        without: likewise.
-        digits: behind the point.
+        values: A number or an array of any shape.
+        digits: The number of significant digits.
 
     Returns:
-        Such as `"97.9 (97.9 to 98.0) with BN, 96.5 (96.2 to 96.6) without"`.
+        A float or nested lists of floats, which JSON can represent.
     """
-    ours, others = (spread(values, digits=digits) for values in (with_bn, without))
-    return f"{ours} with BN, {others} without"
+    array = np.asarray(values, float)
+    flat = [float(f"{value:.{digits}g}") for value in array.ravel()]
+    return np.reshape(flat, array.shape).tolist()
+
+
+def with_and_without(with_bn: ArrayLike, without: ArrayLike, digits: int = 1) -> str:
+    """Return what was measured with and without BN, as one text.
+
+    Args:
+        with_bn: One value per seed.
+        without: One value per seed.
+        digits: The number of digits after the decimal point.
+
+    Returns:
+        A text such as `"97.9 (97.9 to 98.0) with BN, 96.5 (96.2 to 96.6) without"`.
+    """
+    texts = [mean_and_range(values, digits=digits) for values in (with_bn, without)]
+    return "{} with BN, {} without".format(*texts)
 
 
 def verdict(gains: Any) -> bool | None:
-    """Whether every seed gains, as `Row.agrees` has it.
+    """Return whether every seed gains, for `Row.agrees`.
 
     Args:
-        gains: array of one a seed, rounded to the digits that are shown.
+        gains: An array of one value per seed, rounded to the digits that are shown.
 
     Returns:
-        False where one loses; None where one is no number, or none loses and not all
-        gain.
+        True if all gains are positive, False if one of them is negative. None if one is
+        not a number, or if some are 0 and none is negative.
 
     Example:
     ```python
     from bn_keras.experiments.rows import verdict
 
-    found = [verdict(gains) for gains in ([1, 2], [1, -1], [1, 0], [1, float("nan")])]
-    assert found == [True, False, None, None]
+    assert verdict([1, 2]) is True
+    assert verdict([1, -1]) is False
+    assert verdict([1, 0]) is None
     ```
     """
-    found = np.asarray(gains, float)
-    if not found.size or np.isnan(found).any():
+    gains = np.asarray(gains, float)
+    if not gains.size or np.isnan(gains).any():
         return None
-    if (found < 0).any():
+    if (gains < 0).any():
         return False
-    return True if (found > 0).all() else None
+    return True if (gains > 0).all() else None
 
 
-def steps_to(steps, accuracy, target):
-    """The step at which a curve first reaches an accuracy, between its points too.
+def steps_to_accuracy(
+    steps: Sequence[float], accuracy: Sequence[float], target: float
+) -> float | None:
+    """Return the step at which a curve first reaches an accuracy.
+
+    Between two points of the curve the step is interpolated linearly.
 
     Args:
-        steps: of the curve's points, rising, `(points,)`.
-        accuracy: at each of them, `(points,)`.
-        target: the accuracy to reach.
+        steps: The steps of the curve's points, ascending, `(points,)`.
+        accuracy: The accuracy at each of them, `(points,)`.
+        target: The accuracy to reach.
 
     Returns:
-        A number of steps, or None where it never does.
+        A number of steps, or None if the curve never reaches the accuracy.
 
     Example:
     ```python
-    from bn_keras.experiments.rows import steps_to
+    from bn_keras.experiments.rows import steps_to_accuracy
 
-    assert steps_to([50, 100, 150], [0.0, 0.5, 0.25], 0.25) == 75
+    assert steps_to_accuracy([50, 100, 150], [0.0, 0.5, 0.25], 0.25) == 75
     ```
     """
     reached = np.flatnonzero(np.asarray(accuracy) >= target)
     if not reached.size:
         return None
-    last = int(reached[0])
-    points = slice(max(0, last - 1), last + 1)
+    first = int(reached[0])
+    points = slice(max(0, first - 1), first + 1)
     return float(np.interp(target, accuracy[points], steps[points]))

@@ -17,17 +17,19 @@ from paths import SUPPORT
 
 from bn_keras import errors
 from bn_keras.cli import reproduce
-from bn_keras.experiments import reproducing
-from bn_keras.experiments.parts import load_data
-from bn_keras.experiments.reproducing import EXPERIMENTS
+from bn_keras.experiments import catalog, reproducing
+from bn_keras.experiments.catalog import EXPERIMENTS
+from bn_keras.experiments.data_sets import load_data
 
 ROOM = "bn_keras.experiments"
 NAMES = ("mnist", "mnist-sweep", "noise")
 
 
 def made_up(**replaced):
-    """The made-up experiment with other functions in it."""
-    return types.SimpleNamespace(**vars(made_up_experiment) | replaced)
+    """A module whose experiment is the made-up one with other functions in it."""
+    experiment = made_up_experiment.EXPERIMENT
+    functions = {"run": experiment.run, **vars(experiment), **replaced}
+    return types.SimpleNamespace(EXPERIMENT=types.SimpleNamespace(**functions))
 
 
 def refused(error):
@@ -43,8 +45,7 @@ def refused(error):
 def experiments(tmp_path, monkeypatch):
     """Three made-up experiments, an empty folder to work in; yields what sets one."""
     monkeypatch.chdir(tmp_path)
-    for module in (reproducing, reproduce):
-        monkeypatch.setattr(module, "EXPERIMENTS", NAMES)
+    monkeypatch.setattr(catalog, "EXPERIMENTS", NAMES)
 
     def exchange(name, module):
         monkeypatch.setitem(sys.modules, f"{ROOM}.{name.replace('-', '_')}", module)
@@ -160,7 +161,7 @@ def test_ctrl_c_says_that_the_run_can_go_on_and_it_does(capsys, experiments):
                 left.pop()
                 raise KeyboardInterrupt
 
-        return made_up_experiment.run(*arguments[:-1], stop)
+        return made_up_experiment.EXPERIMENT.run(*arguments[:-1], stop)
 
     experiments("mnist", made_up(run=run_until_seed1))
     status, out, error = run(capsys, "reproduce", "mnist")
@@ -201,7 +202,7 @@ def test_the_folders_of_the_data_and_the_jobs_are_handed_on(capsys, experiments)
 
     def note(*arguments):
         given.append(arguments[:4])
-        return made_up_experiment.run(arguments[0], "smoke")
+        return made_up_experiment.EXPERIMENT.run(arguments[0], "smoke")
 
     experiments("mnist", made_up(run=note))
     Path("d").mkdir()
@@ -247,7 +248,7 @@ def test_help_tells_of_the_experiments_and_the_scales(capsys):
 PROGRAM = """
 import sys
 import endless_experiment
-sys.modules["bn_keras.experiments.mnist"] = endless_experiment.Endless
+sys.modules["bn_keras.experiments.mnist"] = endless_experiment
 from bn_keras.cli import command_line
 sys.exit(command_line.main(sys.argv[1:]))
 """

@@ -1,8 +1,9 @@
-"""An experiment of two parts, of which the second never ends; see `test_reproduce`."""
+"""An experiment of two parts, the second of which never ends; see `test_reproduce`."""
 
 import time
 
-from bn_keras.experiments.parts import Part, measure
+from bn_keras.experiments.experiment import Experiment
+from bn_keras.experiments.parts import Part
 
 
 def last(directories, folder, seed):
@@ -12,12 +13,8 @@ def last(directories, folder, seed):
     return seed
 
 
-class Endless:
-    """Stands for a module."""
+def rounds(seeds):
+    yield [Part(f"seed{n}", last, {"seed": n}) for n in range(seeds)]
 
-    TITLE, PLANS = "Endless", {"smoke": None}
 
-    @staticmethod
-    def run(workdir, scale, directories, jobs, on_part):
-        parts = [Part(f"seed{n}", last, {"seed": n}) for n in range(2)]
-        return measure(parts, workdir, directories, jobs, on_part)
+EXPERIMENT = Experiment("endless", "Endless", {"smoke": 2}, rounds, None, None)

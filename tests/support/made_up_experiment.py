@@ -1,20 +1,38 @@
 """An experiment of milliseconds, for the tests of what surrounds the experiments."""
 
-from bn_keras.experiments.parts import Part, check_scale, measure
-from bn_keras.experiments.rows import Row, spread
+from bn_keras.experiments.experiment import Experiment
+from bn_keras.experiments.parts import Part
+from bn_keras.experiments.rows import Row, mean_and_range
 
 TITLE = "A parabola <b>& more</b>"
+# The number of seeds at each scale.
 PLANS = {"smoke": 1, "default": 2, "full": 3}
-REMARK = """\
-Made up: <script>alert(1)</script> is no markup,
+PAGE = """\
+# A parabola
+
+## Set-up
+
+Made up: <script>alert(1)</script> is not markup,
 and these lines are one paragraph.
 
-This is a second one."""
-OUTCOME = "It went up."
+This is a second one, with `code`.
+
+## Results
+
+None of this is shown.
+
+## What came out
+
+It went `up`.
+"""
+SETUP = (
+    "Made up: <script>alert(1)</script> is not markup, and these lines are one "
+    "paragraph.\n\nThis is a second one, with `code`."
+)
 
 
 def square(directories, folder, seed):
-    """Measure the one part of a seed; what is infinite must not harm the JSON."""
+    """Measure one part. The infinity must not make the JSON invalid."""
     return {
         "values": [seed + (x / 10) ** 2 for x in range(11)],
         "worst": float("inf"),
@@ -22,11 +40,9 @@ def square(directories, folder, seed):
     }
 
 
-def run(workdir=None, scale="default", directories=None, jobs=1, on_part=None):
-    check_scale(scale, PLANS)
-    parts = [Part(f"seed{n}", square, {"seed": n}) for n in range(PLANS[scale])]
-    measured = measure(parts, workdir, directories, jobs, on_part)
-    return {"scale": scale, "seconds": measured.seconds, "seeds": measured.results}
+def rounds(seeds):
+    results = yield [Part(f"seed{n}", square, {"seed": n}) for n in range(seeds)]
+    return {"seeds": results}
 
 
 def plot(measurements):
@@ -34,16 +50,20 @@ def plot(measurements):
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for name, found in measurements["seeds"].items():
-        axes.plot(found["values"], label=name)
+    for name, seed in measurements["seeds"].items():
+        axes.plot(seed["values"], label=name)
     axes.legend()
     return figure
 
 
 def rows(measurements):
-    last = [found["values"][-1] for found in measurements["seeds"].values()]
+    last = [seed["values"][-1] for seed in measurements["seeds"].values()]
+    text = mean_and_range(last)
     return [
-        Row("The last value of the parabola [0, 1]", "1", spread(last), max(last) == 1),
+        Row("The last value of the parabola [0, 1]", "1", text, max(last) == 1),
         Row('"><img src=x onerror=alert(1)>', "-", "&amp;"),
-        Row("The last value is below zero", "below 0", spread(last), max(last) < 0),
+        Row("The last value is below zero", "below 0", text, max(last) < 0),
     ]
+
+
+EXPERIMENT = Experiment("made-up", TITLE, PLANS, rounds, rows, plot)
