@@ -67,6 +67,7 @@ def test_both_clients_give_the_same_answers(tmp_path):
     np.testing.assert_array_equal(answers[0]["y"], 2 * ROWS)
 
 
+@pytest.mark.fast
 @run_in_event_loop
 async def test_requests_run_concurrently(scripted, address):
     scripted.barrier = 20
@@ -75,6 +76,7 @@ async def test_requests_run_concurrently(scripted, address):
     assert [answer["y"].tolist() for answer in answers] == list(range(20))
 
 
+@pytest.mark.fast
 @run_in_event_loop
 async def test_examples_are_classified_and_regressed(scripted, address):
     inputs = {"inputs": (tf.string, [None])}
@@ -107,6 +109,7 @@ async def test_errors_are_those_of_the_synchronous_client(scripted, address):
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+@pytest.mark.fast
 @run_in_event_loop
 async def test_a_replaced_model_is_called_with_its_new_signature(scripted, address):
     async with AsyncPredictionClient(address, "m") as client:
@@ -116,6 +119,7 @@ async def test_a_replaced_model_is_called_with_its_new_signature(scripted, addre
         assert (await client.predict(ROWS))["y"].shape == (2, 4)
 
 
+@pytest.mark.fast
 def test_it_must_be_constructed_in_a_running_event_loop():
     with pytest.raises(RuntimeError, match="no running event loop"):
         AsyncPredictionClient("127.0.0.1:1", "m")
@@ -133,7 +137,7 @@ async def asynchronous(items):
 async def test_answers_come_in_order_and_a_limited_number_of_requests_is_open(
     scripted, address, source, batch_size, in_flight
 ):
-    scripted.delay, scripted.barrier = 0.01, in_flight
+    scripted.delay, scripted.barrier = 0.002, in_flight
     async with AsyncPredictionClient(address, "m") as client:
         answers = client.predict_many(
             source(range(20)), batch_size=batch_size, in_flight=in_flight
@@ -144,6 +148,7 @@ async def test_answers_come_in_order_and_a_limited_number_of_requests_is_open(
     assert len(scripted.look_ups) == 1
 
 
+@pytest.mark.fast
 @run_in_event_loop
 async def test_a_wrong_item_is_named_after_the_answers_before_it(scripted, address):
     seen = []
@@ -158,6 +163,7 @@ async def test_a_wrong_item_is_named_after_the_answers_before_it(scripted, addre
     assert seen == [0, 1, 1]
 
 
+@pytest.mark.fast
 @run_in_event_loop
 async def test_leaving_early_cancels_the_open_requests(scripted, address):
     scripted.slow_from, scripted.barrier = 2, 4
@@ -181,6 +187,7 @@ async def test_leaving_early_cancels_the_open_requests(scripted, address):
     assert len(scripted.requests) < 10
 
 
+@pytest.mark.fast
 @run_in_event_loop
 async def test_images_can_be_files(scripted, address, tmp_path):
     scripted.signatures["predict_encoded"] = make_signature(

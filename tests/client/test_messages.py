@@ -10,6 +10,7 @@ from serving_descriptors import DESCRIPTORS, descriptor_set
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
+import bn_keras_serving
 from bn_keras_serving.client import messages
 
 NOT_NEEDED = ("tensorflow", "keras", "rich", "ml_dtypes")
@@ -82,3 +83,12 @@ def test_importing_the_client_imports_no_tensorflow(statement):
         f"import sys; {statement}; print(sorted(set(sys.modules) & {set(NOT_NEEDED)}))"
     )
     assert run(code) == "[]\n"
+
+
+@pytest.mark.fast
+def test_the_package_offers_its_public_names_and_no_others():
+    assert set(bn_keras_serving.__all__) <= set(dir(bn_keras_serving))
+    for name in bn_keras_serving.__all__:
+        assert getattr(bn_keras_serving, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'PredictionServers'"):
+        bn_keras_serving.PredictionServers  # noqa: B018

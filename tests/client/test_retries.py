@@ -58,6 +58,7 @@ def test_pauses_are_random(scripted, address):
     assert max(first) - min(first) > 0.002
 
 
+@pytest.mark.slow  # 2.5 s of pauses
 def test_after_five_attempts_the_servers_error_is_raised(scripted, address):
     scripted.refusals = [DOWN] * 9
     with (
@@ -69,6 +70,7 @@ def test_after_five_attempts_the_servers_error_is_raised(scripted, address):
     assert len(scripted.requests) == 5
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "name",
     ["NOT_FOUND", "INTERNAL", "RESOURCE_EXHAUSTED", "ABORTED", "UNKNOWN", "CANCELLED"],

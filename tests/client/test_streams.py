@@ -83,6 +83,7 @@ def test_a_slow_source_does_not_hold_back_answers(client):
     assert len(seen) == 5
 
 
+@pytest.mark.fast
 def test_batches_are_sent_and_rows_come_back(scripted, client):
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)
     assert numbers(client.predict_many(rows, batch_size=4)) == rows.tolist()
@@ -93,6 +94,7 @@ def test_batches_are_sent_and_rows_come_back(scripted, client):
     assert answer["y"].shape == ()
 
 
+@pytest.mark.fast
 def test_batches_of_named_inputs(scripted, client):
     scripted.signatures = {
         "serving_default": make_signature(
@@ -108,6 +110,7 @@ def test_batches_of_named_inputs(scripted, client):
         list(client.predict_many([items[0], {"a": 1}], batch_size=2))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("shape", [(), (1, 3), (4,)])
 def test_an_output_without_a_row_for_each_item_is_an_error(scripted, client, shape):
     scripted.answer = tf.make_tensor_proto(np.zeros(shape))
@@ -115,11 +118,13 @@ def test_an_output_without_a_row_for_each_item_is_an_error(scripted, client, sha
         list(client.predict_many([1, 2, 3], batch_size=3))
 
 
+@pytest.mark.fast
 def test_the_signature_is_looked_up_once_for_all_items(scripted, client):
     list(client.predict_many(range(20)))
     assert len(scripted.look_ups) == 1
 
 
+@pytest.mark.fast
 def test_a_model_replaced_meanwhile_is_called_with_its_new_signature(scripted, client):
     answers = client.predict_many([[1], [2], [3]], in_flight=1)
     assert next(answers)["y"].dtype == np.float32
@@ -128,6 +133,7 @@ def test_a_model_replaced_meanwhile_is_called_with_its_new_signature(scripted, c
     assert [one["y"].dtype for one in answers] == [np.float64] * 2
 
 
+@pytest.mark.fast
 def test_a_wrong_item_is_named_after_the_answers_before_it(scripted, client):
     seen = []
     with pytest.raises(ValueError, match="lists of different lengths") as raised:  # noqa: PT012
@@ -138,6 +144,7 @@ def test_a_wrong_item_is_named_after_the_answers_before_it(scripted, client):
     assert len(scripted.requests) == 3
 
 
+@pytest.mark.fast
 def test_a_refused_item_is_named(scripted, client):
     scripted.refusals = [None] * 4 + [(grpc.StatusCode.NOT_FOUND, "gone")] * 9
     seen = []
@@ -150,6 +157,7 @@ def test_a_refused_item_is_named(scripted, client):
     assert len(seen) == 8
 
 
+@pytest.mark.fast
 def test_an_error_of_the_source_comes_after_the_answers_before_it(client):
     def items():
         yield 0
@@ -187,6 +195,7 @@ def test_a_request_of_a_client_that_is_closed_is_cancelled(scripted, client):
     assert raised.value.code() is grpc.StatusCode.CANCELLED
 
 
+@pytest.mark.fast
 def test_without_the_check_signatures_are_not_looked_up(scripted):
     with (
         serve(scripted) as address,
@@ -196,6 +205,7 @@ def test_without_the_check_signatures_are_not_looked_up(scripted):
     assert scripted.look_ups == []
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "numbers", [{"batch_size": 0}, {"in_flight": 0}, {"in_flight": -1}]
 )
