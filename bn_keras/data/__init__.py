@@ -7,7 +7,7 @@ from bn_keras.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from bn_keras.data.arrays import Arrays
-    from bn_keras.data.bad_files import reading
+    from bn_keras.data.bad_files import report_bad_files
     from bn_keras.data.bundled_digits import digits
     from bn_keras.data.cifar10_files import cifar10
     from bn_keras.data.folders import Files, image_folder
@@ -33,8 +33,8 @@ __all__ = [
     "imagenet",
     "load",
     "mnist",
-    "reading",
     "records",
+    "report_bad_files",
 ]
 
 # The module of each public name, imported when the name is first used: the help of the
@@ -48,6 +48,6 @@ _MODULES = {
     "Shuffling": "bn_keras.data.orders",
     "Split": "bn_keras.data.splits",
     "convert": "bn_keras.data.records_writer",
-    "reading": "bn_keras.data.bad_files",
+    "report_bad_files": "bn_keras.data.bad_files",
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -1,12 +1,16 @@
-"""Examples in memory.
-
-Knows NumPy arrays; no file.
-"""
+"""Examples in memory."""
 
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from bn_keras.data.orders import permutation
+import numpy as np
+
+from bn_keras.data.orders import Shuffling, permutation
 from bn_keras.data.splits import Split
+from bn_keras.images.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class Arrays(Split):
@@ -17,32 +21,40 @@ class Arrays(Split):
         labels: int64 `(examples,)`, indices of the class names.
     """
 
-    def __init__(self, images, labels):
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = images, labels
         self.shape = images.shape[1:]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
-    def _tensors(self):
+    def _tensors(self) -> "tuple[tf.Tensor, tf.Tensor]":
         import tensorflow as tf
 
+        # init_scope: `read` first runs while a tf.data function is traced, and a tensor
+        # of that graph could not be used in the next one. Not on a GPU, whose memory is
+        # for the model.
         with tf.init_scope(), tf.device("cpu"):
             return tf.constant(self.images), tf.constant(self.labels)
 
-    def order(self, shuffling, epoch):  # noqa: D102 (as Split has it)
+    def order(  # noqa: D102 (documented in Split)
+        self, shuffling: Shuffling | None, epoch: "tf.Tensor"
+    ) -> "tf.data.Dataset[Any]":
         import tensorflow as tf
 
         return tf.data.Dataset.from_tensor_slices(
             permutation(len(self), shuffling, epoch)
         )
 
-    def read(self, reference):  # noqa: D102
+    def read(  # noqa: D102
+        self, reference: "tf.Tensor"
+    ) -> "tuple[tf.Tensor, tf.Tensor]":
         import tensorflow as tf
 
         images, labels = self._tensors
         return tf.gather(images, reference), tf.gather(labels, reference)
 
-    def reads_batches_for(self, preprocessing):  # noqa: D102
+    def can_read_batches(self, preprocessing: Preprocessing) -> bool:  # noqa: D102
+        # `read` gathers any number of examples, but a resize takes them one by one.
         return preprocessing.resized_size == self.shape[:2]

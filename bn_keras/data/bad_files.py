@@ -1,117 +1,141 @@
-"""Which examples cannot be read, and what a user is told of them.
-
-Knows TensorFlow's errors; not where examples lie: a `Split` numbers, reads and names
-them.
-"""
+"""Find the examples that cannot be read, and name them in an error."""
 
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from bn_keras.images import pixels
 
-# Characters of TensorFlow's own words that a message about a bad file repeats.
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from bn_keras.data.splits import Split
+
+# What becomes of files that cannot be read.
+BadFiles = Literal["error", "skip"]
+# The number of characters of TensorFlow's own message that an error repeats.
 REASON = 120
 TOO_LONG = f"more than {pixels.MAX_ENLARGEMENT} times as long as wide"
 
 
-def read_whole(split, reference):
-    """Read an example and make sure that it is a picture.
+def check_bad_files(bad_files: str) -> None:
+    """Raise a `ValueError` if `bad_files` is not one of `BadFiles`."""
+    if bad_files not in get_args(BadFiles):
+        raise ValueError(
+            f"`bad_files` must be one of {', '.join(get_args(BadFiles))}. "
+            f"Received: bad_files={bad_files!r}"
+        )
 
-    One more than 16 times as long as wide is none: no model's input holds it.
+
+def read_and_decode(
+    split: "Split", reference: "tf.Tensor"
+) -> "tuple[tf.Tensor, tf.Tensor, tf.Tensor]":
+    """Read an example and make sure that it is an image that can be resized.
 
     Args:
-        split: a `bn_keras.data.Split`.
-        reference: an element of its `order`.
+        split: The `Split` of the example.
+        reference: An element of its `order`.
 
     Returns:
-        `(content, label, pixel)`, the first two as `split.read` gives them; or
-        TensorFlow's error. TensorFlow leaves out a decoding of which no pixel is used.
+        `(content, label, pixel)`, the first two as `split.read` returns them. `pixel`
+        is one value of the decoded image.
+
+    Raises:
+        tf.errors.OpError: If the file cannot be read or decoded, or the image is more
+            than 16 times as long as wide.
     """
     import tensorflow as tf
 
     content, label = split.read(reference)
-    picture = content
+    image = content
     if content.dtype == tf.string:
-        picture = pixels.decode(content, split.shape[-1])
-    sides = tf.shape(picture)[:2]
-    held = tf.debugging.assert_less_equal(
+        image = pixels.decode(content, split.shape[-1])
+    sides = tf.shape(image)[:2]
+    is_not_too_long = tf.debugging.assert_less_equal(
         tf.reduce_max(sides), pixels.MAX_ENLARGEMENT * tf.reduce_min(sides), TOO_LONG
     )
-    with tf.control_dependencies([held]):
-        return content, label, tf.identity(picture[0, 0, 0])
+    with tf.control_dependencies([is_not_too_long]):
+        # TensorFlow prunes a decoding whose result is unused, so one pixel is returned.
+        return content, label, tf.identity(image[0, 0, 0])
 
 
-def find_unreadable(split):
-    """Decode every example once, in parallel.
+def find_unreadable(split: "Split") -> np.ndarray:
+    """Decode every example once, in parallel, to find those that cannot be read.
 
     Args:
-        split: a `bn_keras.data.Split`.
+        split: A `Split`.
 
     Returns:
-        The positions of the examples that cannot be read, int64, ascending.
+        The positions of these examples, int64, ascending.
     """
-    fine = _read_all(split, split.numbered(past_damage=True)).ignore_errors()
-    found = np.array([position for position, _ in fine.as_numpy_iterator()], np.int64)
-    return np.setdiff1d(split.positions(), found)
+    # The examples that fail, or whose record fails, are missing among the results.
+    readable = _decode_all(split, split.enumerate_references(skip_damaged=True))
+    positions = [
+        position for position, _ in readable.ignore_errors().as_numpy_iterator()
+    ]
+    return np.setdiff1d(split.positions(), np.array(positions, np.int64))
 
 
-def unreadable_error(split, positions):
-    """The `ValueError` that says which examples cannot be read, and why.
+def unreadable_error(split: "Split", positions: np.ndarray) -> ValueError:
+    """Return the error that says which examples cannot be read, and why.
 
     Args:
-        split: a `bn_keras.data.Split`.
-        positions: of one such example or more.
+        split: A `Split`.
+        positions: The positions of such examples, at least one.
     """
     import tensorflow as tf
 
     first = int(positions[0])
+    # A reference that does not even come is that of a record that is not there.
     reason = "missing"
     try:
-        one = split.numbered().filter(lambda position, _: position == first)
-        list(_read_all(split, one).as_numpy_iterator())
+        numbered = split.enumerate_references()
+        numbered = numbered.filter(lambda *pair: pair[0] == first)
+        list(_decode_all(split, numbered).as_numpy_iterator())
     except tf.errors.OpError as error:
-        # Before stands in which node, in which iterator and for which path.
-        said = re.split(r"}} |Iterator::\S+: |; ", error.message.split("\n")[0])[-1]
-        reason = TOO_LONG if TOO_LONG in said else said[:REASON]
+        # TensorFlow puts the node, the iterator and the path before the reason.
+        message = re.split(r"}} |Iterator::\S+: |; ", error.message.split("\n")[0])[-1]
+        reason = TOO_LONG if TOO_LONG in message else message[:REASON]
     others = f" and {len(positions) - 1} others" if len(positions) > 1 else ""
     return ValueError(
-        f"Expected pictures that can be read. Received: {split.name(first)} "
-        f"({reason}){others} of {len(split)}; mend or remove what is damaged, or leave "
-        "it out (--skip-bad-files)"
+        f"Every image must be readable. Received: {split.describe(first)} "
+        f"({reason}){others} of {len(split)}. Repair or remove the damaged files, or "
+        "leave them out (--skip-bad-files)."
     )
 
 
-def _read_all(split, numbered):
-    """Of each example that `numbered` gives, its position and a pixel."""
+def _decode_all(split: "Split", numbered: "tf.data.Dataset[Any]"):
+    """Return the position and a pixel of each `(position, reference)`."""
     import tensorflow as tf
 
-    def pixel(position, reference):
-        return position, read_whole(split, reference)[2]
+    def decode(position, reference):
+        return position, read_and_decode(split, reference)[2]
 
-    return numbered.map(pixel, tf.data.AUTOTUNE)
+    return numbered.map(decode, tf.data.AUTOTUNE)
 
 
 @contextmanager
-def reading(*splits):
-    """Name the bad file where reading examples fails inside the block.
+def report_bad_files(*splits: "Split") -> Iterator[None]:
+    """Name the file in the error if reading an example fails inside the block.
 
-    TensorFlow says what is wrong with a picture, but not which one it is. So all of
-    them are decoded once more.
+    TensorFlow reports what is wrong with an image, but not which one it is. After such
+    an error all examples are decoded once more to find it.
 
     Args:
-        splits: whose batches the block reads, by itself or through Keras.
+        splits: The splits whose mini-batches the block reads, itself or through Keras.
 
     Raises:
-        ValueError: in place of TensorFlow's error, where an example cannot be read.
+        ValueError: Instead of TensorFlow's error, if an example cannot be read.
 
     Example:
     ```python
     from bn_keras import data
 
     digits = data.digits()
-    with data.reading(digits.train, digits.test):
+    with data.report_bad_files(digits.train, digits.test):
         images, labels = next(iter(digits.train.batches(32)))
     ```
     """
@@ -120,13 +144,14 @@ def reading(*splits):
     try:
         yield
     except (
-        tf.errors.InvalidArgumentError,  # not a picture
+        tf.errors.InvalidArgumentError,  # not an image
         tf.errors.NotFoundError,
         tf.errors.PermissionDeniedError,
         tf.errors.DataLossError,  # a damaged TFRecord file
         tf.errors.FailedPreconditionError,  # a folder, or fewer records than expected
-    ) as failure:
+    ) as error:
         for split in splits:
-            if (bad := find_unreadable(split)).size:
-                raise unreadable_error(split, bad) from failure
+            if (unreadable := find_unreadable(split)).size:
+                raise unreadable_error(split, unreadable) from error
+        # The files are not the cause.
         raise

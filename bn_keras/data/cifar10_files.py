@@ -1,15 +1,15 @@
-"""The CIFAR-10 photographs, downloaded through Keras or read from a folder.
+"""The CIFAR-10 photographs, downloaded through Keras or read from a folder."""
 
-Knows the original batches; no model and no training.
-"""
-
+import os
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from bn_keras.data.arrays import Arrays
+from bn_keras.data.bad_files import BadFiles
 from bn_keras.data.folders import check_folder, folder_data, list_splits
 from bn_keras.data.splits import Data
 
@@ -21,19 +21,21 @@ SHAPE = (32, 32, 3)
 TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 
 
-def cifar10(directory=None, bad_files="error"):
-    """The CIFAR-10 photographs: 50,000 to train on, 10,000 to test on, 32x32 pixels.
+def cifar10(
+    directory: str | os.PathLike[str] | None = None, bad_files: BadFiles = "error"
+) -> Data:
+    """Read CIFAR-10: 50,000 training and 10,000 test photographs of 32x32 pixels.
 
     Args:
-        directory: the original folder `cifar-10-batches-py` or the one around it, or a
-            folder of pictures as `image_folder` takes it; None downloads through Keras.
-        bad_files: as in `image_folder`.
+        directory: The original folder `cifar-10-batches-py`, its parent, or a folder
+            of images as for `image_folder`. `None` downloads through Keras.
+        bad_files: As in `image_folder`.
 
     Returns:
         `Data` with uint8 images `(examples, 32, 32, 3)` in memory.
 
     Raises:
-        ValueError: for a missing or damaged file, or a picture of another size.
+        ValueError: If a file is missing or damaged, or an image has another size.
 
     Reference:
         Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
@@ -41,43 +43,43 @@ def cifar10(directory=None, bad_files="error"):
     if directory is None:
         try:
             pairs = keras.datasets.cifar10.load_data()
-        except Exception as error:  # Keras raises a plain one, and others below it
+        except Exception as error:  # Keras raises a bare Exception among others
             raise ValueError(
-                f"Cannot download CIFAR-10: {error}; give the folder of its files "
-                "(--data-dir)"
+                f"Cannot download CIFAR-10: {error}. Give the folder of its files "
+                "(--data-dir)."
             ) from error
-        return _data(pairs)
+        return _arrays_data(pairs)
     directory = check_folder(directory)
     for folder in (directory, directory / "cifar-10-batches-py"):
         if (folder / TRAIN_BATCHES[0]).is_file():
             train = [_read_batch(folder / name) for name in TRAIN_BATCHES]
             images, labels = map(np.concatenate, zip(*train, strict=True))
-            return _data([(images, labels), _read_batch(folder / "test_batch")])
+            return _arrays_data([(images, labels), _read_batch(folder / "test_batch")])
     try:
         splits = list_splits(directory)
     except ValueError as error:
         raise ValueError(
-            "CIFAR-10 must be the batches of cifar-10-batches-py, or a folder of "
-            "pictures for each class in train/ and test/; name another folder "
-            f"(--data-dir). Received: {directory}. {error}"
+            "`directory` must hold the batches of cifar-10-batches-py, or a folder of "
+            f"images for each class in train/ and test/. Received: {directory}. Name "
+            f"another folder (--data-dir). {error}"
         ) from error
-    listed = folder_data("cifar10", *splits, bad_files, shape=SHAPE)
-    if len(listed.class_names) != len(CLASS_NAMES):
+    files = folder_data("cifar10", *splits, bad_files, shape=SHAPE)
+    if len(files.class_names) != len(CLASS_NAMES):
         raise ValueError(
-            f"CIFAR-10 has {len(CLASS_NAMES)} classes. Received: "
-            f"{len(listed.class_names)} folders in {directory}; load other pictures as "
-            "image_folder"
+            f"CIFAR-10 must have {len(CLASS_NAMES)} classes. Received: "
+            f"{len(files.class_names)} folders in {directory}. Load other images as "
+            "image_folder (--data)."
         )
     return Data(
         "cifar10",
-        listed.train.loaded(),
-        listed.test.loaded(),
-        listed.class_names,
-        listed.skipped,
+        files.train.load_arrays(),
+        files.test.load_arrays(),
+        files.class_names,
+        files.skipped,
     )
 
 
-def _data(pairs):
+def _arrays_data(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Data:
     train, test = (
         Arrays(images, labels.ravel().astype("int64")) for images, labels in pairs
     )
@@ -85,7 +87,7 @@ def _data(pairs):
 
 
 def _read_batch(path):
-    """One original file: a pickled dict of pixels, red before green, and labels."""
+    """Read an original file: a pickled dict of pixels and labels."""
     try:
         with Path(path).open("rb") as file:
             batch = _Unpickler(file, encoding="bytes").load()
@@ -95,18 +97,19 @@ def _read_batch(path):
             raise ValueError(f"{len(images)} images and {len(labels)} labels")
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(
-            f"Cannot read {path}: {error}. Expected a file of the original "
-            "cifar-10-batches-py; download it again"
+            f"Cannot read {path}, which must be a file of the original "
+            f"cifar-10-batches-py. Received: {error}. Download it again."
         ) from None
+    # The file has all red values of an image, then all green ones, then all blue ones.
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes arrays and nothing else: a pickle may otherwise run any code."""
+    """Unpickles arrays and nothing else, as any other class could run code."""
 
     _ARRAYS = frozenset({"_reconstruct", "ndarray", "dtype", "_frombuffer", "encode"})
 
     def find_class(self, module, name):
         if module.split(".")[0] in ("numpy", "_codecs") and name in self._ARRAYS:
             return super().find_class(module, name)
-        raise ValueError(f"it holds {module}.{name}")
+        raise ValueError(f"a pickle of {module}.{name}")

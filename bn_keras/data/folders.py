@@ -1,49 +1,62 @@
-"""Picture files in one folder for each class.
-
-Knows names of files and folders; pixels only through `pictures`.
-"""
+"""Image files in one folder for each class."""
 
 import os
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bn_keras.data.arrays import Arrays
-from bn_keras.data.bad_files import find_unreadable, reading
-from bn_keras.data.orders import permutation
+from bn_keras.data.bad_files import (
+    BadFiles,
+    check_bad_files,
+    find_unreadable,
+    report_bad_files,
+)
+from bn_keras.data.orders import Shuffling, permutation
 from bn_keras.data.splits import Data, Split
 from bn_keras.images import pixels
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 EXTENSIONS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif")
 TEST_FOLDERS = ("val", "validation", "test")
-# Without folders of their own, of each class every tenth picture is a test picture.
-TEST_SHARE = 10
-BAD_FILES = ("error", "skip")
+# Without a folder of test images, every tenth image of each class is a test image.
+TEST_EVERY = 10
+# More names than these are counted in an error, not listed.
+_NAMES_SHOWN = 5
 
 
 class Files(Split):
-    """Pictures in files, read and decoded when their turn comes.
+    """Image files, each of them read and decoded when it is needed.
 
     Args:
-        paths: of each file, bytes, as names of files need not be UTF-8.
-        labels: of each file, an index of the class names.
-        shape: `(height, width, channels)` if all must have it.
+        paths: The path of each file, kept as bytes: a file name need not be UTF-8.
+        labels: The label of each file, an index of the class names.
+        shape: `(height, width, channels)`, with `None` for a side that varies.
     """
 
-    def __init__(self, paths, labels, shape=(None, None, 3)):
-        self.paths = np.array(paths, object)
+    def __init__(
+        self,
+        paths: Sequence[bytes | str | os.PathLike[str]] | np.ndarray,
+        labels: Sequence[int] | np.ndarray,
+        shape: tuple[int | None, int | None, int] = (None, None, 3),
+    ) -> None:
+        self.paths = np.array([os.fsencode(path) for path in paths], object)
         self.labels = np.array(labels, np.int64)
         self.shape = shape
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def name(self, position):  # noqa: D102 (as Split has it)
+    def describe(self, position: int) -> str:  # noqa: D102 (documented in Split)
         return readable_name(self.paths[position])
 
-    def without(self, positions):
-        """The same split, the files at those positions left out."""
+    def without(self, positions: np.ndarray) -> "Files":
+        """Return the same split without the files at these positions."""
         return Files(
             np.delete(self.paths, positions),
             np.delete(self.labels, positions),
@@ -51,59 +64,68 @@ class Files(Split):
         )
 
     @cached_property
-    def _tensors(self):
+    def _tensors(self) -> "tuple[tf.Tensor, tf.Tensor]":
         import tensorflow as tf
 
+        # As in `Arrays`: outside any graph, and on the CPU.
         with tf.init_scope(), tf.device("cpu"):
             return tf.constant(self.paths), tf.constant(self.labels)
 
-    def order(self, shuffling, epoch):  # noqa: D102
+    def order(  # noqa: D102
+        self, shuffling: Shuffling | None, epoch: "tf.Tensor"
+    ) -> "tf.data.Dataset[Any]":
         import tensorflow as tf
 
         return tf.data.Dataset.from_tensor_slices(
             permutation(len(self), shuffling, epoch)
         )
 
-    def read(self, reference):  # noqa: D102
+    def read(  # noqa: D102
+        self, reference: "tf.Tensor"
+    ) -> "tuple[tf.Tensor, tf.Tensor]":
         import tensorflow as tf
 
         paths, labels = self._tensors
         content = tf.io.read_file(paths[reference])
+        # An image of any size stays encoded here: a crop of a JPEG file is decoded
+        # without the rest of it.
         if None not in self.shape:
             content = pixels.decode(content, self.shape[-1])
             content = tf.ensure_shape(content, self.shape)
         return content, labels[reference]
 
-    def loaded(self):
-        """The same pictures, which must have one size, as uint8 `Arrays`."""
+    def load_arrays(self) -> Arrays:
+        """Return the same images, which must have one size, as uint8 `Arrays`."""
         import tensorflow as tf
 
         references = self.order(None, tf.constant(0, tf.int64))
         contents = references.map(lambda index: self.read(index)[0], tf.data.AUTOTUNE)
-        with reading(self):
+        with report_bad_files(self):
             images = np.concatenate(list(contents.batch(1024).as_numpy_iterator()))
         return Arrays(images, self.labels)
 
 
-def image_folder(directory, bad_files="error"):
-    """Pictures (JPEG, PNG, BMP, GIF) in one folder for each class.
+def image_folder(
+    directory: str | os.PathLike[str] | None, bad_files: BadFiles = "error"
+) -> Data:
+    """Read images (JPEG, PNG, BMP, GIF) from one folder for each class.
 
-    Either `train/<class>/` and one of `val/<class>/`, `validation/<class>/` and
-    `test/<class>/`, the first of them that is there; or `<class>/` alone: then the
-    first picture of each class, the eleventh and so on, sorted by name, are the test
-    pictures. Hidden files and other extensions are passed over.
+    The folder holds either `train/<class>/` and one of `val/<class>/`,
+    `validation/<class>/` and `test/<class>/`, of which the first that exists is used;
+    or `<class>/` alone. Then the first image of each class, the eleventh and so on,
+    sorted by name, are the test images. Hidden files and other extensions are ignored.
 
     Args:
-        directory: the folder.
-        bad_files: `"error"` names a file that cannot be read when its turn comes;
-            `"skip"` decodes all of them now and leaves such files out.
+        directory: The folder.
+        bad_files: `"error"` raises an error that names a file when it cannot be read.
+            `"skip"` decodes all files now and leaves out those that cannot be read.
 
     Returns:
-        `Data` with pictures of any size; classes are sorted by name.
+        `Data` with images of any size. The classes are sorted by name.
 
     Raises:
-        ValueError: if there are no classes, no pictures, an empty class, or other
-            classes in training than in validation.
+        ValueError: If there are no classes or no images, if a class is empty, or if
+            training and validation have different classes.
 
     Example:
     ```python
@@ -119,7 +141,7 @@ def image_folder(directory, bad_files="error"):
                 path.mkdir(parents=True)
                 Image.new("RGB", (8, 6), name).save(path / "plain.png")
         tones = data.image_folder(folder)
-        images, labels = next(iter(tones.train.pictures().batch(2)))
+        images, labels = next(iter(tones.train.original_images().batch(2)))
 
     assert tones.class_names == ("black", "white")
     assert np.array(images).shape == (2, 6, 8, 3)
@@ -129,61 +151,65 @@ def image_folder(directory, bad_files="error"):
     return folder_data(directory.resolve().name, *list_splits(directory), bad_files)
 
 
-def check_folder(directory):
-    """The folder as a path.
+def check_folder(directory: str | os.PathLike[str] | None) -> Path:
+    """Return the folder as a path.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: If it is not a folder that exists.
     """
     if directory is None or not Path(directory).is_dir():
-        found = "a file, " if directory and Path(directory).exists() else ""
+        kind = "a file, " if directory and Path(directory).exists() else ""
         raise ValueError(
-            "`directory` must be a folder that exists (--data-dir). "
-            f"Received: {found}{directory}"
+            f"`directory` must be a folder that exists. Received: {kind}{directory}. "
+            "Give the folder of the data set (--data-dir)."
         )
     return Path(directory)
 
 
-def list_splits(directory):
-    """Training and test files, each a dict from class to paths, as `image_folder` has.
+def list_splits(
+    directory: Path,
+) -> tuple[dict[bytes, list[bytes]], dict[bytes, list[bytes]]]:
+    """Return the training and the test files, each a dict from class to paths.
 
     Raises:
-        ValueError: as `image_folder` has it.
+        ValueError: As in `image_folder`.
     """
-    train = directory / "train"
-    if train.is_dir():
+    train_folder = directory / "train"
+    if train_folder.is_dir():
         for name in TEST_FOLDERS:
             if (directory / name).is_dir():
-                return list_classes(train), list_classes(directory / name)
+                return list_classes(train_folder), list_classes(directory / name)
         raise ValueError(
-            f"Expected one of {', '.join(TEST_FOLDERS)} beside train. "
-            f"Received: {directory}; give the test pictures a folder"
+            f"`directory` must have a folder {', '.join(TEST_FOLDERS[:-1])} or "
+            f"{TEST_FOLDERS[-1]} beside train. Received: {directory} without one. "
+            "Put the test images into such a folder."
         )
     classes = list_classes(directory)
     for name, paths in classes.items():
         if len(paths) < 2:
             raise ValueError(
-                "Each class must have 2 pictures or more, to train on and to test on. "
-                f"Received: {len(paths)} in {readable_name(name)} of {directory}"
+                "Each class must have at least 2 images, one for training and one for "
+                f"testing. Received: {len(paths)} in {readable_name(name)} of "
+                f"{directory}. Add images."
             )
     train, test = {}, {}
     for name, paths in classes.items():
-        test[name] = paths[::TEST_SHARE]
-        train[name] = [p for i, p in enumerate(paths) if i % TEST_SHARE]
+        test[name] = paths[::TEST_EVERY]
+        train[name] = [p for i, p in enumerate(paths) if i % TEST_EVERY]
     return train, test
 
 
-def list_classes(folder):
-    """The pictures of each class folder.
+def list_classes(folder: Path) -> dict[bytes, list[bytes]]:
+    """List the images of each class.
 
     Args:
-        folder: path of the folder that holds them.
+        folder: The folder that holds a folder for each class.
 
     Returns:
-        A dict from name to paths, all bytes, both sorted.
+        A dict from the class to the paths of its images, all bytes, both sorted.
 
     Raises:
-        ValueError: if there are no class folders, or no picture in one of them.
+        ValueError: If there is no class folder, or one of them has no image.
     """
     names = sorted(
         entry.name
@@ -192,22 +218,22 @@ def list_classes(folder):
     )
     if not names:
         raise ValueError(
-            f"{folder} must hold one folder of pictures for each class. "
-            "Received: a folder without folders"
+            f"{folder} must have one folder of images for each class. Received: a "
+            "folder without folders. Add them, or name another one (--data-dir)."
         )
-    classes = {name: list_pictures(os.fsencode(folder) + b"/" + name) for name in names}
+    classes = {name: list_images(os.fsencode(folder) + b"/" + name) for name in names}
     empty = [readable_name(name) for name, paths in classes.items() if not paths]
     if empty:
         raise ValueError(
-            f"Every class in {folder} must have pictures (.jpg, .jpeg, .png, .bmp or "
-            f".gif files). Received: none in {_some(empty)}; add pictures, or remove "
-            "the folder"
+            f"Every class in {folder} must have images (.jpg, .jpeg, .png, .bmp or "
+            f".gif files). Received: {_list_some(empty)} without images. Add images, "
+            "or remove the folder."
         )
     return classes
 
 
-def list_pictures(folder: bytes):
-    """Paths of the pictures that lie in a folder, bytes, sorted."""
+def list_images(folder: bytes) -> list[bytes]:
+    """Return the sorted paths of the images in a folder."""
     return sorted(
         entry.path
         for entry in os.scandir(folder)
@@ -218,42 +244,49 @@ def list_pictures(folder: bytes):
 
 
 def folder_data(
-    name, train, test, bad_files="error", class_names=None, shape=(None, None, 3)
-):
-    """A data set of files.
+    name: str,
+    train: Mapping[bytes, Sequence[bytes]],
+    test: Mapping[bytes, Sequence[bytes]],
+    bad_files: BadFiles = "error",
+    class_names: Mapping[str, str] | None = None,
+    shape: tuple[int | None, int | None, int] = (None, None, 3),
+) -> Data:
+    """Return a data set of image files.
 
     Args:
-        name: of the data set.
-        train: dict from class to paths, all bytes.
-        test: the same.
-        bad_files: as in `image_folder`.
-        class_names: dict from class to the name that users see; None for its own.
-        shape: as in `Files`.
+        name: The name of the data set.
+        train: Dict from the class to the paths of its training images, all bytes.
+        test: The same for the test images.
+        bad_files: As in `image_folder`.
+        class_names: Dict from the class to the name that users see. `None` keeps the
+            names of the folders.
+        shape: As in `Files`.
 
     Raises:
-        ValueError: if training and test classes differ, or a class has no file that
+        ValueError: If training and test classes differ, or a class has no file that
             can be read.
     """
     check_bad_files(bad_files)
     for has, lacks, purpose in ((train, test, "validation"), (test, train, "training")):
         if missing := sorted(has.keys() - lacks.keys()):
             raise ValueError(
-                "Training and validation must have the same classes. Received: no "
-                f"{purpose} pictures for {_some(list(map(readable_name, missing)))}"
+                "Training and validation must have the same classes. Received: "
+                f"{_list_some(list(map(readable_name, missing)))} without {purpose} "
+                "images. Add images, or remove the class."
             )
     classes = sorted(train)
     splits, skipped = [], []
     for listing in (train, test):
         labels = [i for i, key in enumerate(classes) for _ in listing[key]]
         split = Files([p for key in classes for p in listing[key]], labels, shape)
-        if bad_files == "skip" and (bad := find_unreadable(split)).size:
-            skipped += map(split.name, bad)
-            split = split.without(bad)
-            for gone in set(range(len(classes))).difference(split.labels.tolist()):
+        if bad_files == "skip" and (unreadable := find_unreadable(split)).size:
+            skipped += map(split.describe, unreadable)
+            split = split.without(unreadable)
+            for label in set(range(len(classes))).difference(split.labels.tolist()):
                 raise ValueError(
-                    "Every class must have pictures that can be read. Received: "
-                    f"{readable_name(classes[gone])}, all of whose files are damaged, "
-                    f"among them {skipped[-1]}"
+                    "Every class must have images that can be read. Received: "
+                    f"{readable_name(classes[label])}, all of whose files are damaged, "
+                    f"among them {skipped[-1]}. Repair them, or remove the class."
                 )
         splits.append(split)
     names = [readable_name(key) for key in classes]
@@ -262,20 +295,13 @@ def folder_data(
     return Data(name, splits[0], splits[1], tuple(names), tuple(skipped))
 
 
-def check_bad_files(bad_files):
-    """Raise a `ValueError` for what is none of `BAD_FILES`."""
-    if bad_files not in BAD_FILES:
-        raise ValueError(
-            f"`bad_files` must be one of {', '.join(BAD_FILES)}. "
-            f"Received: bad_files={bad_files!r}"
-        )
-
-
-def readable_name(name):
-    """The name of a file, bytes, as text that can be printed."""
+def readable_name(name: bytes) -> str:
+    """Return the bytes of a file name as text that can be printed."""
     return name.decode("utf-8", "backslashreplace")
 
 
-def _some(names):
-    """The first five."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+def _list_some(names: Sequence[str]) -> str:
+    """Return the first names, and how many others there are."""
+    others = len(names) - _NAMES_SHOWN
+    listed = ", ".join(names[:_NAMES_SHOWN])
+    return f"{listed} and {others} more" if others > 0 else listed

@@ -1,7 +1,4 @@
-"""ImageNet (ILSVRC 2012), from its original folders or as TensorFlow Datasets has it.
-
-Knows the names of their files; no model and no training.
-"""
+"""ImageNet (ILSVRC 2012), in its original folders or of TensorFlow Datasets."""
 
 import csv
 import json
@@ -9,81 +6,88 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from bn_keras.data.bad_files import BadFiles
 from bn_keras.data.folders import (
     check_folder,
     folder_data,
     list_classes,
-    list_pictures,
+    list_images,
     readable_name,
 )
 from bn_keras.data.shards import Records, records_data
+from bn_keras.data.splits import Data
 
 SOLUTION, MAPPING = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
-# Kaggle's archive has its pictures below folders of its own.
+# Kaggle's archive has the images below these folders.
 NESTINGS = ("", "CLS-LOC", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
 
 
-def imagenet(directory=None, bad_files="error"):
-    """ImageNet: 1,281,167 pictures to train on, 50,000 to validate on, 1,000 classes.
+def imagenet(
+    directory: str | os.PathLike[str] | None = None, bad_files: BadFiles = "error"
+) -> Data:
+    """Read ImageNet: 1,281,167 training and 50,000 validation images, 1,000 classes.
 
     Args:
-        directory: the original folders: `train/<wnid>/*.JPEG`, and `val/` with the
-            same folders, or with all files and Kaggle's `LOC_val_solution.csv` beside
-            or above it; with or without Kaggle's `ILSVRC/Data/CLS-LOC/`. Or the
-            `data_dir` of TensorFlow Datasets with `imagenet2012/<version>/`.
-        bad_files: as in `image_folder`.
+        directory: Either the folder of the original images: `train/<wnid>/*.JPEG`, and
+            `val/` with the same folders, or with all files and Kaggle's
+            `LOC_val_solution.csv` beside or above it. Kaggle's own folders
+            `ILSVRC/Data/CLS-LOC/` may enclose both. Or the `data_dir` of TensorFlow
+            Datasets, with `imagenet2012/<version>/`.
+        bad_files: As in `image_folder`.
 
     Returns:
-        `Data` with pictures of any size. Classes are in the order of their wnids;
-        they are called as `LOC_synset_mapping.txt` does if it is there, else by wnid.
+        `Data` with images of any size. The classes are sorted by wnid. Their names are
+        those of `LOC_synset_mapping.txt` if that file exists, otherwise the wnids.
 
     Raises:
-        ValueError: for folders that hold neither.
+        ValueError: If the folder holds neither.
 
     Reference:
         Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge".
     """
     if directory is None:
         raise ValueError(
-            "ImageNet must lie in a folder: it is downloaded from image-net.org or "
-            "Kaggle after an agreement to its terms. Received: none; give the folder "
-            "(--data-dir)"
+            "`directory` must be the folder of ImageNet, which is downloaded from "
+            "image-net.org or Kaggle after an agreement to its terms. Received: "
+            "directory=None. Give the folder (--data-dir)."
         )
     directory = check_folder(directory)
-    if (info := _prepared(directory)) is not None:
-        return _read_prepared(info, bad_files)
+    if (info_path := _find_dataset_info(directory)) is not None:
+        return _read_tensorflow_datasets(info_path, bad_files)
     for base in (directory / nesting for nesting in NESTINGS):
         if (base / "train").is_dir():
             break
     else:
         raise ValueError(
-            "Expected train/<wnid>/ and val/, or imagenet2012/<version>/ of TensorFlow "
-            f"Datasets. Received: {directory}, which holds neither"
+            "`directory` must hold train/<wnid>/ and val/, or imagenet2012/<version>/ "
+            f"of TensorFlow Datasets. Received: {directory}, which holds neither. Name "
+            "another folder (--data-dir)."
         )
     train = list_classes(base / "train")
     if not (base / "val").is_dir():
         raise ValueError(
-            f"Expected val/ beside train/. Received: {base} without it; put the "
-            "validation pictures there"
+            f"`directory` must hold val/ beside train/. Received: {base} without val/. "
+            "Put the validation images there."
         )
-    flat = list_pictures(os.fsencode(base / "val"))
-    test = _labelled(base, flat) if flat else list_classes(base / "val")
+    paths = list_images(os.fsencode(base / "val"))
+    test = _group_by_class(base, paths) if paths else list_classes(base / "val")
     return folder_data("imagenet", train, test, bad_files, _class_names(base))
 
 
-def _beside_or_above(base, name):
-    """The file of that name, in `base` or as far above as Kaggle has it; or None."""
+def _find_in_or_above(base: Path, name: str) -> Path | None:
+    """Return the file of that name in `base` or up to three levels above."""
+    # Kaggle's archive has its tables three levels above the images.
     folders = (base, *base.resolve().parents[:3])
     return next((f / name for f in folders if (f / name).is_file()), None)
 
 
-def _labelled(base, paths):
-    """The validation pictures of each class by Kaggle's table."""
-    table = _beside_or_above(base, SOLUTION)
+def _group_by_class(base: Path, paths: list[bytes]) -> dict[bytes, list[bytes]]:
+    """Return the validation images of each class, as Kaggle's table lists them."""
+    table = _find_in_or_above(base, SOLUTION)
     if table is None:
         raise ValueError(
-            f"The pictures in {base / 'val'} must lie in one folder for each class, or "
-            f"have {SOLUTION} beside or above them. Received: neither"
+            f"The images in {base / 'val'} must be in one folder for each class, or "
+            f"have {SOLUTION} beside or above them. Received: neither. Add one of them."
         )
     with table.open(newline="") as file:
         # The prediction is the wnid, then four sides of a box, for each box.
@@ -93,11 +97,11 @@ def _labelled(base, paths):
         }
     by_name = {Path(os.fsdecode(path)).stem.encode(): path for path in paths}
     if by_name.keys() != wnids.keys():
-        odd = sorted(by_name.keys() ^ wnids.keys())[0]
-        where = "only in the table" if odd in wnids else "only in the folder"
+        difference = sorted(by_name.keys() ^ wnids.keys())[0]
+        where = "only in the table" if difference in wnids else "only in the folder"
         raise ValueError(
-            f"{table} and {base / 'val'} must name the same pictures. Received: "
-            f"{readable_name(odd)} {where}"
+            f"{table} and {base / 'val'} must name the same images. Received: "
+            f"{readable_name(difference)} {where}. Download both again."
         )
     classes = {}
     for name, path in sorted(by_name.items()):
@@ -105,44 +109,44 @@ def _labelled(base, paths):
     return classes
 
 
-def _class_names(base):
-    mapping = _beside_or_above(base, MAPPING)
+def _class_names(base: Path) -> dict[str, str] | None:
+    mapping = _find_in_or_above(base, MAPPING)
     if mapping is None:
         return None
     lines = mapping.read_text().splitlines()
     names = {wnid: name for wnid, _, name in (line.partition(" ") for line in lines)}
     # The bird and the machine are both "crane".
-    times = Counter(names.values())
+    counts = Counter(names.values())
     return {
-        wnid: f"{name} ({wnid})" if times[name] > 1 else name
+        wnid: f"{name} ({wnid})" if counts[name] > 1 else name
         for wnid, name in names.items()
     }
 
 
-def _prepared(directory):
-    """The description that TensorFlow Datasets left: of the newest version, or None."""
-    found = [
+def _find_dataset_info(directory: Path) -> Path | None:
+    """Return the newest version's description by TensorFlow Datasets, if any."""
+    paths = [
         path
         for pattern in ("", "*/", "imagenet2012/*/")
         for path in directory.glob(pattern + "dataset_info.json")
         if path.resolve().parent.name.replace(".", "").isdigit()
     ]
     return max(
-        found,
+        paths,
         key=lambda path: [int(x) for x in path.resolve().parent.name.split(".")],
         default=None,
     )
 
 
-def _read_prepared(path, bad_files):
-    """TFRecord files as `tensorflow_datasets` prepares them, read without it."""
+def _read_tensorflow_datasets(path: Path, bad_files: BadFiles) -> Data:
+    """Read the TFRecord files of TensorFlow Datasets, without that package."""
     try:
         info = json.loads(path.read_text())
         splits = {split["name"]: split["shardLengths"] for split in info["splits"]}
         names = (path.parent / "label.labels.txt").read_text().split()
         if info["fileFormat"] != "tfrecord":
-            raise ValueError(f"its fileFormat is {info['fileFormat']}")
-        both = []
+            raise ValueError(f"fileFormat={info['fileFormat']!r}")
+        records = []
         for name in ("train", "validation"):
             counts = [int(length) for length in splits[name]]
             stem = f"{info['name']}-{name}.tfrecord"
@@ -150,12 +154,14 @@ def _read_prepared(path, bad_files):
                 path.parent / f"{stem}-{index:05}-of-{len(counts):05}"
                 for index in range(len(counts))
             ]
-            both.append(
+            records.append(
                 Records(files, counts, (None, None, 3), features=("image", "label"))
             )
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} must describe imagenet2012 with train and validation as TFRecord "
-            f"files, as tensorflow_datasets prepares it. Received: {error!r}"
+            f"files, as tensorflow_datasets prepares it. Received: {error!r}. Prepare "
+            "it again."
         ) from None
-    return records_data("imagenet", both[0], both[1], tuple(names), bad_files)
+    train, test = records
+    return records_data("imagenet", train, test, tuple(names), bad_files)

@@ -1,46 +1,57 @@
-"""Pictures in sharded TFRecord files, as `convert` writes them.
-
-Knows `tf.Example` and the description beside the shards; not how they are written.
-"""
+"""Images in sharded TFRecord files, as `convert` writes them."""
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bn_keras.data.bad_files import find_unreadable
-from bn_keras.data.folders import check_bad_files, check_folder
+from bn_keras.data.bad_files import BadFiles, check_bad_files, find_unreadable
+from bn_keras.data.folders import check_folder
+from bn_keras.data.orders import Shuffling
 from bn_keras.data.splits import Data, Split
 from bn_keras.images import pixels
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 DESCRIPTION = "dataset.json"
-# Names as in TensorFlow's image data sets.
+# The names of TensorFlow's own image data sets.
 IMAGE, LABEL, FILENAME = "image/encoded", "image/class/label", "image/filename"
-# Files read at the same time, and records that change places among one another; two
-# times as many are in memory, of ImageNet half a gigabyte.
+# The number of files read at the same time, and of records that are shuffled among one
+# another. Twice as many records are in memory: half a gigabyte of ImageNet.
 CYCLE, BUFFER = 16, 2048
 
 
 class Records(Split):
-    """Pictures in TFRecord files.
+    """Images in TFRecord files.
 
-    Shuffled, an epoch reads the files in random order, `CYCLE` of them in turns, and
-    mixes each `BUFFER` records. So much is read in sequence and nearly nothing kept;
-    that neighbours come from all classes is up to who wrote the files.
+    A shuffled epoch reads the files in random order, `CYCLE` of them in turns, and
+    shuffles every `BUFFER` records. This reads files in sequence and keeps little in
+    memory. Whoever writes the files must mix the classes, as `convert` does.
 
     Args:
-        files: paths.
-        counts: of each file, the number of its records.
-        shape: `(height, width, channels)`; sides are None where they vary.
-        features: names of the picture's file and of the label in each `tf.Example`.
-        bad: positions of records to leave out, counted over all files.
+        files: The path of each file.
+        counts: The number of records in each file.
+        shape: `(height, width, channels)`, with `None` for a side that varies.
+        features: The names of the encoded image and of the label in a `tf.Example`.
+        bad: The positions of records to leave out, counted over all files.
     """
 
-    def __init__(self, files, counts, shape, features=(IMAGE, LABEL), bad=()):
+    def __init__(
+        self,
+        files: Iterable[str | os.PathLike[str]],
+        counts: Sequence[int] | np.ndarray,
+        shape: tuple[int | None, int | None, int],
+        features: tuple[str, str] = (IMAGE, LABEL),
+        bad: Sequence[int] | np.ndarray = (),
+    ) -> None:
         self.files = [str(path) for path in files]
         self.counts = np.array(counts, np.int64)
-        self.shape = tuple(shape)
+        height, width, channels = shape
+        self.shape = (height, width, channels)
         self.features = features
         self.bad = np.array(bad, np.int64)
         # The position of each file's first record.
@@ -48,70 +59,82 @@ class Records(Split):
         for path in self.files:
             if not Path(path).is_file():
                 raise ValueError(
-                    f"Expected {len(self.files)} files of records. Received: no file "
-                    f"{path}; copy or convert them again"
+                    f"All {len(self.files)} files of records must exist. Received: no "
+                    f"file {path}. Copy or convert them again."
                 )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self.counts.sum()) - len(self.bad)
 
-    def name(self, position):  # noqa: D102 (as Split has it)
+    def describe(self, position: int) -> str:  # noqa: D102 (documented in Split)
         file = int(np.searchsorted(self._starts, position, "right")) - 1
         return f"record {position - self._starts[file]} of {self.files[file]}"
 
-    def positions(self):  # noqa: D102
+    def positions(self) -> np.ndarray:  # noqa: D102
         return np.delete(np.arange(self.counts.sum()), self.bad)
 
-    def without(self, positions):
-        """The same split, the records at those positions left out."""
+    def without(self, positions: np.ndarray) -> "Records":
+        """Return the same split without the records at these positions."""
         bad = np.union1d(self.bad, positions)
         return Records(self.files, self.counts, self.shape, self.features, bad)
 
-    def numbered(self, past_damage=False):  # noqa: D102
+    def enumerate_references(  # noqa: D102
+        self, skip_damaged: bool = False
+    ) -> "tf.data.Dataset[Any]":
         import tensorflow as tf
 
         files = np.arange(len(self.files))
-        if past_damage:
-            # A file that cannot be opened would fail without end.
-            there = [os.access(path, os.R_OK) for path in self.files]
-            files = files[there]
+        if skip_damaged:
+            # ignore_errors() would try a file that cannot be opened without end.
+            files = files[[os.access(path, os.R_OK) for path in self.files]]
 
-        def numbered_records(file):
-            records = self._records(file)
-            if past_damage:
+        def enumerate_records(file):
+            records = self._all_records(file)
+            if skip_damaged:
+                # TensorFlow ends a file at its first damaged record, so the records
+                # after it are lost too.
                 records = records.ignore_errors()
             return records.enumerate(tf.gather(self._starts, file))
 
         return tf.data.Dataset.from_tensor_slices(files).interleave(
-            numbered_records,
-            cycle_length=CYCLE if past_damage else 1,
+            enumerate_records,
+            # Positions may come in any order where damage is looked for.
+            cycle_length=CYCLE if skip_damaged else 1,
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
-    def order(self, shuffling, epoch):  # noqa: D102
+    def order(  # noqa: D102
+        self, shuffling: Shuffling | None, epoch: "tf.Tensor"
+    ) -> "tf.data.Dataset[Any]":
         import tensorflow as tf
 
         files = tf.range(len(self.files), dtype=tf.int64)
         if shuffling is None:
-            return self._in_turns(files, 1)
+            return self._interleave(files, 1)
         seed = tf.stack([tf.cast(shuffling.seed, tf.int64), epoch])
-        seeds = tf.unstack(tf.random.split(seed))
-        files = tf.random.experimental.stateless_shuffle(files, seeds[0])
+        # Two independent seeds: one for the order of files, one for that of records.
+        file_seed, record_seed = tf.unstack(tf.random.split(seed))
+        files = tf.random.experimental.stateless_shuffle(files, file_seed)
         if not shuffling.within_shards:
-            return self._in_turns(files, 1)
+            return self._interleave(files, 1)
 
-        # Not tf.data's shuffle(), whose order depends on TensorFlow's global seed too.
-        def mix(*numbered):
+        # tf.data's own shuffle() also depends on TensorFlow's global seed, and keeps a
+        # state that a resumed run would not have. So shuffle block by block, each block
+        # by a seed of its own.
+        def shuffle_block(*numbered):
             number, block = numbered
             order = tf.random.experimental.stateless_shuffle(
-                tf.range(tf.size(block)), tf.random.fold_in(seeds[1], number)
+                tf.range(tf.size(block)), tf.random.fold_in(record_seed, number)
             )
             return tf.data.Dataset.from_tensor_slices(tf.gather(block, order))
 
-        blocks = self._in_turns(files, CYCLE).batch(BUFFER).prefetch(1)
-        return blocks.enumerate().flat_map(mix)
+        # The next block is read while this one is used.
+        blocks = self._interleave(files, CYCLE).batch(BUFFER).prefetch(1)
+        return blocks.enumerate().flat_map(shuffle_block)
 
-    def read(self, reference):  # noqa: D102
+    def read(  # noqa: D102
+        self, reference: "tf.Tensor"
+    ) -> "tuple[tf.Tensor, tf.Tensor]":
         import tensorflow as tf
 
         image, label = self.features
@@ -128,109 +151,142 @@ class Records(Split):
             content = tf.ensure_shape(content, self.shape)
         return content, example[label]
 
-    def _records(self, file):
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, {len(self.files):,} files)"
+
+    def _all_records(self, file):
+        """Return the records of one file, those to leave out among them."""
         import tensorflow as tf
 
         return tf.data.TFRecordDataset(tf.gather(self.files, file))
 
-    def _in_turns(self, files, cycle):
-        """The records of these files, of so many of them in turns."""
+    def _interleave(self, files, cycle):
+        """Return the records of these files, reading `cycle` of them in turns."""
         import tensorflow as tf
 
         return tf.data.Dataset.from_tensor_slices(files).interleave(
-            self._wanted, cycle, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            self._good_records,
+            cycle,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            # Bitwise resume: which file is faster must not change the order.
+            deterministic=True,
         )
 
-    def _wanted(self, file):
-        """The records of one file that are not to be left out."""
+    def _good_records(self, file):
+        """Return the records of one file that are not to be left out."""
         import tensorflow as tf
 
-        records, count = self._records(file), tf.gather(self.counts, file)
+        records, count = self._all_records(file), tf.gather(self.counts, file)
         if self.bad.size:
-            first = tf.gather(self._starts, file)
-            inside = (self.positions() >= first) & (self.positions() < first + count)
-            wanted = tf.boolean_mask(self.positions(), inside)
-            count = tf.size(wanted, tf.int64)
-            # A damaged end is not even read.
-            last = tf.reduce_max(tf.concat([wanted, [first - 1]], 0))
+            start = tf.gather(self._starts, file)
+            is_in_file = (self.positions() >= start) & (
+                self.positions() < start + count
+            )
+            good = tf.boolean_mask(self.positions(), is_in_file)
+            count = tf.size(good, tf.int64)
+            # Stop after the last good record: reading a damaged end would raise an
+            # error. `start - 1` gives an empty file where every record is bad.
+            last = tf.reduce_max(tf.concat([good, [start - 1]], 0))
             records = (
-                records.take(last + 1 - first)
-                .enumerate(first)
+                records.take(last + 1 - start)
+                .enumerate(start)
                 .filter(lambda *pair: tf.reduce_all(pair[0] != self.bad))
                 .map(lambda _, record: record)
             )
+        # A file with fewer records than described must be an error, not a short epoch:
+        # every later mini-batch would hold other examples.
         return records.apply(tf.data.experimental.assert_cardinality(count))
 
 
-def records(directory, bad_files="error"):
-    """A data set that `convert` wrote.
+def records(
+    directory: str | os.PathLike[str] | None, bad_files: BadFiles = "error"
+) -> Data:
+    """Read a data set that `convert` has written.
 
     Args:
-        directory: its folder.
-        bad_files: as in `image_folder`.
+        directory: The folder that `convert` has written.
+        bad_files: As in `image_folder`.
 
     Returns:
-        `Data` with pictures as they were converted.
+        `Data` with images as they were converted.
 
     Raises:
-        ValueError: for a description or a file of records that is missing or not as
-            it was written.
+        ValueError: If the description or a file of records is missing, or differs from
+            what was written.
+
+    Example:
+    ```python
+    import numpy as np
+    from bn_keras import data
+
+    images = np.zeros((12, 8, 8, 3), "uint8")
+    split = data.Arrays(images, np.arange(12) % 3)
+    data.convert(data.Data("black", split, split, ("a", "b", "c")), "black")
+    assert len(data.records("black").train) == 12
+    ```
     """
     directory = check_folder(directory)
     path = directory / DESCRIPTION
     try:
-        described = json.loads(path.read_text())
+        description = json.loads(path.read_text())
         splits = []
-        for split in (described["splits"][name] for name in ("train", "test")):
-            for name, shard in split.items():
+        for shards in (description["splits"][name] for name in ("train", "test")):
+            for name, shard in shards.items():
                 size = (directory / name).stat().st_size
                 if size != shard["bytes"]:
-                    raise ValueError(f"{name} of {size} bytes, not {shard['bytes']}")
-            _check_counts(split.values(), described["class_names"])
-            counts = [shard["examples"] for shard in split.values()]
-            files = [directory / name for name in split]
-            splits.append(Records(files, counts, described["shape"]))
+                    raise ValueError(
+                        f"{name} has {size} bytes instead of {shard['bytes']}"
+                    )
+            _check_counts(shards.values(), description["class_names"])
+            counts = [shard["examples"] for shard in shards.values()]
+            files = [directory / name for name in shards]
+            splits.append(Records(files, counts, description["shape"]))
         train, test = splits
-        _height, _width, _channels = described["shape"]
-        name, names = described["name"], tuple(described["class_names"])
+        data_name, class_names = description["name"], tuple(description["class_names"])
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{directory} must hold {DESCRIPTION} and the files of records that it "
-            f"names, as bn-keras data convert writes them. Received: {error}; copy or "
-            "convert them again"
+            f"lists, as bn-keras data convert writes them. Received: {error}. Copy or "
+            "convert them again."
         ) from None
-    return records_data(name, train, test, names, bad_files)
+    return records_data(data_name, train, test, class_names, bad_files)
 
 
 def _check_counts(shards, class_names):
-    """Refuse numbers of examples that contradict one another."""
+    """Raise a `ValueError` if the numbers of examples contradict one another."""
     if not all(isinstance(name, str) for name in class_names):
-        raise ValueError("class names that are no texts")
+        raise ValueError("class names that are not strings")
     for shard in shards:
         counts = shard["examples_per_class"]
         if sum(counts.values()) != shard["examples"]:
-            raise ValueError(f"{shard['examples']} examples of classes {counts}")
+            raise ValueError(f"{shard['examples']} examples, but {counts} by class")
         if any(not 0 <= int(label) < len(class_names) for label in counts):
-            raise ValueError(f"classes {counts} of {len(class_names)} names")
+            raise ValueError(f"labels {list(counts)} for {len(class_names)} classes")
     if not sum(shard["examples"] for shard in shards):
         raise ValueError("a split without examples")
 
 
-def records_data(name, train, test, class_names, bad_files="error"):
-    """A data set of records, without those that cannot be read where that is asked.
+def records_data(
+    name: str,
+    train: Records,
+    test: Records,
+    class_names: tuple[str, ...],
+    bad_files: BadFiles = "error",
+) -> Data:
+    """Return a data set of records.
 
     Args:
-        name: of the data set.
-        train: `Records`.
-        test: `Records`.
-        class_names: a tuple.
-        bad_files: as in `image_folder`.
+        name: The name of the data set.
+        train: The training records.
+        test: The test records.
+        class_names: The name of each class.
+        bad_files: As in `image_folder`.
     """
     check_bad_files(bad_files)
     skipped, splits = [], [train, test]
     if bad_files == "skip":
         for index, split in enumerate(splits):
-            if (bad := find_unreadable(split)).size:
-                skipped += map(split.name, bad)
-                splits[index] = split.without(bad)
+            if (unreadable := find_unreadable(split)).size:
+                skipped += map(split.describe, unreadable)
+                splits[index] = split.without(unreadable)
     return Data(name, splits[0], splits[1], class_names, tuple(skipped))

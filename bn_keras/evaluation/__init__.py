@@ -1,7 +1,4 @@
-"""Measure a classifier, or an ensemble of them, on the pictures of a split.
-
-Knows predictions and labels; not how either came to be.
-"""
+"""Measure a classifier, or an ensemble of classifiers, on the images of a split."""
 
 from bn_keras.evaluation.evaluate_model import evaluate, predict_probabilities
 from bn_keras.evaluation.figures import plot_confusion

@@ -1,13 +1,13 @@
-"""Ask models for the classes of pictures and count the right answers.
+"""Measure how often classifiers are right about the images of a split."""
 
-Knows Keras models and splits; not how crops are cut.
-"""
+from collections.abc import Callable, Iterator, Sequence
 
+import keras
 import numpy as np
 
-from bn_keras import data
-from bn_keras.evaluation.crop_batches import batches_of_crops
-from bn_keras.evaluation.scores import Tally
+from bn_keras.data import Split, report_bad_files
+from bn_keras.evaluation.crop_batches import crop_batches
+from bn_keras.evaluation.scores import Evaluation, Tally
 from bn_keras.images.crops import CROPS
 from bn_keras.images.preprocessing import Preprocessing
 
@@ -16,29 +16,36 @@ TOLERANCE = 0.01
 
 
 def evaluate(
-    models, split, crops=1, preprocessing=None, batch_size=128, on_batch_end=None
-):
-    """Top-1 and top-5 accuracy of a classifier, with much of what lies behind them.
+    models: keras.Model | Sequence[keras.Model],
+    split: Split,
+    crops: int = 1,
+    preprocessing: Preprocessing | None = None,
+    batch_size: int = 128,
+    on_batch_end: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Return the top-1 and top-5 accuracy of a classifier, and its confusion matrix.
 
-    Where there are several crops or several models, the probabilities of a picture are
-    the arithmetic mean over the crops, then over the models.
+    With several crops or several models, the probabilities of an image are the
+    arithmetic mean over its crops, then over the models.
 
     Args:
-        models: a Keras model from images to class probabilities `(batch, classes)`, or
+        models: A Keras model from images to class probabilities `(batch, classes)`, or
             a list of such models, an ensemble.
-        split: a `bn_keras.data.Split`.
-        crops: of each picture, 1, 10 or 144; `bn_keras.images.crops` says which.
-        preprocessing: a `Preprocessing`; None for pixels in [0, 1], and for pictures
-            of the model's size as they are. `crop_fraction` is of the single crop.
-        batch_size: crops, not pictures, that a model takes at a time.
-        on_batch_end: called with the number of pictures done so far after each batch.
+        split: The `Split` to evaluate on.
+        crops: The number of crops of each image: 1, 10 or 144. See
+            `bn_keras.images.crops`.
+        preprocessing: A `Preprocessing`. `None` scales pixels to [0, 1] and keeps
+            images of the model's size as they are. Its `crop_fraction` applies to
+            single crops only.
+        batch_size: The number of crops, not images, that a model takes at a time.
+        on_batch_end: Called after each batch with the number of images done so far.
 
     Returns:
         An `Evaluation`.
 
     Raises:
-        ValueError: where a model does not take such images or know such labels, where
-            models cannot be averaged, or a picture cannot be read.
+        ValueError: If a model does not take such images or does not have such labels,
+            if models cannot be averaged, or if an image cannot be read.
 
     Example:
     ```python
@@ -48,16 +55,16 @@ def evaluate(
     from bn_keras.models import MLP
 
     model = MLP(input_shape=(8, 8, 1), classes=10)
-    found = evaluate(model, data.digits().test)
-    assert found.images == 360
-    assert found.top1 <= found.top5
+    evaluation = evaluate(model, data.digits().test)
+    assert evaluation.images == 360
+    assert evaluation.top1 <= evaluation.top5
     ```
 
     Reference:
         Ioffe & Szegedy 2015, figure 4 (errors, where these are accuracies) and section
         4.2.3 (ensemble).
     """
-    models = _models(models)
+    models = _as_list(models)
     tally = Tally(models[0].output_shape[-1])
     for probabilities, labels in predict_probabilities(
         models, split, crops, preprocessing, batch_size
@@ -68,43 +75,50 @@ def evaluate(
     return tally.total()
 
 
-def predict_probabilities(models, split, crops=1, preprocessing=None, batch_size=128):
-    """The class probabilities that `evaluate` scores.
+def predict_probabilities(
+    models: keras.Model | Sequence[keras.Model],
+    split: Split,
+    crops: int = 1,
+    preprocessing: Preprocessing | None = None,
+    batch_size: int = 128,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Return the class probabilities that `evaluate` scores.
 
     Args:
-        models: as in `evaluate`.
-        split: likewise.
-        crops: likewise.
-        preprocessing: likewise.
-        batch_size: likewise.
+        models: As in `evaluate`.
+        split: As in `evaluate`.
+        crops: As in `evaluate`.
+        preprocessing: As in `evaluate`.
+        batch_size: As in `evaluate`.
 
     Returns:
-        An iterator of `(probabilities, labels)` of some pictures each, in the order of
-        the split: float64 `(pictures, classes)` and int64 `(pictures,)`.
+        An iterator of `(probabilities, labels)`, each for some images in the order of
+        the split: float64 `(images, classes)` and int64 `(images,)`.
 
     Raises:
-        ValueError: as `evaluate`.
+        ValueError: As `evaluate`.
     """
-    models = _models(models)
+    models = _as_list(models)
     if crops not in CROPS:
         raise ValueError(
             f"`crops` must be one of {', '.join(map(str, CROPS))}. "
             f"Received: crops={crops!r}"
         )
     if not len(split):
-        raise ValueError("Expected one picture at least. Received: none")
-    fitted = _fit(models[0], split, crops, preprocessing)
-    return _predict(models, split, fitted, crops, batch_size)
+        raise ValueError("`split` must have at least one image. Received: 0 images")
+    preprocessing = _resolve_preprocessing(models[0], split, crops, preprocessing)
+    # The checks above are made now; a generator would delay them to its first use.
+    return _predict(models, split, preprocessing, crops, batch_size)
 
 
 def _predict(models, split, preprocessing, crops, batch_size):
     averages = crops > 1 or len(models) > 1
-    with data.reading(split):
-        batches = batches_of_crops(split, preprocessing, crops, batch_size)
-        yield from _answers(models, batches, crops, averages)
+    with report_bad_files(split):
+        batches = crop_batches(split, preprocessing, crops, batch_size)
+        yield from _average_crops(models, batches, crops, averages)
 
 
-def _models(models):
+def _as_list(models):
     models = list(models) if isinstance(models, (list, tuple)) else [models]
     _check_models(models)
     return models
@@ -112,92 +126,103 @@ def _models(models):
 
 def _check_models(models):
     if not models:
-        raise ValueError("Expected one model at least. Received: none")
+        raise ValueError("`models` must have at least one model. Received: models=[]")
     for model in models:
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise ValueError(
-                "Expected a model of one input and one output, class probabilities. "
-                f"Received: {len(model.inputs)} inputs and {len(model.outputs)} "
-                "outputs; evaluate a model made of those two"
+                "A model must have one input, and class probabilities as its only "
+                f"output. Received: {len(model.inputs)} inputs and "
+                f"{len(model.outputs)} outputs. Make a model of these two."
             )
         if len(model.output_shape) != 2:
             raise ValueError(
-                "Expected a model whose output is (batch, classes). Received: "
-                f"{model.output_shape}; evaluate a classifier"
+                "A model must have an output of shape (batch, classes). Received: "
+                f"{model.output_shape}. Evaluate a classifier."
             )
     for number, model in enumerate(models, 1):
-        for what in ("input_shape", "output_shape"):
-            first, other = (getattr(one, what)[1:] for one in (models[0], model))
-            if first != other:
+        for name in ("input_shape", "output_shape"):
+            first_shape = getattr(models[0], name)[1:]
+            shape = getattr(model, name)[1:]
+            if first_shape != shape:
                 raise ValueError(
                     "The models of an ensemble must have the same input and classes. "
-                    f"Received: {what} {other} of model {number} ({model.name}), "
-                    f"{first} of model 1 ({models[0].name})"
+                    f"Received: {name} {shape} of model {number} ({model.name}), "
+                    f"{first_shape} of model 1 ({models[0].name})"
                 )
 
 
-def _fit(model, split, crops, preprocessing):
-    """The preprocessing for the model's input, if these pictures can become that."""
-    expected, given = tuple(model.input_shape[1:]), tuple(split.shape)
-    wanted = expected
-    if len(expected) == 3 and (preprocessing is not None or crops > 1 or None in given):
-        wanted = (None, None, expected[2])
-    if len(wanted) != 3 or any(
-        side not in (None, has) for side, has in zip(wanted, given, strict=True)
+def _resolve_preprocessing(model, split, crops, preprocessing):
+    """Return the preprocessing for the model's input, if it accepts these images."""
+    model_shape, split_shape = tuple(model.input_shape[1:]), tuple(split.shape)
+    accepted = model_shape
+    if len(model_shape) == 3 and (
+        preprocessing is not None or crops > 1 or None in split_shape
+    ):
+        # The images are resized, so only their channels must agree.
+        accepted = (None, None, model_shape[2])
+    if len(accepted) != 3 or any(
+        side not in (None, split_side)
+        for side, split_side in zip(accepted, split_shape, strict=True)
     ):
         raise ValueError(
-            f"The model takes images of shape {expected}. Received: images of shape "
-            f"{given}; choose the data set that it was trained on"
+            f"`split` must have images of the model's input shape {model_shape}. "
+            f"Received: images of shape {split_shape}. Choose the data set that the "
+            "model was trained on."
         )
-    fitted = (preprocessing or Preprocessing()).resolve(model.input_shape)
-    if crops > 1 and (fitted.size is None or len(set(fitted.size)) > 1):
+    preprocessing = (preprocessing or Preprocessing()).resolve(model.input_shape)
+    size = preprocessing.size
+    if crops > 1 and (size is None or len(set(size)) > 1):
         raise ValueError(
-            f"{crops} crops are squares: the model's input, or the size of its "
-            f"`preprocessing`, must be one. Received: {fitted.size}; take crops=1"
+            f"The model's input, or the size of `preprocessing`, must be a square for "
+            f"{crops} crops. Received: {size}. Set crops=1."
         )
-    return fitted
+    return preprocessing
 
 
-def _answers(models, batches, crops, averages):
-    """Probabilities and labels of pictures, as soon as all of their crops are known."""
+def _average_crops(models, batches, crops, averages):
+    """Yield probabilities and labels of images as soon as all their crops are done."""
     classes = models[0].output_shape[-1]
-    pending, whose, full = np.empty((0, classes)), np.empty(0, np.int64), 0
+    # Crops of an image whose other crops are in the next batch.
+    pending, pending_labels = np.empty((0, classes)), np.empty(0, np.int64)
+    full = 0
     for images, labels in batches.as_numpy_iterator():
         if not 0 <= labels.min() <= labels.max() < classes:
-            wrong = labels.min() if labels.min() < 0 else labels.max()
+            label = labels.min() if labels.min() < 0 else labels.max()
             raise ValueError(
-                f"The model knows {classes} classes. Received: label {wrong}; choose "
-                "the data set that it was trained on"
+                f"Labels must be from 0 to {classes - 1} for a model of {classes} "
+                f"classes. Received: label {label}. Choose the data set that it was "
+                "trained on."
             )
         count, full = len(images), max(full, len(images))
         if count < full:
-            # A last batch of another size would be compiled for itself.
-            rest = np.zeros((full - count, *images.shape[1:]), images.dtype)
-            images = np.concatenate([images, rest])
-        answers = _mean(models, images, count, averages)
-        pending = np.concatenate([pending, answers])
-        whose = np.concatenate([whose, labels])
-        ready = len(pending) // crops * crops
+            # Keras would compile the model once more for a smaller last batch.
+            padding = np.zeros((full - count, *images.shape[1:]), images.dtype)
+            images = np.concatenate([images, padding])
+        probabilities = _average_models(models, images, count, averages)
+        pending = np.concatenate([pending, probabilities])
+        pending_labels = np.concatenate([pending_labels, labels])
+        complete = len(pending) // crops * crops
         yield (
-            pending[:ready].reshape(-1, crops, classes).mean(1),
-            whose[:ready:crops],
+            pending[:complete].reshape(-1, crops, classes).mean(1),
+            pending_labels[:complete:crops],
         )
-        pending, whose = pending[ready:], whose[ready:]
+        pending, pending_labels = pending[complete:], pending_labels[complete:]
 
 
-def _mean(models, images, count, averages):
-    """Mean of the models' answers to the first images, float64 `(count, classes)`."""
+def _average_models(models, images, count, averages):
+    """Return the mean of the models' outputs, float64 `(count, classes)`."""
     total = np.zeros(())
     for number, model in enumerate(models, 1):
-        answers = np.asarray(model.predict_on_batch(images), np.float64)[:count]
+        outputs = np.asarray(model.predict_on_batch(images), np.float64)[:count]
+        # Logits may be ranked, but their mean is not that of the probabilities.
         if averages and (
-            np.any(answers < -TOLERANCE) or np.any(abs(answers.sum(-1) - 1) > TOLERANCE)
+            np.any(outputs < -TOLERANCE) or np.any(abs(outputs.sum(-1) - 1) > TOLERANCE)
         ):
             raise ValueError(
-                "Averages are of probabilities: of each picture they must sum to 1. "
-                f"Received: outputs from {answers.min():.3g} to {answers.max():.3g} "
-                f"that sum to {answers.sum(-1).min():.3g} and more, of model {number} "
-                f"({model.name}); end it with a softmax"
+                "Outputs must be probabilities that sum to 1, as they are averaged. "
+                f"Received: outputs from {outputs.min():.3g} to {outputs.max():.3g} "
+                f"that sum to {outputs.sum(-1).min():.3g} and more, of model {number} "
+                f"({model.name}). End the model with a softmax."
             )
-        total = total + answers
+        total = total + outputs
     return total / len(models)

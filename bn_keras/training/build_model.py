@@ -1,7 +1,4 @@
-"""A recipe's network for a data set, compiled.
-
-Knows builders, optimizer and schedule; no training loop and no file.
-"""
+"""Build and compile a recipe's model for a data set."""
 
 import inspect
 from dataclasses import replace
@@ -11,116 +8,141 @@ from typing import Any
 import keras
 
 from bn_keras import models
+from bn_keras.data import Data
+from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.layer.batch_normalization import BatchNormalization
+from bn_keras.training.recipes import Recipe
 
-# The facts of a recipe that builders take by the same name.
-_NETWORK = ("activation", "dropout", "local_response_normalization", "width")
+# The fields of a recipe that builders take as arguments of the same name.
+_BUILDER_ARGUMENTS = ("activation", "dropout", "local_response_normalization", "width")
+# The size of the input where the images have different sizes.
 _SIZE = (224, 224)
+# The longest side of an image for which Inception gets its small stem.
 _SMALL = 64
 
 
-def preprocessing_for(recipe, data):
-    """The recipe's preprocessing with the size and channels of the network's input.
+def preprocessing_for(recipe: Recipe, data: Data) -> Preprocessing:
+    """Return the recipe's preprocessing with the size and channels of the input.
 
     Args:
-        recipe: a `bn_keras.training.recipes.Recipe`.
-        data: a `bn_keras.data.Data`.
+        recipe: A `Recipe`.
+        data: The `Data` to train on.
 
     Returns:
-        A `bn_keras.images.preprocessing.Preprocessing`. Where it names no size and
-        the data set's pictures have all one, they are taken whole.
+        A `Preprocessing`. If the recipe's has no size and all images of the data set
+        have one size, they are used whole.
+
+    Example:
+    ```python
+    from bn_keras import data
+    from bn_keras.training import preprocessing_for
+    from bn_keras.training.recipes import BN_MLP
+
+    assert preprocessing_for(BN_MLP, data.digits()).size == (8, 8)
+    ```
     """
     height, width, channels = data.shape
-    found = recipe.preprocessing
-    if found.size is None and None not in (height, width):
-        found = replace(found, size=(height, width), crop_fraction=1.0)
-    elif found.size is None:
-        found = replace(found, size=_SIZE)
-    return found.resolve((None, None, None, channels))
+    preprocessing = recipe.preprocessing
+    if preprocessing.size is None:
+        if height is None or width is None:
+            preprocessing = replace(preprocessing, size=_SIZE)
+        else:
+            preprocessing = replace(
+                preprocessing, size=(height, width), crop_fraction=1.0
+            )
+    return preprocessing.resolve((None, None, None, channels))
 
 
-def steps_per_epoch(recipe, data):
-    """Full mini-batches in an epoch, at least one."""
+def steps_per_epoch(recipe: Recipe, data: Data) -> int:
+    """Return the number of full mini-batches in an epoch, at least one."""
     return max(1, len(data.train) // recipe.batch_size)
 
 
-def build(recipe, data):
-    """The recipe's model for that data, compiled, its weights drawn from the seed.
+def build(recipe: Recipe, data: Data) -> keras.Model:
+    """Build and compile the recipe's model, its weights drawn from the recipe's seed.
 
     Args:
-        recipe: a `bn_keras.training.recipes.Recipe`.
-        data: a `bn_keras.data.Data`.
+        recipe: A `Recipe`.
+        data: The `Data` to train on, which determines the input and the classes.
 
     Returns:
         A compiled `keras.Model` of class probabilities.
 
     Raises:
-        ValueError: for a fact that the recipe's builder has no argument for.
+        ValueError: If the recipe sets an option that its network does not have.
+
+    Example:
+    ```python
+    from bn_keras import data
+    from bn_keras.training import build
+    from bn_keras.training.recipes import BN_MLP
+
+    assert build(BN_MLP, data.digits()).output_shape == (None, 10)
+    ```
     """
     keras.utils.set_random_seed(recipe.seed)
+    # Only this model gets the policy, not what the caller builds afterwards.
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.dtype)
     try:
-        model = _network(recipe, data)
+        model = _build_network(recipe, data)
     finally:
         keras.config.set_dtype_policy(policy)
-    rate: Any = recipe.learning_rate
+    learning_rate: Any = recipe.learning_rate
     if recipe.decay != 1:
-        rate = keras.optimizers.schedules.ExponentialDecay(
-            rate, recipe.decay_epochs * steps_per_epoch(recipe, data), recipe.decay
+        learning_rate = keras.optimizers.schedules.ExponentialDecay(
+            learning_rate,
+            recipe.decay_epochs * steps_per_epoch(recipe, data),
+            recipe.decay,
         )
-    # Keras would choose XLA, in TensorFlow slow on a CPU (README, "The layer").
-    slow = keras.backend.backend() == "tensorflow" and not (
-        keras.distribution.list_devices("gpu")
-    )
     model.compile(
         keras.optimizers.SGD(
-            rate, momentum=recipe.momentum, global_clipnorm=recipe.clip_norm
+            learning_rate, momentum=recipe.momentum, global_clipnorm=recipe.clip_norm
         ),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        jit_compile=False if slow else "auto",
     )
     return model
 
 
-def _network(recipe, data):
+def _build_network(recipe: Recipe, data: Data) -> keras.Model:
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
-            "The data sets' pictures are (height, width, channels). Received: "
-            f"image_data_format={keras.config.image_data_format()!r}; train with "
-            "keras.config.set_image_data_format('channels_last')"
+            "image_data_format must be channels_last for the data sets' images. "
+            f"Received: image_data_format={keras.config.image_data_format()!r}. Call "
+            "keras.config.set_image_data_format('channels_last')."
         )
     preprocessing = preprocessing_for(recipe, data)
+    size: Any = preprocessing.size  # never None here
     arguments = {
         name: getattr(recipe, name)
-        for name in _NETWORK
+        for name in _BUILDER_ARGUMENTS
         if getattr(recipe, name) is not None
     }
     if recipe.l2:
         arguments["kernel_regularizer"] = keras.regularizers.L2(recipe.l2)
     if recipe.model == "Inception":
-        small = max(preprocessing.size) <= _SMALL
+        small = max(size) <= _SMALL
         arguments["stem"] = recipe.stem or ("small" if small else "imagenet")
     if recipe.initial_scale != 1:
-        # He's initializer, the builder's own, with another deviation.
+        # The builders' own initializer, He's, with another standard deviation.
         arguments["kernel_initializer"] = keras.initializers.VarianceScaling(
             2 * recipe.initial_scale**2, "fan_in", "truncated_normal"
         )
     builder = getattr(models, recipe.model)
-    known = inspect.signature(builder).parameters
-    unknown = sorted(name for name in arguments if name not in known)
+    parameters = inspect.signature(builder).parameters
+    unknown = sorted(name for name in arguments if name not in parameters)
     if recipe.model != "Inception":
         unknown += [
             name for name in ("stem", "per_activation") if getattr(recipe, name)
         ]
     if unknown:
         raise ValueError(
-            f"The network {recipe.model} knows no {', '.join(unknown)}. Received: the "
-            f"recipe {recipe.name} with it; leave it out, or choose another recipe"
+            f"The recipe {recipe.name} must only set options of {recipe.model}. "
+            f"Received: {', '.join(unknown)}. Leave it out, or choose another recipe."
         )
     return builder(
-        input_shape=(*preprocessing.size, preprocessing.channels),
+        input_shape=(*size, preprocessing.channels),
         classes=len(data.class_names),
         normalization=_normalization(recipe),
         name=recipe.name.replace("-", "_"),
@@ -128,7 +150,8 @@ def _network(recipe, data):
     )
 
 
-def _normalization(recipe):
+def _normalization(recipe: Recipe):
+    """Return what a builder calls with an axis and a name to make a layer."""
     if not recipe.batch_normalization:
         return None
     layer = partial(
@@ -138,7 +161,8 @@ def _normalization(recipe):
     )
 
     def normalization(axis, name):
-        last = recipe.per_activation and name.startswith("inception_5b")
-        return layer(axis=(1, 2, 3) if last else axis, name=name)
+        # Per activation: the height and width of a feature map are axes as well.
+        per_activation = recipe.per_activation and name.startswith("inception_5b")
+        return layer(axis=(1, 2, 3) if per_activation else axis, name=name)
 
     return normalization

@@ -1,6 +1,7 @@
 """Keras callbacks of a training run: divergence, progress bar, TensorBoard."""
 
 import math
+import os
 import time
 from datetime import timedelta
 from typing import Any
@@ -14,28 +15,35 @@ from bn_keras.errors import DivergenceError
 from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS
 
 PERCENTILES = (15, 50, 85)
-_WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
+_NORMALIZATION_WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
+# What a line of progress shows: the key of Keras' logs, its label and its format.
+_SHOWN = {
+    "loss": ("loss", ".4g"),
+    "accuracy": ("top-1", ".1%"),
+    "val_loss": ("test loss", ".4g"),
+    "val_accuracy": ("test top-1", ".1%"),
+}
 
 
 class DivergenceStop(keras.callbacks.Callback):
-    """Raise `DivergenceError` after the first step whose loss is not finite.
+    """Raises `DivergenceError` after the first step whose loss is not finite.
 
-    Keras' `TerminateOnNaN` ends the training as if it were done.
+    Keras' `TerminateOnNaN` ends the training as if it had succeeded.
 
     Args:
-        start: steps made before this training.
+        start: The number of steps made before this call of `fit`.
     """
 
-    def __init__(self, start=0):
+    def __init__(self, start: int = 0) -> None:
         super().__init__()
         self.step = start
 
-    def on_train_batch_end(self, batch, logs=None):  # noqa: D102 (as Keras has it)
+    def on_train_batch_end(self, batch, logs=None):  # noqa: D102 (Keras documents it)
         self.step += 1
         self._check("loss", logs)
 
     def on_epoch_end(self, epoch, logs=None):  # noqa: D102
-        # The last step of a finite loss may have sent the weights to infinity.
+        # The last step may have had a finite loss and made the weights infinite.
         self._check("val_loss", logs)
 
     def _check(self, name, logs):
@@ -45,17 +53,24 @@ class DivergenceStop(keras.callbacks.Callback):
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """One bar while an epoch lasts, on a terminal; one line when it is over.
+    """Shows a bar during an epoch, on a terminal, and a line after it.
 
     Args:
-        start: steps made before this training.
-        total: steps of the whole run.
-        steps_per_epoch: steps of an epoch.
-        batch_size: examples of a step.
-        console: a `rich.console.Console`; None for one on standard error.
+        start: The number of steps made before this call of `fit`.
+        total: The number of steps of the whole run.
+        steps_per_epoch: The number of steps in an epoch.
+        batch_size: The number of examples in a step.
+        console: A `rich.console.Console`. `None` is one on standard error.
     """
 
-    def __init__(self, start, total, steps_per_epoch, batch_size, console=None):
+    def __init__(
+        self,
+        start: int,
+        total: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        console: Console | None = None,
+    ) -> None:
         super().__init__()
         self.step, self.total = start, total
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
@@ -63,8 +78,9 @@ class ProgressBar(keras.callbacks.Callback):
         self._epochs = -(-total // steps_per_epoch)
         self._progress = None
 
-    def on_epoch_begin(self, epoch, logs=None):  # noqa: D102 (as Keras has it)
-        self._first = self._began = self._ended = None
+    def on_epoch_begin(self, epoch, logs=None):  # noqa: D102
+        # The step and time from which the pace is measured, and the time of its end.
+        self._first_step = self._began = self._ended = None
         if self.console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -84,20 +100,20 @@ class ProgressBar(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):  # noqa: D102
         self.step += 1
         if self._began is None:
-            # The first step compiles.
-            self._first, self._began = self.step, time.monotonic()
+            # The first step includes the compilation, so measure from its end.
+            self._first_step, self._began = self.step, time.monotonic()
         if self._progress is not None:
             self._progress.update(
-                self._task, advance=1, text=f"{self._pace()}{_numbers(logs)}"
+                self._task, advance=1, text=f"{self._pace()}{_format_logs(logs)}"
             )
 
     def on_test_begin(self, logs=None):  # noqa: D102
-        # Validation is not training's pace.
+        # The time of the validation is not part of training's pace.
         self._ended = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):  # noqa: D102
-        text = f"{self._pace(self._ended)}{_numbers(logs)}"
-        self._stop()
+        text = f"{self._pace(self._ended)}{_format_logs(logs)}"
+        self.stop()
         self.console.print(
             f"epoch {epoch + 1}/{self._epochs}: {text}",
             highlight=False,
@@ -105,16 +121,17 @@ class ProgressBar(keras.callbacks.Callback):
         )
 
     def on_train_end(self, logs=None):  # noqa: D102
-        self._stop()
+        self.stop()
 
-    def _stop(self):
+    def stop(self) -> None:
+        """Remove the bar. To be called after an error, which callbacks do not see."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
     def _pace(self, now=None):
-        """Images a second, and the time that the run needs for the steps left."""
-        steps = self.step - (self._first or self.step)
+        """Return images per second, and the time that the remaining steps need."""
+        steps = self.step - (self._first_step or self.step)
         if not steps:
             return ""
         seconds = ((now or time.monotonic()) - self._began) / steps
@@ -122,49 +139,47 @@ class ProgressBar(keras.callbacks.Callback):
         return f"{self.batch_size / seconds:,.0f} images/s, {left} left, "
 
 
-def _numbers(logs):
-    names = {
-        "loss": ("loss", ".4g"),
-        "accuracy": ("top-1", ".1%"),
-        "val_loss": ("test loss", ".4g"),
-        "val_accuracy": ("test top-1", ".1%"),
-    }
+def _format_logs(logs):
     return ", ".join(
         f"{label} {logs[name]:{form}}"
-        for name, (label, form) in names.items()
+        for name, (label, form) in _SHOWN.items()
         if name in (logs or {})
     )
 
 
 class Summaries(keras.callbacks.Callback):
-    """Percentiles of what each nonlinearity takes, and each normalization's weights.
+    """Writes activations and batch-normalization weights for TensorBoard, by epoch.
+
+    These are percentiles of the input of each nonlinearity, and histograms of the
+    weights of each normalization.
 
     Args:
-        directory: folder of the event files.
-        images: one mini-batch of inputs on which the activations are looked at, in
+        directory: The folder of the event files.
+        images: A mini-batch of inputs, on which the activations are computed in
             inference mode.
 
     Reference:
         Ioffe & Szegedy 2015, figure 1b, c (percentiles 15, 50, 85).
     """
 
-    def __init__(self, directory, images):
+    def __init__(self, directory: str | os.PathLike[str], images: Any) -> None:
         super().__init__()
         self.directory, self.images = str(directory), images
         self._writer: Any = None
-        self._inner: Any = None
+        self._activation_inputs: Any = None
 
-    def on_train_begin(self, logs=None):  # noqa: D102 (as Keras has it)
+    def on_train_begin(self, logs=None):  # noqa: D102
         import tensorflow as tf
 
+        # `fit` is called twice if the first epoch was resumed.
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self.directory)
-            looked_at = {
+            inputs = {
                 layer.name: layer.input
                 for layer in self.model.layers
                 if isinstance(layer, keras.layers.Activation)
             }
-            self._inner = keras.Model(self.model.inputs, looked_at)
+            self._activation_inputs = keras.Model(self.model.inputs, inputs)
 
     def on_epoch_end(self, epoch, logs=None):  # noqa: D102
         import tensorflow as tf
@@ -176,15 +191,16 @@ class Summaries(keras.callbacks.Callback):
                 "epoch/learning_rate",
                 keras.ops.convert_to_numpy(self.model.optimizer.learning_rate),
             )
-            inputs = self._inner(self.images, training=False)
+            inputs = self._activation_inputs(self.images, training=False)
             for name, values in inputs.items():
+                # NumPy has no bfloat16.
                 values = np.asarray(keras.ops.cast(values, "float32"))
                 levels = np.percentile(values, PERCENTILES)
                 for percentile, level in zip(PERCENTILES, levels, strict=True):
                     tf.summary.scalar(f"{name}/percentile_{percentile}", level)
             for layer in self.model.layers:
                 if isinstance(layer, BATCH_NORMALIZATIONS):
-                    for name in _WEIGHTS:
+                    for name in _NORMALIZATION_WEIGHTS:
                         if getattr(layer, name, None) is not None:
                             tf.summary.histogram(
                                 f"{layer.name}/{name}",

@@ -1,35 +1,39 @@
-"""Checkpoints of a training run: written whole, kept twice, restored bitwise.
-
-Knows a compiled model and a folder; no recipe and no data.
-"""
+"""Checkpoints of a training run: written atomically, kept twice, restored bitwise."""
 
 import hashlib
+import os
 import re
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from bn_keras.atomic_files import atomic_write
 
+# The last one and the one before it, in case the last one is damaged.
 KEPT = 2
 _WEIGHTS, _SEEDS, _CHECKSUM = "state.weights.h5", "seeds.npz", "sha256"
 
 
-def save(model, folder, step):
-    """Keep the model's, the optimizer's and the random generators' state of a step.
+def save(model: keras.Model, folder: str | os.PathLike[str], step: int) -> None:
+    """Write the state of the model, its optimizer and its random generators.
 
     Args:
-        model: a compiled Keras model.
-        folder: existing folder of the checkpoints; the oldest beyond two go.
-        step: number of steps made.
+        model: A compiled Keras model.
+        folder: The existing folder of the checkpoints. All but the newest two are
+            removed.
+        step: The number of steps made.
     """
     path = Path(folder) / f"step-{step:010d}"
+    # A checkpoint of this step or a later one can only be one that `restore` found to
+    # be damaged. It must go first: a folder cannot be renamed to one that exists, and
+    # among the newest two it would push out a good one.
     for damaged in checkpoints(folder):
-        if damaged.name >= path.name:  # `restore` left it out
+        if damaged.name >= path.name:
             shutil.rmtree(damaged)
     with atomic_write(path) as temporary_path:
         temporary_path.mkdir()
@@ -40,34 +44,36 @@ def save(model, folder, step):
         shutil.rmtree(old)
 
 
-def restore(model, folder):
-    """Bring the model to the newest checkpoint that is whole.
+def restore(model: keras.Model, folder: str | os.PathLike[str]) -> int:
+    """Bring the model to the newest checkpoint that is not damaged.
 
-    A damaged one is left out with a warning.
+    A damaged checkpoint is left out with a warning.
 
     Args:
-        model: a compiled Keras model.
-        folder: folder of the checkpoints; it may be missing.
+        model: A compiled Keras model.
+        folder: The folder of the checkpoints. It need not exist.
 
     Returns:
-        Number of steps made; 0 without a checkpoint.
+        The number of steps made; 0 if there is no checkpoint.
 
     Raises:
-        ValueError: where there are checkpoints and none is whole, or the model is not
-            the one that was saved.
+        ValueError: If all checkpoints are damaged, or the model is not the one that was
+            saved.
     """
-    found = checkpoints(folder)
-    for path in found:
+    paths = checkpoints(folder)
+    for path in paths:
         try:
-            whole = (path / _CHECKSUM).read_text() == _checksum(path)
+            is_intact = (path / _CHECKSUM).read_text() == _checksum(path)
         except OSError:
-            whole = False
-        if not whole:
+            is_intact = False
+        if not is_intact:
             warnings.warn(
-                f"The checkpoint {path} is damaged; going on from the one before it",
+                f"The checkpoint {path} is damaged. Resuming from the one before it.",
                 stacklevel=2,
             )
             continue
+        # `fit` builds the optimizer in its first step. Without its variables, momentum
+        # and the number of steps (so the learning rate) would not be restored.
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         model.load_weights(path / _WEIGHTS)
@@ -75,27 +81,28 @@ def restore(model, folder):
             for variable, value in zip(_seeds(model), seeds.values(), strict=True):
                 variable.assign(value)
         return int(path.name.split("-")[1])
-    if found:
+    if paths:
         raise ValueError(
-            f"Expected a checkpoint that is whole in {folder}. Received: "
-            f"{len(found)}, all damaged; remove the folder to begin anew"
+            f"{folder} must have a checkpoint that is not damaged. Received: "
+            f"{len(paths)}, all damaged. Remove the folder to start from scratch."
         )
     return 0
 
 
-def checkpoints(folder):
-    """The checkpoints of a folder, the newest first."""
+def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
     return sorted(
         (path for path in Path(folder).glob("step-*") if _is_checkpoint(path)),
         reverse=True,
     )
 
 
-def _is_checkpoint(path):
-    return path.is_dir() and re.fullmatch(r"step-\d{10,}", path.name)
+def _is_checkpoint(path: Path) -> bool:
+    return path.is_dir() and re.fullmatch(r"step-\d{10,}", path.name) is not None
 
 
-def _checksum(path):
+def _checksum(path: Path) -> str:
+    """Return the SHA-256 of the SHA-256 of each file."""
     digest = hashlib.sha256()
     for name in (_WEIGHTS, _SEEDS):
         with (path / name).open("rb") as file:
@@ -103,47 +110,59 @@ def _checksum(path):
     return digest.hexdigest()
 
 
-def _seeds(model):
-    """The states of random generators (dropout), which `save_weights` leaves out."""
+def _seeds(model: keras.Model) -> list:
+    """Return the states of random generators (dropout).
+
+    `save_weights` leaves them out, and a resumed run would draw other dropout masks.
+    """
     weights = {id(weight) for weight in model.weights}
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Save at the end of each epoch, and each so many steps.
+    """Saves a checkpoint after each epoch, and optionally within it.
 
-    Keras' `BackupAndRestore` writes weights and position to two files, neither of them
-    at once, and resumes an epoch from its start: killed at the wrong moment it loses
-    the run, or repeats steps.
+    Keras' `BackupAndRestore` writes the weights and the position to two files, neither
+    of them atomically, and resumes an epoch from its beginning. Killed at the wrong
+    moment, it loses the run or repeats steps.
 
     Args:
-        folder: where to.
-        start: steps made before this training.
-        steps: steps to one checkpoint within an epoch; None: none.
-        steps_per_epoch: steps of an epoch.
-        chief: whether this process writes. The others of several take part in reading
-            the weights, which may need all of them, and drop what they read.
+        folder: The folder of the checkpoints.
+        start: The number of steps made before this call of `fit`.
+        steps: The number of steps between two checkpoints within an epoch, or `None`.
+        steps_per_epoch: The number of steps in an epoch.
+        chief: Whether this process writes. Of several processes, the others also read
+            the weights, which may need all of them, and discard the result.
     """
 
-    def __init__(self, folder, start, steps, steps_per_epoch, chief=True):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        start: int,
+        steps: int | None,
+        steps_per_epoch: int,
+        chief: bool = True,
+    ) -> None:
         super().__init__()
         self.folder, self.step, self.steps = Path(folder), start, steps
         self.steps_per_epoch, self.chief = steps_per_epoch, chief
-        self._saved = start
+        self._saved_step = start
 
-    def on_train_begin(self, logs=None):  # noqa: D102 (as Keras has it)
+    def on_train_begin(self, logs=None):  # noqa: D102 (Keras documents it)
         if not self.chief:
             return
-        # Left by a process that was killed while it wrote.
+        # A process that was killed while it wrote has left these.
         for path in self.folder.glob(".step-*.tmp-*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def on_train_batch_end(self, batch, logs=None):  # noqa: D102
         self.step += 1
-        # The end of an epoch waits for its validation, whose result were lost else.
         if (
             self.steps is not None
-            and self.step - self._saved >= self.steps
+            and self.step - self._saved_step >= self.steps
+            # Not after the last step of an epoch: a run that is killed during the
+            # validation would resume after it, and its result would be missing from
+            # the learning curve.
             and self.step % self.steps_per_epoch
         ):
             self._save()
@@ -152,13 +171,15 @@ class Checkpoint(keras.callbacks.Callback):
         self._save()
 
     def _save(self):
-        # A step of a finite loss may still have sent the weights to infinity.
-        if self.step > self._saved and all(
+        # A step with a finite loss may still have made the weights infinite. A run
+        # that resumed from these could never recover.
+        if self.step > self._saved_step and all(
             np.isfinite(weight).all() for weight in self.model.get_weights()
         ):
+            model: Any = self.model
             if self.chief:
-                save(self.model, self.folder, self.step)
+                save(model, self.folder, self.step)
             else:
                 with tempfile.TemporaryDirectory() as folder:
-                    save(self.model, folder, self.step)
-            self._saved = self.step
+                    save(model, folder, self.step)
+            self._saved_step = self.step

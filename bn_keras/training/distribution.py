@@ -1,53 +1,69 @@
-"""One training on several devices and machines, through TensorFlow's and Keras' own.
-
-Knows strategies and processes; no model and no data set.
-"""
+"""Training on several devices and machines, by TensorFlow's and Keras' own means."""
 
 import json
 import os
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
-# Test examples at a time.
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from bn_keras.data import Split
+    from bn_keras.images.preprocessing import Preprocessing
+
+# The number of test examples in a batch.
 TEST_BATCH = 256
 
 
 class OneDevice:
-    """The device that the backend chooses."""
+    """Trains on the device that the backend chooses.
 
-    replicas = machines = 1
-    machine = 0
+    Attributes:
+        replicas: The number of devices, of all machines.
+        machines: The number of machines.
+        machine: The index of this machine.
+    """
 
-    def scope(self):
-        """The context in which the model is built and compiled."""
+    replicas: int = 1
+    machines: int = 1
+    machine: int = 0
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Return the context in which the model is built and compiled."""
         return nullcontext()
 
-    def inputs(self, part, batch_size):
-        """What `fit` takes.
+    def training_input(
+        self,
+        make_part: "Callable[[tuple[int, int]], tf.data.Dataset[Any]]",
+        batch_size: int,
+    ) -> Any:
+        """Return what `fit` trains on.
 
         Args:
-            part: called with `(machine, machines)`; returns a `tf.data.Dataset` of
-                that machine's share of each mini-batch.
-            batch_size: examples of a mini-batch on all machines together.
+            make_part: Called with `(machine, machines)`, returns a `tf.data.Dataset` of
+                this machine's part of each mini-batch.
+            batch_size: The number of examples in a mini-batch, on all machines.
         """
-        return part((self.machine, self.machines))
+        return make_part((self.machine, self.machines))
 
-    def tests(self, split, preprocessing):
-        """What `fit` takes to validate on; every machine sees all examples.
+    def validation_input(self, split: "Split", preprocessing: "Preprocessing") -> Any:
+        """Return what `fit` validates on. Every machine uses all examples.
 
         Args:
-            split: a `bn_keras.data.Split`.
-            preprocessing: a `bn_keras.images.preprocessing.Preprocessing`.
+            split: The test examples.
+            preprocessing: A `Preprocessing`.
         """
         return split.batches(TEST_BATCH, preprocessing=preprocessing)
 
-    def close(self):
-        """Leave the backend as it was."""
+    def close(self) -> None:
+        """Restore the state of the backend."""
 
 
 class Mirrored(OneDevice):
-    """All GPUs of this machine (or its logical devices): `MirroredStrategy`."""
+    """Trains on all GPUs of this machine (or its logical CPUs): `MirroredStrategy`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         import tensorflow as tf
 
         kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
@@ -55,29 +71,29 @@ class Mirrored(OneDevice):
         self.strategy = tf.distribute.MirroredStrategy(devices)
         self.replicas = self.strategy.num_replicas_in_sync
 
-    def scope(self):  # noqa: D102 (as OneDevice has it)
+    def scope(self) -> AbstractContextManager[Any]:  # noqa: D102 (see OneDevice)
         return self.strategy.scope()
 
 
 class MultiWorker(Mirrored):
-    """All GPUs of the machines in TF_CONFIG: `MultiWorkerMirroredStrategy`."""
+    """Trains on the machines in TF_CONFIG: `MultiWorkerMirroredStrategy`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         import tensorflow as tf
 
         _check_cluster()
 
         class Strategy(tf.distribute.MultiWorkerMirroredStrategy):
-            """A strategy whose `reduce` takes what Keras' `fit` hands it.
+            """A strategy whose `reduce` accepts what Keras' `fit` passes to it.
 
-            `fit` reduces a tuple to learn its shapes, and numbers along their first
-            axis, and TensorFlow refuses both (keras#20585).
+            `fit` reduces a tuple to determine shapes, and numbers along their first
+            axis. TensorFlow rejects both (keras#20585).
             """
 
             def reduce(self, reduce_op, value, axis):
                 if isinstance(value, tuple):
                     return tuple(
-                        self.experimental_local_results(one)[0] for one in value
+                        self.experimental_local_results(item)[0] for item in value
                     )
                 if self.experimental_local_results(value)[0].shape.rank == 0:
                     axis = None
@@ -89,116 +105,125 @@ class MultiWorker(Mirrored):
         self.machine = resolver.task_id
         self.machines = resolver.cluster_spec().num_tasks("worker")
 
-    def inputs(self, part, batch_size):  # noqa: D102
-        # TensorFlow's own sharding would give the machines other examples in a step
-        # than one machine would have.
+    def training_input(self, make_part, batch_size):  # noqa: D102
+        # TensorFlow's automatic sharding would give the machines other examples in a
+        # step than a single machine would have.
         return self.strategy.distribute_datasets_from_function(
-            lambda context: part(
+            lambda context: make_part(
                 (context.input_pipeline_id, context.num_input_pipelines)
             ).rebatch(batch_size // self.replicas)
         )
 
-    def tests(self, split, preprocessing):  # noqa: D102
+    def validation_input(self, split, preprocessing):  # noqa: D102
         return self.strategy.distribute_datasets_from_function(
-            lambda _: super(MultiWorker, self).tests(split, preprocessing)
+            lambda _: super(MultiWorker, self).validation_input(split, preprocessing)
         )
 
 
-def _check_cluster():
-    """Refuse a TF_CONFIG that is none, or has other roles than workers."""
-    given = os.environ.get("TF_CONFIG", "")
+def _check_cluster() -> None:
+    """Raise a `ValueError` if TF_CONFIG is not of a cluster of workers only."""
+    text = os.environ.get("TF_CONFIG", "")
     try:
-        config = json.loads(given)
+        config = json.loads(text)
         workers, task = config["cluster"]["worker"], config["task"]
-        fits = task["type"] == "worker" and 0 <= int(task["index"]) < len(workers)
-        fits = fits and set(config["cluster"]) == {"worker"}
+        is_valid = task["type"] == "worker" and 0 <= int(task["index"]) < len(workers)
+        is_valid = is_valid and set(config["cluster"]) == {"worker"}
     except (ValueError, KeyError, TypeError):
-        fits = False
-    if not fits:
+        is_valid = False
+    if not is_valid:
         raise ValueError(
-            "multi_worker expects the environment's TF_CONFIG to name a cluster of "
-            "workers alone, and which of them this is, as README shows. Received: "
-            f"{given or 'none'}; set it on each machine"
+            "TF_CONFIG in the environment must name a cluster of workers only, and the "
+            "index of this one, for multi_worker. Received: "
+            f"TF_CONFIG={text or 'none'}. Set it on each machine, as README shows."
         )
 
 
 class DataParallel(OneDevice):
-    """All devices of JAX, of several processes too: `keras.distribution`."""
+    """Trains on all devices of JAX, of all processes: `keras.distribution`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         import keras
 
         if os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"):
             import jax
 
-            # JAX has no other way between the CPUs of two processes.
+            # The only means by which JAX connects the CPUs of two processes.
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
             keras.distribution.initialize()
         import jax
 
         self.machine, self.machines = jax.process_index(), jax.process_count()
         self.replicas = jax.device_count()
-        self._before = keras.distribution.distribution()
+        self._former_distribution = keras.distribution.distribution()
         keras.distribution.set_distribution(
+            # The input is divided already, by `make_part`.
             keras.distribution.DataParallel(auto_shard_dataset=False)
         )
 
-    def tests(self, split, preprocessing):  # noqa: D102
-        # JAX divides a batch over its devices evenly or not at all. The last one loses
-        # what is left over: fewer examples than there are devices here.
+    def validation_input(self, split, preprocessing):  # noqa: D102
+        # JAX only divides a batch evenly over its devices. So the last batch is cut to
+        # a multiple: fewer examples are left out than there are devices.
         devices = self.replicas // self.machines
         size = max(1, TEST_BATCH // devices) * devices
-        whole, rest = divmod(len(split), size)
-        if not whole and rest < devices:
+        full_batches, rest = divmod(len(split), size)
+        if not full_batches and rest < devices:
             raise ValueError(
-                f"Expected a test example for each of the {devices} devices at least. "
-                f"Received: {rest}; use fewer devices, or add pictures"
+                "The test examples must be at least one for each of the "
+                f"{devices} devices. Received: {rest} examples. Use fewer devices, or "
+                "add images."
             )
         batches = split.batches(size, preprocessing=preprocessing)
         if rest < devices:
-            return batches.take(whole)
+            return batches.take(full_batches)
 
-        def even(images, labels):
+        def truncate(images, labels):
             import tensorflow as tf
 
             count = tf.size(labels) // devices * devices
             return images[:count], labels[:count]
 
-        return batches.map(even)
+        return batches.map(truncate)
 
-    def close(self):  # noqa: D102
+    def close(self) -> None:  # noqa: D102
         import keras
 
-        keras.distribution.set_distribution(self._before)
+        keras.distribution.set_distribution(self._former_distribution)
 
 
-# Names to the backend and the class.
-DISTRIBUTIONS = {
+# The backend and the class of each distribution.
+DISTRIBUTIONS: dict[str, tuple[str, type[OneDevice]]] = {
     "mirrored": ("tensorflow", Mirrored),
     "multi_worker": ("tensorflow", MultiWorker),
     "data_parallel": ("jax", DataParallel),
 }
 
 
-def start(name):
-    """Start a distribution, before anything else is computed.
+def start(name: str | None) -> OneDevice:
+    """Start a distribution. Nothing must be computed before.
 
     Args:
-        name: None for one device, `"mirrored"`, `"multi_worker"` (both TensorFlow) or
-            `"data_parallel"` (JAX).
+        name: `None` for one device, `"mirrored"`, `"multi_worker"` (both TensorFlow)
+            or `"data_parallel"` (JAX).
 
     Returns:
-        A `OneDevice`, or one of its subclasses.
+        A `OneDevice`, or an instance of one of its subclasses.
 
     Raises:
-        ValueError: for an unknown name, or one of another backend.
+        ValueError: If the name is unknown, or the distribution needs another backend.
+
+    Example:
+    ```python
+    from bn_keras.training import distribution
+
+    assert distribution.start(None).replicas == 1
+    ```
     """
     if name is None:
         return OneDevice()
     if name not in DISTRIBUTIONS:
         raise ValueError(
-            f"The distribution must be None or one of {', '.join(DISTRIBUTIONS)}. "
-            f"Received: {name!r}"
+            f"`name` must be None or one of {', '.join(DISTRIBUTIONS)}. "
+            f"Received: name={name!r}"
         )
     # Imported here: the help of the command line lists the names above, without Keras.
     import keras
@@ -206,7 +231,7 @@ def start(name):
     backend, distribution = DISTRIBUTIONS[name]
     if keras.backend.backend() != backend:
         raise ValueError(
-            f"The distribution {name!r} needs KERAS_BACKEND={backend}. Received: "
-            f"{keras.backend.backend()}; set it in the environment"
+            f"The distribution {name!r} must run on the backend {backend}. Received: "
+            f"{keras.backend.backend()}. Set KERAS_BACKEND={backend}."
         )
     return distribution()

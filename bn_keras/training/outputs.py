@@ -1,9 +1,7 @@
-"""What a training run leaves in its work directory.
-
-Knows the files and when each appears; no training loop.
-"""
+"""The files of a training run in its work directory."""
 
 import csv
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -12,21 +10,24 @@ import keras
 
 from bn_keras.atomic_files import atomic_write
 from bn_keras.training import checkpoints, run_record
+from bn_keras.training.run_record import Run
 
 
 class Outputs:
     """The files of one run.
 
     Args:
-        workdir: an existing folder.
-        name: the recipe's name, which all files begin with.
-        chief: whether this process writes them; the others of several read the
-            checkpoints and nothing else.
+        workdir: An existing folder.
+        name: The recipe's name, with which the names of all files begin.
+        chief: Whether this process writes them. Of several processes, the others only
+            read the checkpoints.
     """
 
-    def __init__(self, workdir, name, chief=True):
+    def __init__(
+        self, workdir: str | os.PathLike[str], name: str, chief: bool = True
+    ) -> None:
         self.chief, self._logger, self._lock = chief, None, None
-        self.model, self.facts, self.curve = (
+        self.model, self.record, self.curve = (
             Path(workdir) / f"{name}.{suffix}" for suffix in ("keras", "json", "csv")
         )
         self.checkpoints, self.tensorboard = (
@@ -34,69 +35,77 @@ class Outputs:
             for suffix in ("checkpoints", "tensorboard")
         )
 
-    def resume(self, model, run, steps_per_epoch):
-        """Bring the model to the last checkpoint, or begin anew.
+    def resume(self, model: keras.Model, run: Run, steps_per_epoch: int) -> int:
+        """Bring the model to its last checkpoint, if there is one.
 
         Args:
-            model: the compiled model.
-            run: the `bn_keras.training.run_record.Run`.
-            steps_per_epoch: steps of an epoch.
+            model: The compiled model.
+            run: The `Run` that starts or resumes.
+            steps_per_epoch: The number of steps in an epoch.
 
         Returns:
-            Number of steps made.
+            The number of steps made.
 
         Raises:
-            ValueError: where the checkpoints are of a run of other facts, or another
-                process trains there.
+            ValueError: If the checkpoints are of a different run, or another process
+                trains in the same folder.
         """
-        # With the checkpoints, for `self.facts` are those of `self.model`.
-        facts = self.checkpoints / self.facts.name
+        # `self.record` belongs to `self.model`, which may be of an earlier run until
+        # this one is done. So the checkpoints have a record of their own.
+        record = self.checkpoints / self.record.name
         if checkpoints.checkpoints(self.checkpoints) and (
-            differences := self._read(facts).differences(run)
+            differences := self._read(record).differences(run)
         ):
             raise ValueError(
-                f"Expected the unfinished run in {self.checkpoints.parent} to be the "
-                f"same. Received (there, now): {'; '.join(differences)}; name another "
-                f"folder, or remove {self.checkpoints} to begin anew"
+                f"The unfinished run in {self.checkpoints.parent} must be the same as "
+                f"this one. Received (there, now): {'; '.join(differences)}. Name "
+                f"another folder, or remove {self.checkpoints} to start from scratch."
             )
         if self.chief:
             self.checkpoints.mkdir(exist_ok=True)
-            self._hold()
-            run.write(facts)
+            self._acquire_lock()
+            run.write(record)
         start = checkpoints.restore(model, self.checkpoints)
         if self.chief:
-            self._keep_curve(start // steps_per_epoch)
+            # Rows of epochs after the checkpoint will be written once more.
+            self._truncate_curve(start // steps_per_epoch)
         return start
 
-    def _read(self, facts):
+    def _read(self, record: Path) -> Run:
         try:
-            return run_record.read(facts)
+            return run_record.read(record)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"Expected the facts of the unfinished run in {facts}. Received: "
-                f"{error}; remove {self.checkpoints} to begin anew"
+                f"{record} must be the record of the unfinished run. Received: "
+                f"{str(error).rstrip('.')}. Remove {self.checkpoints} to start from "
+                "scratch."
             ) from error
 
-    def _hold(self):
-        """Keep other processes out of the folder until this one ends or closes."""
+    def _acquire_lock(self) -> None:
+        """Keep other processes out of the folder until this one ends or closes it."""
         import fcntl
 
+        # The system releases the lock with the process, even if it is killed. A file
+        # whose existence is the lock would stay.
         self._lock = (self.checkpoints / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"Expected to train alone in {self.checkpoints.parent}. Received: a "
-                f"folder in which another process trains {self.model.stem}; wait for "
-                "it, or name another folder"
+                f"No other process must train in {self.checkpoints.parent}. Received: "
+                f"a folder in which another process trains {self.model.stem}. Wait for "
+                "it, or name another folder."
             ) from None
 
-    def _keep_curve(self, epochs):
-        """Of an earlier learning curve keep that many epochs."""
+    def _truncate_curve(self, epochs: int) -> None:
+        """Keep the first epochs of the learning curve of a run that was stopped."""
         try:
             rows = [row for row in self._rows() if int(row["epoch"]) < epochs]
         except (KeyError, ValueError):
-            warnings.warn(f"{self.curve} is damaged; it begins anew", stacklevel=2)
+            warnings.warn(
+                f"The learning curve {self.curve} is damaged. Starting a new one.",
+                stacklevel=2,
+            )
             rows = []
         if not rows:
             self.curve.unlink(missing_ok=True)
@@ -109,19 +118,22 @@ class Outputs:
             writer.writeheader()
             writer.writerows(rows)
 
-    def _rows(self):
+    def _rows(self) -> list[dict[str, str]]:
         if not self.curve.is_file():
             return []
         with self.curve.open(newline="") as file:
             return list(csv.DictReader(file))
 
-    def callbacks(self, start, checkpoint_steps, steps_per_epoch):
-        """Keras callbacks that write the learning curve and the checkpoints.
+    def callbacks(
+        self, start: int, checkpoint_steps: int | None, steps_per_epoch: int
+    ) -> list[keras.callbacks.Callback]:
+        """Return the Keras callbacks that write the learning curve and checkpoints.
 
         Args:
-            start: steps made before this training.
-            checkpoint_steps: steps to a checkpoint within an epoch, or None.
-            steps_per_epoch: steps of an epoch.
+            start: The number of steps made before this training.
+            checkpoint_steps: The number of steps between two checkpoints within an
+                epoch, or `None`.
+            steps_per_epoch: The number of steps in an epoch.
         """
         checkpoint = checkpoints.Checkpoint(
             self.checkpoints, start, checkpoint_steps, steps_per_epoch, self.chief
@@ -129,34 +141,40 @@ class Outputs:
         if not self.chief:
             return [checkpoint]
         self._logger = keras.callbacks.CSVLogger(self.curve, append=True)
+        # The row before the checkpoint: killed between them, the epoch is repeated and
+        # its row replaced. The other way round the row would be missing.
         return [self._logger, checkpoint]
 
-    def close(self):
-        """Let go of the files that are open."""
+    def close(self) -> None:
+        """Close the open files."""
         # Keras leaves the learning curve open when a training fails.
         if self._logger is not None and self._logger.csv_file is not None:
             self._logger.csv_file.close()
         if self._lock is not None:
             self._lock.close()
 
-    def finish(self, model, run):
-        """Save the trained model and its facts, remove the checkpoints.
+    def finish(self, model: keras.Model, run: Run) -> None:
+        """Save the trained model and its record, and remove the checkpoints.
 
         Args:
-            model: the model.
-            run: the `bn_keras.training.run_record.Run`.
+            model: The trained model.
+            run: The `Run` that trained it.
         """
-        # Killed between these lines, the last checkpoint makes them once more.
+        # Until the checkpoints are gone, a run that is killed here only has to do this
+        # once more. The record is written before the model appears, so that there is no
+        # model without one.
         with atomic_write(self.model) as temporary_path:
             model.save(temporary_path)
-            run.write(self.facts)
+            run.write(self.record)
+        # A rename makes them disappear at once; removing files one by one could leave
+        # some that look like damaged checkpoints.
         with tempfile.TemporaryDirectory(
             prefix=f".{self.checkpoints.name}.tmp-", dir=self.checkpoints.parent
         ) as folder:
             self.checkpoints.rename(Path(folder) / self.checkpoints.name)
 
-    def history(self):
-        """The learning curve: a dict from each column to its values, one an epoch."""
+    def history(self) -> dict[str, list[float]]:
+        """Return the learning curve, a dict from a column to its value by epoch."""
         rows = self._rows()
         return {
             name: [float(row[name]) for row in rows]

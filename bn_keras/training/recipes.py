@@ -1,50 +1,64 @@
-"""Training recipes: frozen facts, each variant a `replace` of another.
+"""Training recipes: the paper's, each variant a `replace` of another."""
 
-Knows numbers and names; not how to build a model or to train one.
-"""
+from dataclasses import dataclass, fields, replace
 
-from dataclasses import dataclass, replace
-
+from bn_keras.html_tables import html_table
 from bn_keras.images.preprocessing import Augmentation, Preprocessing
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe:
-    """What a training run needs to know beside its data.
+    """Everything that determines a training run, except its data.
 
-    None for a fact of the network stands for the builder's own default.
+    Where an option of the network is `None`, the builder's own default applies.
 
     Args:
-        name: the recipe's name on the command line.
-        model: name of the builder in `bn_keras.models`.
-        batch_normalization: whether the model is built with it.
-        learning_rate: of stochastic gradient descent, at the first step.
-        batch_size: examples a step, over all devices.
-        epochs: passes over the training set.
-        momentum: of the gradient descent.
-        decay: the learning rate is multiplied by this each `decay_epochs`, smoothly.
-        decay_epochs: epochs to one such decay.
-        l2: weight of the sum of squares of all kernels in the loss.
-        clip_norm: largest norm of the gradient of all weights; None: not clipped.
-        activation: the network's nonlinearity.
-        dropout: share of the features dropped before the classifier.
-        local_response_normalization: whether it is there.
-        width: multiplies the channels.
-        stem: `"imagenet"` or `"small"`; None: by the size of the images.
-        initial_scale: factor of the standard deviation of the initial convolution
+        name: The recipe's name on the command line.
+        model: The name of the builder in `bn_keras.models`.
+        batch_normalization: Whether the model has batch normalization.
+        learning_rate: The learning rate of stochastic gradient descent at step 0.
+        batch_size: The number of examples in a step, over all devices.
+        epochs: The number of passes over the training examples.
+        momentum: The momentum of stochastic gradient descent.
+        decay: The factor by which the learning rate falls, exponentially, every
+            `decay_epochs` epochs.
+        decay_epochs: See `decay`.
+        l2: The weight of the sum of squares of all kernels in the loss.
+        clip_norm: The largest norm of the gradient of all weights, or `None`.
+        activation: The network's nonlinearity.
+        dropout: The share of the features dropped before the classifier.
+        local_response_normalization: Whether the network has it.
+        width: The factor by which the numbers of channels are multiplied.
+        stem: `"imagenet"` or `"small"`. `None` decides by the size of the images.
+        initial_scale: The factor of the standard deviation of the initial convolution
             kernels.
-        per_activation: whether the last hidden layers, those of module 5b, normalize
-            each activation for itself instead of each feature map.
-        bn_momentum: of the moving averages that measure a run while it trains; the
-            population estimate replaces them at its end.
-        population_batches: training mini-batches of that estimate; None: an epoch.
-        synchronized: whether replicas share the statistics of a mini-batch.
-        within_shards: whether examples are shuffled within shards too.
-        preprocessing: how a picture becomes an input; its size None: the size of the
-            data set's pictures, or 224 x 224 where they have several.
-        distortion: random crops, mirrors, colours while training; None: none.
-        dtype: Keras' dtype policy, such as `"mixed_bfloat16"`.
-        seed: of the initial weights, the order of examples and their distortions.
+        per_activation: Whether the last hidden layers, those of module 5b, normalize
+            each activation separately instead of each feature map.
+        bn_momentum: The momentum of the moving averages that are used for validation
+            during training. The population estimate replaces them at the end.
+        population_batches: The number of training mini-batches of that estimate. `None`
+            is one epoch.
+        synchronized: Whether replicas share the statistics of a mini-batch.
+        within_shards: Whether examples are also shuffled within shards.
+        preprocessing: How an image becomes an input. If it has no size, that of the
+            data set's images is used, or 224 x 224 if they have different sizes.
+        distortion: The `Augmentation` of training images, or `None`.
+        dtype: The Keras dtype policy, such as `"mixed_bfloat16"`.
+        seed: The seed of the initial weights, the order of examples and their
+            augmentation.
+
+    Example:
+    ```python
+    from dataclasses import replace
+
+    from bn_keras.training.recipes import BN_X5
+
+    recipe = replace(BN_X5, epochs=10, width=0.25)
+    assert recipe.learning_rate == BN_X5.learning_rate
+    ```
+
+    Reference:
+        Ioffe & Szegedy 2015, section 4.
     """
 
     name: str
@@ -74,11 +88,11 @@ class Recipe:
     dtype: str = "float32"
     seed: int = 0
 
-    def scaled(self, batch_size: int) -> "Recipe":
-        """The recipe at another batch size, the learning rate growing with it.
+    def with_batch_size(self, batch_size: int) -> "Recipe":
+        """Return the recipe with another batch size and a proportional learning rate.
 
         Args:
-            batch_size: examples a step.
+            batch_size: The number of examples in a step.
 
         Returns:
             A `Recipe`.
@@ -87,7 +101,7 @@ class Recipe:
         ```python
         from bn_keras.training.recipes import BN_X5
 
-        assert BN_X5.scaled(256).learning_rate == 8 * BN_X5.learning_rate
+        assert BN_X5.with_batch_size(256).learning_rate == 8 * BN_X5.learning_rate
         ```
 
         Reference:
@@ -96,9 +110,22 @@ class Recipe:
         rate = self.learning_rate * batch_size / self.batch_size
         return replace(self, batch_size=batch_size, learning_rate=rate)
 
+    def __repr__(self) -> str:
+        """Return the call that makes the recipe, without the default values."""
+        values = (
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        )
+        return f"Recipe({', '.join(values)})"
+
+    def _repr_html_(self) -> str:
+        rows = [(field.name, getattr(self, field.name)) for field in fields(self)[1:]]
+        return html_table(rows, caption=self.name)
+
 
 # Ioffe & Szegedy 2015, section 4.1: 3 x 100 sigmoid units, batches of 60. The paper
-# states neither the learning rate nor the initial deviation; 0.5 is chosen here.
+# does not state the learning rate or the initial deviation; 0.5 is chosen here.
 MLP = Recipe(
     name="mlp",
     model="MLP",
@@ -111,16 +138,17 @@ BN_MLP = replace(MLP, name="bn-mlp", batch_normalization=True)
 CONVNET = replace(MLP, name="convnet", model="ConvNet", learning_rate=0.1, epochs=10)
 BN_CONVNET = replace(CONVNET, name="bn-convnet", batch_normalization=True)
 
-# Section 4.2: stated are the learning rates, batches of 32, momentum (not how much),
-# 40 % dropout, LRN, and what the variants change. Chosen:
-# - momentum 0.9: every published recipe that reached 71 % or more;
-# - 4 % less learning rate each 8 epochs: Szegedy et al. 2014, section 6;
-# - L2 2e-4, a fifth of which is the 4e-5 of Google's later models; the sum of squares
-#   without the factor 1/2;
-# - crops of 8 to 100 % of the area, 3/4 to 4/3: Szegedy et al. 2014; colours as in
-#   Howard 2013, which that paper cites, half as strong where BN's paper says "less";
-# - epochs from figure 3: steps to 72.2 % (31.0 and 13.3 million), and the 6 million
-#   steps after which BN-x30 is best for all others;
+# Section 4.2 states the learning rates, batches of 32, that there is momentum, 40 %
+# dropout, LRN, and what the variants change. It does not state the following:
+# - momentum 0.9 is that of every published recipe that reached 71 % or more;
+# - 4 % less learning rate every 8 epochs is from Szegedy et al. 2014, section 6;
+# - an L2 weight of 2e-4, a fifth of which is the 4e-5 of Google's later models, on the
+#   sum of squares without the factor 1/2;
+# - crops of 8 to 100 % of the area and of 3/4 to 4/3 are from Szegedy et al. 2014,
+#   colours from Howard 2013, which that paper cites, half as strong where the paper on
+#   batch normalization says "less";
+# - the epochs are those of figure 3: steps to 72.2 % (31.0 and 13.3 million), and for
+#   all others the 6 million steps at which BN-x30 is best;
 # - pixels from -1 to 1, and single crops of 224 from 256 pixels.
 INCEPTION = Recipe(
     name="inception",
@@ -160,14 +188,15 @@ BN_X5 = replace(
 BN_X30 = replace(BN_X5, name="bn-x30", learning_rate=30 * INCEPTION.learning_rate)
 BN_X5_SIGMOID = replace(BN_X5, name="bn-x5-sigmoid", activation="sigmoid")
 
-# What the section says does not work.
+# The two that the section reports not to work.
 INCEPTION_X5 = replace(
     INCEPTION, name="inception-x5", learning_rate=5 * INCEPTION.learning_rate
 )
 INCEPTION_SIGMOID = replace(INCEPTION, name="inception-sigmoid", activation="sigmoid")
 
 # Section 4.2.3: six networks, each with some of larger initial weights, 5 or 10 %
-# dropout, and per-activation BN in the last hidden layers. Which has which is chosen.
+# dropout, and per-activation BN in the last hidden layers. The paper does not state
+# which network has which.
 ENSEMBLE = (
     replace(BN_X30, name="ensemble-1", initial_scale=1.5, seed=1),
     replace(BN_X30, name="ensemble-2", dropout=0.05, seed=2),

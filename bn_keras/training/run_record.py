@@ -1,14 +1,13 @@
-"""What a training run says of itself, in a file beside its model.
-
-Knows recipes and preprocessing; no model, no data and no training.
-"""
+"""The record of a training run, a JSON file beside its model."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 from bn_keras.atomic_files import atomic_write
+from bn_keras.html_tables import html_table
 from bn_keras.images.preprocessing import Augmentation, Preprocessing
 from bn_keras.training.recipes import Recipe
 
@@ -16,14 +15,14 @@ _KEYS = ("recipe", "data", "examples", "class_names", "preprocessing")
 
 
 class Run(NamedTuple):
-    """The facts of a run.
+    """The record of a training run.
 
     Args:
-        recipe: the `Recipe`.
-        data: name of the data set.
-        examples: number of training examples.
-        class_names: one for each output of the model.
-        preprocessing: the `Preprocessing` of the model's inputs.
+        recipe: The `Recipe`.
+        data: The name of the data set.
+        examples: The number of training examples.
+        class_names: The name of each output of the model.
+        preprocessing: The `Preprocessing` of the model's inputs.
     """
 
     recipe: Recipe
@@ -32,11 +31,11 @@ class Run(NamedTuple):
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
 
-    def write(self, path):
-        """Write the facts as JSON, whole or not at all.
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the record as JSON, atomically.
 
         Args:
-            path: the file.
+            path: The file.
         """
         facts = {
             "recipe": asdict(self.recipe),
@@ -48,38 +47,56 @@ class Run(NamedTuple):
         with atomic_write(path) as temporary_path:
             temporary_path.write_text(json.dumps(facts, indent=2) + "\n")
 
-    def differences(self, other):
-        """What is not equal in two runs, but for the number of epochs.
+    def differences(self, other: "Run") -> list[str]:
+        """Return what differs between two runs, except for the number of epochs.
 
         Args:
-            other: a `Run`.
+            other: The other `Run`.
 
         Returns:
-            A list of texts `fact: this, other`.
+            A list of texts `name: value, other value`.
         """
-        ours, theirs = asdict(self.recipe), asdict(other.recipe)
-        del ours["epochs"], theirs["epochs"]
+        # More epochs continue the same run, so they are no difference.
+        own, others = asdict(self.recipe), asdict(other.recipe)
+        del own["epochs"], others["epochs"]
         for name in _KEYS[1:]:
-            ours[name], theirs[name] = getattr(self, name), getattr(other, name)
+            own[name], others[name] = getattr(self, name), getattr(other, name)
         return [
-            f"{name}: {value}, {theirs[name]}"
-            for name, value in ours.items()
-            if value != theirs[name]
+            f"{name}: {value}, {others[name]}"
+            for name, value in own.items()
+            if value != others[name]
         ]
 
+    def __repr__(self) -> str:
+        return (
+            f"Run(recipe={self.recipe.name!r}, data={self.data!r}, examples="
+            f"{self.examples}, classes={len(self.class_names)}, preprocessing="
+            f"{self.preprocessing})"
+        )
 
-def read(path):
-    """The facts of a run.
+    def _repr_html_(self) -> str:
+        rows = [
+            ("recipe", self.recipe),
+            ("data", self.data),
+            ("training examples", f"{self.examples:,}"),
+            ("classes", f"{len(self.class_names):,}"),
+            ("preprocessing", self.preprocessing),
+        ]
+        return html_table(rows, caption=f"Run of {self.recipe.name}")
+
+
+def read(path: str | os.PathLike[str]) -> Run:
+    """Read the record of a run.
 
     Args:
-        path: a file that `Run.write` has written.
+        path: A file that `Run.write` has written.
 
     Returns:
         A `Run`.
 
     Raises:
-        ValueError: for a file of another content.
-        FileNotFoundError: for no file.
+        ValueError: If the file is not such a record.
+        FileNotFoundError: If there is no such file.
     """
     try:
         facts = json.loads(Path(path).read_text())
@@ -98,23 +115,23 @@ def read(path):
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} must hold the facts of a training run ({', '.join(_KEYS)}), as "
-            f"bn-keras train writes them. Received: {type(error).__name__}: {error}; "
-            "remove the file, or train anew"
+            f"{path} must hold the record of a training run ({', '.join(_KEYS)}), as "
+            f"bn-keras train writes it. Received: {type(error).__name__}: {error}. "
+            "Remove the file, or train again."
         ) from error
 
 
-def beside(model):
-    """The facts of the run that made a model, from the `.json` file beside it.
+def read_for_model(model_path: str | os.PathLike[str]) -> Run | None:
+    """Read the record of the run that trained a model, the `.json` file beside it.
 
     Args:
-        model: path of a `.keras` file.
+        model_path: The path of a `.keras` file.
 
     Returns:
-        A `Run`, or None where there is no such file.
+        A `Run`, or `None` if there is no such record.
 
     Raises:
-        ValueError: for a file of another content.
+        ValueError: If the file is not a record of a run.
     """
-    path = Path(model).with_suffix(".json")
+    path = Path(model_path).with_suffix(".json")
     return read(path) if path.is_file() else None

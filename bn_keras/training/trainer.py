@@ -1,66 +1,70 @@
-"""Train a model on a data set by a recipe.
+"""Train a model on a data set by a recipe."""
 
-Knows Keras' training loop and what a run leaves in its work directory; not the command
-line, and not what becomes of the model.
-"""
-
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import keras
 
-from bn_keras.data import Shuffling, reading
+from bn_keras.data import Data, Shuffling, report_bad_files
 from bn_keras.errors import DivergenceError
 from bn_keras.population import estimate_population_statistics
-from bn_keras.training import checkpoints, distribution, run_record
+from bn_keras.training import checkpoints
 from bn_keras.training.build_model import build, preprocessing_for, steps_per_epoch
 from bn_keras.training.callbacks import DivergenceStop, ProgressBar, Summaries
+from bn_keras.training.distribution import OneDevice
 from bn_keras.training.outputs import Outputs
+from bn_keras.training.recipes import Recipe
+from bn_keras.training.run_record import Run
 
-# Images on which TensorBoard's percentiles are taken.
-LOOKED_AT = 32
+# The number of images on which TensorBoard's percentiles are computed.
+SUMMARY_IMAGES = 32
 
 
 def train(
-    recipe,
-    data,
-    workdir=None,
-    callbacks=(),
+    recipe: Recipe,
+    data: Data,
+    workdir: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
     *,
-    checkpoint_steps=None,
-    tensorboard=False,
-    distributed=None,
-):
+    checkpoint_steps: int | None = None,
+    tensorboard: bool = False,
+    distributed: OneDevice | None = None,
+) -> tuple[keras.Model, dict[str, list[float]]]:
     """Train by a recipe, then estimate the population statistics on training examples.
 
-    A run that was killed goes on from its last checkpoint when it is called again, and
-    on a CPU ends with bitwise the same weights as one that was not.
+    A run that was killed resumes from its last checkpoint when this function is called
+    again. On a CPU it ends with bitwise the same weights as a run that was not killed.
 
     Args:
-        recipe: a `bn_keras.training.recipes.Recipe`.
-        data: a `bn_keras.data.Data`.
-        workdir: an existing folder, or None to write nothing. It receives
-            `RECIPE.keras`; `RECIPE.csv`, the learning curve, a line an epoch;
-            `RECIPE.json`, the facts of the run; and while the run lasts
-            `RECIPE.checkpoints`, at the end of each epoch. Several machines share it.
-        callbacks: further Keras callbacks.
-        verbose: 0 for silence; anything else shows a progress bar.
-        checkpoint_steps: steps to one more checkpoint within an epoch; None: none.
-        tensorboard: whether to write `WORKDIR/RECIPE.tensorboard`.
-        distributed: from `bn_keras.training.distribution.start`; None for one device.
+        recipe: A `Recipe`.
+        data: The `Data` to train and to validate on.
+        workdir: An existing folder, or `None` to write nothing. It receives
+            `RECIPE.keras`, the model; `RECIPE.csv`, the learning curve, a line for each
+            epoch; `RECIPE.json`, the record of the run; and, until the run is done,
+            `RECIPE.checkpoints`, written after each epoch. Several machines share it.
+        callbacks: Further Keras callbacks.
+        verbose: 0 for no output; any other value shows a progress bar.
+        checkpoint_steps: The number of steps between two checkpoints within an epoch.
+            `None` writes them after each epoch only.
+        tensorboard: Whether to write `WORKDIR/RECIPE.tensorboard`.
+        distributed: What `bn_keras.training.distribution.start` returned. `None` is one
+            device.
 
     Returns:
         `(model, history)`: the trained model, and a dict from `loss`, `accuracy`,
-        `val_loss`, `val_accuracy` to a value an epoch; the last two are measured with
-        the moving averages on the test examples. In an epoch that was resumed the
-        first two are of the rest of it.
+        `val_loss` and `val_accuracy` to their value by epoch. The last two are measured
+        on the test examples with the moving averages. For an epoch that was resumed,
+        the first two cover the steps after the checkpoint.
 
     Raises:
-        DivergenceError: when the loss becomes NaN or infinite; the last checkpoint
-            stays.
-        ValueError: where `workdir` holds an unfinished run of other facts, or a
-            mini-batch cannot be divided over the devices.
+        DivergenceError: If the loss becomes NaN or infinite. The last checkpoint is
+            kept.
+        ValueError: If `workdir` holds an unfinished run that differs, or a mini-batch
+            cannot be divided over the devices.
 
     Note:
         On several replicas Keras draws one dropout mask for all of them. Without
@@ -81,29 +85,29 @@ def train(
     Reference:
         Ioffe & Szegedy 2015, Algorithm 2.
     """
-    place = distributed or distribution.OneDevice()
-    if tensorboard and place.machines > 1:
+    devices = distributed or OneDevice()
+    if tensorboard and devices.machines > 1:
         raise ValueError(
-            "`tensorboard` looks at the model of one machine. Received: "
-            f"{place.machines} machines; leave it out"
+            "`tensorboard` must be False on several machines. Received: "
+            f"tensorboard=True on {devices.machines} machines. Leave it out."
         )
     if len(data.class_names) < 2:
         raise ValueError(
-            "Expected two classes at least. Received: "
-            f"{', '.join(data.class_names)}; add pictures of another one"
+            "`data` must have at least two classes. Received: "
+            f"{', '.join(data.class_names)}. Add images of another class."
         )
     if recipe.batch_size > len(data.train):
         raise ValueError(
             f"The batch size must be at most {len(data.train):,}, the number of "
-            f"training examples. Received: {recipe.batch_size:,}; choose a smaller one "
-            "(--batch-size)"
+            f"training examples. Received: {recipe.batch_size:,}. Choose a smaller one "
+            "(--batch-size)."
         )
-    if recipe.batch_size % place.replicas:
+    if recipe.batch_size % devices.replicas:
         raise ValueError(
-            f"The batch size must be divisible by the {place.replicas} devices. "
-            f"Received: {recipe.batch_size}; choose another (--batch-size)"
+            f"The batch size must be divisible by the {devices.replicas} devices. "
+            f"Received: {recipe.batch_size}. Choose another one (--batch-size)."
         )
-    run = run_record.Run(
+    run = Run(
         recipe,
         data.name,
         len(data.train),
@@ -112,15 +116,17 @@ def train(
     )
     outputs = None
     if workdir is not None:
-        outputs = Outputs(workdir, recipe.name, chief=place.machine == 0)
+        outputs = Outputs(workdir, recipe.name, chief=devices.machine == 0)
     callbacks = list(callbacks)
     steps = steps_per_epoch(recipe, data)
     with ExitStack() as stack:
         if outputs is not None:
             stack.callback(outputs.close)
         with ExitStack() as training:
-            training.callback(place.close)
-            with place.scope():
+            # After the training even if it fails: the caller's next model must not be
+            # distributed.
+            training.callback(devices.close)
+            with devices.scope():
                 model = build(recipe, data)
                 start = 0 if outputs is None else outputs.resume(model, run, steps)
             callbacks.append(DivergenceStop(start))
@@ -128,91 +134,117 @@ def train(
                 callbacks += outputs.callbacks(start, checkpoint_steps, steps)
                 if tensorboard and outputs.chief:
                     callbacks.append(Summaries(outputs.tensorboard, _sample(run, data)))
-            if verbose and place.machine == 0:
+            if verbose and devices.machine == 0:
                 total = recipe.epochs * steps
                 bar = ProgressBar(start, total, steps, recipe.batch_size)
                 callbacks.append(bar)
-                training.callback(bar.on_train_end)
-            training.enter_context(reading(data.train, data.test))
-            training.enter_context(_naming_the_mend(recipe, outputs))
-            history = _fit(model, run, data, place, start, callbacks)
-        if place.replicas > 1:
+                training.callback(bar.stop)
+            training.enter_context(report_bad_files(data.train, data.test))
+            training.enter_context(_explain_divergence(recipe, outputs))
+            history = _fit(model, run, data, devices, start, callbacks)
+        if devices.replicas > 1:
+            # A model on one device: a distributed one can be used only under its
+            # strategy.
             weights = model.get_weights()
             model = build(recipe, data)
             model.set_weights(weights)
         if recipe.batch_normalization:
-            with reading(data.train):
-                _estimate(model, run, data, place)
+            with report_bad_files(data.train):
+                _estimate_population(model, run, data, devices)
         if outputs is not None:
+            # That of all epochs, also of those before this run was resumed.
             history = outputs.history()
             if outputs.chief:
                 outputs.finish(model, run)
     return model, history
 
 
-def _estimate(model, run, data, place):
-    """Population statistics from an epoch that training has not seen in this order."""
+def _estimate_population(
+    model: keras.Model, run: Run, data: Data, devices: OneDevice
+) -> None:
+    """Estimate the population statistics on mini-batches of an epoch after the last.
+
+    Training has not seen the examples in that order.
+    """
     recipe, parts = run.recipe, 1
     if not recipe.synchronized and keras.backend.backend() == "tensorflow":
-        # Training normalized each replica's mini-batch for itself.
-        parts = place.replicas
-    fresh = _batches(
+        # Training normalized each replica's part of a mini-batch separately, so the
+        # statistics must be of mini-batches of that size. Keras on JAX always
+        # normalizes the joint mini-batch.
+        parts = devices.replicas
+    batches = _batches(
         run,
         data,
         batch_size=recipe.batch_size // parts,
         first_epoch=recipe.epochs,
         epochs=1,
     )
-    batches = recipe.population_batches
-    if batches is not None:
-        batches = min(parts * batches, parts * len(data.train) // recipe.batch_size)
-    estimate_population_statistics(model, fresh, "pooled", batches, verbose=0)
+    count = recipe.population_batches
+    if count is not None:
+        count = min(parts * count, parts * len(data.train) // recipe.batch_size)
+    estimate_population_statistics(model, batches, "pooled", count, verbose=0)
 
 
 @contextmanager
-def _naming_the_mend(recipe, outputs):
-    """Say what a diverged training has left, and what may help."""
+def _explain_divergence(recipe: Recipe, outputs: Outputs | None) -> Iterator[None]:
+    """Add to a `DivergenceError` which checkpoint is left, and what may help."""
     try:
         yield
     except DivergenceError as error:
         kept = "no checkpoint"
         if outputs is not None and (
-            found := checkpoints.checkpoints(outputs.checkpoints)
+            paths := checkpoints.checkpoints(outputs.checkpoints)
         ):
-            kept = f"the last good checkpoint {found[0]}"
+            kept = f"the last good checkpoint {paths[0]}"
         raise DivergenceError(
-            f"{error}. Received: learning_rate={recipe.learning_rate}, {kept}; train "
-            "anew in another folder with a lower learning rate"
+            f"{error}. Received: learning_rate={recipe.learning_rate}, {kept}. Train "
+            "again in another folder with a lower learning rate."
         ) from None
 
 
-def _fit(model, run, data, place, start, callbacks):
-    """Make the steps from `start` on; returns the history of these."""
+def _fit(
+    model: Any,  # Keras annotates `verbose` as a string
+    run: Run,
+    data: Data,
+    devices: OneDevice,
+    start: int,
+    callbacks: list[keras.callbacks.Callback],
+) -> dict[str, list[float]]:
+    """Train from step `start` to the end, and return the history of these epochs."""
     recipe, steps = run.recipe, steps_per_epoch(run.recipe, data)
     history = {}
     while start < recipe.epochs * steps:
-        epoch, made = divmod(start, steps)
-        # The rest of an epoch that was begun, then all others.
-        epochs = epoch + 1 if made else recipe.epochs
-        stream = partial(_batches, run, data, first=start, epochs=None)
-        found = model.fit(
-            place.inputs(stream, recipe.batch_size),
+        # Keras' epochs have a fixed number of steps. So the rest of an epoch that was
+        # interrupted is one call of `fit`, and all later epochs are another.
+        epoch, steps_made = divmod(start, steps)
+        epochs = epoch + 1 if steps_made else recipe.epochs
+        # One endless stream for all epochs: its mini-batches are determined by their
+        # number, not by where `fit` begins.
+        make_part = partial(_batches, run, data, first_batch=start, epochs=None)
+        result = model.fit(
+            devices.training_input(make_part, recipe.batch_size),
             initial_epoch=epoch,
             epochs=epochs,
-            steps_per_epoch=steps - made,
-            validation_data=place.tests(data.test, run.preprocessing),
+            steps_per_epoch=steps - steps_made,
+            validation_data=devices.validation_input(data.test, run.preprocessing),
             callbacks=callbacks,
-            shuffle=False,  # the data set shuffles
+            shuffle=False,  # the stream is shuffled
             verbose=0,
         )
-        for name, values in found.history.items():
+        for name, values in result.history.items():
             history.setdefault(name, []).extend(values)
         start = epochs * steps
     return history
 
 
-def _batches(run, data, part=(0, 1), batch_size=None, **position):
-    """Training mini-batches from a position of the run's stream on."""
+def _batches(
+    run: Run,
+    data: Data,
+    part: tuple[int, int] = (0, 1),
+    batch_size: int | None = None,
+    **position: Any,
+):
+    """Return the run's training mini-batches from a position of their stream."""
     recipe = run.recipe
     return data.train.batches(
         batch_size or recipe.batch_size,
@@ -224,8 +256,8 @@ def _batches(run, data, part=(0, 1), batch_size=None, **position):
     )
 
 
-def _sample(run, data):
-    """Test images to look at the activations on, of all classes."""
-    batches = data.test.batches(LOOKED_AT, Shuffling(0), run.preprocessing)
+def _sample(run: Run, data: Data):
+    """Return test images of all classes, on which activations are summarized."""
+    batches = data.test.batches(SUMMARY_IMAGES, Shuffling(0), run.preprocessing)
     images, _ = next(iter(batches))
     return images

@@ -1,4 +1,4 @@
-"""Data sets: what they hold, and what a bad file is told."""
+"""Data sets by name: their contents and their errors."""
 
 import gzip
 import hashlib
@@ -35,7 +35,7 @@ def small_mnist(tmp_path):
     return tmp_path
 
 
-# Of the arrays that scikit-learn's copy of the same file has given, split in the same way.
+# Recorded from the arrays that scikit-learn's `load_digits` gives, split the same way.
 DIGITS_SHA256 = {
     "train": (
         "af1cfa41b5ce0bbb856e882eea5b675d57b11d74276dc09528bb1b5bca1b926d",
@@ -83,12 +83,12 @@ def test_plain_and_gzipped_idx_files_are_read(small_mnist):
         np.testing.assert_array_equal(split.labels, np.arange(6))
 
 
-def test_binary_images_hold_zeros_and_ones(small_mnist):
+def test_binary_images_are_zeros_and_ones(small_mnist):
     binary = data.mnist(small_mnist, binary=True).train.images
     np.testing.assert_array_equal(np.ravel(binary), np.arange(36) * 7 > 127)
 
 
-def test_the_original_mnist_files_hold_what_their_page_says(mnist_directory):
+def test_the_original_mnist_files_match_their_description(mnist_directory):
     mnist = data.mnist(mnist_directory)
     assert mnist.train.images.shape == (60_000, 28, 28, 1)
     assert mnist.test.images.shape == (10_000, 28, 28, 1)
@@ -101,7 +101,7 @@ def test_without_a_directory_keras_downloads(monkeypatch):
     assert data.load("mnist").train.images.shape == (2, 28, 28, 1)
 
 
-def test_without_a_network_the_mend_is_the_folder(monkeypatch):
+def test_a_failed_download_suggests_the_folder(monkeypatch):
     def load_data():
         raise Exception("URL fetch failure on https://...: None -- no route")
 
@@ -110,7 +110,7 @@ def test_without_a_network_the_mend_is_the_folder(monkeypatch):
         data.load("mnist")
 
 
-def test_training_and_test_images_of_two_sizes_are_refused(small_mnist):
+def test_training_and_test_images_of_different_sizes_are_an_error(small_mnist):
     path = small_mnist / "train-images-idx3-ubyte"
     path.write_bytes(idx(np.zeros((6, 3, 2))))
     with pytest.raises(ValueError, match=r"one size\. Received: \(3, 2\).* \(2, 3\)"):
@@ -123,8 +123,11 @@ def test_training_and_test_images_of_two_sizes_are_refused(small_mnist):
         (lambda path: path.unlink(), "Received: neither"),
         (lambda path: path.write_bytes(b""), "Received: an empty file"),
         (lambda path: path.write_bytes(b"PNG and so on"), "Received: 504e4720"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-5]), "Received: 31 bytes"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "Received: 37 bytes"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-5]), "Received: 31 values"),
+        (
+            lambda path: path.write_bytes(path.read_bytes() + b"x"),
+            "Received: 37 values",
+        ),
         (lambda path: path.write_bytes(idx(np.zeros((2, 2, 3)))), "Received: 2 images"),
         (
             lambda path: path.write_bytes(path.read_bytes()[:12]),
@@ -154,33 +157,33 @@ def test_a_truncated_gzip_file_is_named(small_mnist):
 
 
 def test_an_unknown_data_set_is_an_error():
-    with pytest.raises(ValueError, match=r"digits, mnist, .*\. Received: 'cifar'"):
+    with pytest.raises(ValueError, match=r"digits, mnist, .*\. Received: name='cifar'"):
         data.load("cifar")
 
 
 def test_the_bundled_digits_take_no_directory(tmp_path):
-    with pytest.raises(ValueError, match="takes no directory"):
+    with pytest.raises(ValueError, match="must be None for 'digits'"):
         data.load("digits", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist"])
-def test_sets_without_picture_files_have_none_to_skip(name):
-    with pytest.raises(ValueError, match=r"no picture files to skip.*leave it out"):
+def test_data_sets_without_image_files_cannot_skip_bad_ones(name):
+    with pytest.raises(ValueError, match=r"without image files\. .*Leave it out"):
         data.load(name, bad_files="skip")
 
 
 @pytest.mark.parametrize("name", data.DATA_SETS)
-def test_what_becomes_of_bad_files_is_one_of_two(name, tmp_path):
+def test_bad_files_must_be_error_or_skip(name, tmp_path):
     with pytest.raises(ValueError, match=r"one of error, skip\. .*'ignore'"):
         data.load(name, tmp_path, bad_files="ignore")
 
 
 @pytest.mark.parametrize("name", ["image_folder", "records"])
-def test_sets_in_folders_want_one(name):
-    with pytest.raises(ValueError, match=r"must be a folder.*\(--data-dir\).*None"):
+def test_data_sets_in_folders_need_a_directory(name):
+    with pytest.raises(ValueError, match=r"must be a folder.*None\. .*\(--data-dir\)"):
         data.load(name)
 
 
-def test_imagenet_says_where_it_comes_from():
+def test_imagenet_without_a_directory_says_where_to_get_it():
     with pytest.raises(ValueError, match=r"image-net.org or Kaggle.*\(--data-dir\)"):
         data.load("imagenet")

@@ -26,7 +26,7 @@ def labels(split):
 
 
 def flatten(folders):
-    """Rearrange `val` as in Kaggle's archive: one folder, and a table in random order."""
+    """Rearrange `val` as in Kaggle's archive, and return the table of classes."""
     rows = ["ImageId,PredictionString"]
     numbers = iter((5, 1, 4, 2, 6, 3))
     for wnid in WNIDS:

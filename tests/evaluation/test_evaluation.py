@@ -12,7 +12,7 @@ from PIL import Image
 
 from bn_keras import data
 from bn_keras.evaluation import evaluate
-from bn_keras.evaluation.crop_batches import batches_of_crops, cut
+from bn_keras.evaluation.crop_batches import crop_batches, extract_crops
 from bn_keras.export.decoding import decode_batch
 from bn_keras.images.preprocessing import Preprocessing
 
@@ -118,7 +118,7 @@ def test_probabilities_are_averaged_over_crops_and_models(photographs, crops, en
             images = np.array(images) / 127.5 - 1
         else:
             pixels = np.array(Image.open(path), "float32") / 255
-            images = cut(tf.constant(pixels), fitted, crops)
+            images = extract_crops(tf.constant(pixels), fitted, crops)
         answers = [np.array(model(images), np.float64) for model in models]
         confusion[label, np.mean(answers, (0, 1)).argmax()] += 1
     np.testing.assert_array_equal(found.confusion, confusion)
@@ -126,7 +126,7 @@ def test_probabilities_are_averaged_over_crops_and_models(photographs, crops, en
 
 def test_the_single_crop_is_the_exporters(photographs):
     fitted = Preprocessing(size=(14, 14), crop_fraction=0.875, channels=3)
-    images, _ = next(iter(batches_of_crops(photographs, fitted, 1, 11)))
+    images, _ = next(iter(crop_batches(photographs, fitted, 1, 11)))
     files = tf.constant([tf.io.read_file(path).numpy() for path in photographs.paths])
     exported = np.array(decode_batch(files, fitted)) / 255
     np.testing.assert_allclose(images, exported, rtol=0, atol=1e-6)
@@ -138,7 +138,7 @@ def test_batches_are_full_and_do_not_change_the_answer(photographs, batch_size):
     if batch_size == 1:
         photographs = data.Files(photographs.paths[:2], photographs.labels[:2])
     total = len(photographs) * 144
-    batches = list(batches_of_crops(photographs, fitted, 144, batch_size))
+    batches = list(crop_batches(photographs, fitted, 144, batch_size))
     sizes = [len(labels) for _, labels in batches]
     assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
     assert sum(sizes) == total
@@ -146,7 +146,7 @@ def test_batches_are_full_and_do_not_change_the_answer(photographs, batch_size):
     labels = np.concatenate([labels for _, labels in batches])
     np.testing.assert_array_equal(labels, np.repeat(photographs.labels, 144))
     for number, (picture, _) in enumerate(photographs.pictures()):
-        expected = cut(picture, fitted, 144)
+        expected = extract_crops(picture, fitted, 144)
         np.testing.assert_array_equal(crops[number * 144 :][:144], expected)
 
 
@@ -176,7 +176,7 @@ def test_pictures_are_read_as_they_are_needed():
 
     split = Counting(np.zeros((400, 8, 8, 1), "float32"), np.zeros(400, np.int64))
     fitted = Preprocessing(size=(8, 8), channels=1)
-    batches = iter(batches_of_crops(split, fitted, 144, 144))
+    batches = iter(crop_batches(split, fitted, 144, 144))
     for _ in range(10):
         next(batches)
     # What is under way grows with the cores, not with the pictures.

@@ -106,7 +106,7 @@ def test_the_ensembles_own_changes_are_in_the_network(tiny):
 
 
 def test_the_linear_scaling_rule_scales_the_rate_with_the_batch():
-    scaled = BN_X5.scaled(256)
+    scaled = BN_X5.with_batch_size(256)
     assert scaled.learning_rate == pytest.approx(0.0075 * 8)
     assert replace(scaled, batch_size=32, learning_rate=BN_X5.learning_rate) == BN_X5
 

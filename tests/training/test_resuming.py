@@ -121,7 +121,7 @@ def test_an_unfinished_run_leaves_the_model_before_it_and_its_facts(tmp_path, di
         train(other, digits, tmp_path, [StopAt(30)], verbose=0)
     assert [(tmp_path / name).read_bytes() for name in names] == before
     train(other, digits, tmp_path, verbose=0)
-    assert run_record.beside(tmp_path / "bn-mlp.keras").recipe == other
+    assert run_record.read_for_model(tmp_path / "bn-mlp.keras").recipe == other
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, digits):

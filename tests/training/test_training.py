@@ -185,8 +185,8 @@ def test_the_facts_of_a_run_come_back_as_they_were(tmp_path, digits):
     preprocessing = preprocessing_for(recipe, digits)
     run = run_record.Run(recipe, "digits", 1437, ("a", "b"), preprocessing)
     run.write(tmp_path / "model.json")
-    assert run_record.beside(tmp_path / "model.keras") == run
-    assert run_record.beside(tmp_path / "other.keras") is None
+    assert run_record.read_for_model(tmp_path / "model.keras") == run
+    assert run_record.read_for_model(tmp_path / "other.keras") is None
     other = run._replace(recipe=replace(recipe, epochs=1, seed=3), examples=1438)
     assert run.differences(other) == ["seed: 0, 3", "examples: 1437, 1438"]
 
@@ -195,4 +195,4 @@ def test_the_facts_of_a_run_come_back_as_they_were(tmp_path, digits):
 def test_a_file_of_other_facts_is_an_error(tmp_path, content):
     (tmp_path / "model.json").write_text(content)
     with pytest.raises(ValueError, match=r"must hold the facts of a training run"):
-        run_record.beside(tmp_path / "model.keras")
+        run_record.read_for_model(tmp_path / "model.keras")
