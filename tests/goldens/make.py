@@ -1,6 +1,6 @@
-"""Write the goldens: `python tests/goldens/make.py`, after a change that is meant.
+"""Record the shapes and outputs of the networks: `python tests/goldens/make.py`.
 
-Knows what is recorded of a network; nothing of how the network is built.
+Run it only after an intended change of the networks.
 """
 
 import json
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent
 SMALL = {"classes": 10, "input_shape": (32, 32, 3)}
 NARROW = {**SMALL, "width": 0.125}
 
-# Counts and shapes at full width.
+# Numbers of parameters and shapes are recorded at full width.
 STRUCTURES = {
     "inception": (Inception, {}),
     "bn_inception": (BNInception, {}),
@@ -31,7 +31,7 @@ STRUCTURES = {
     "vgg_small": (VGG, {**SMALL, "head": "small"}),
     "vgg_small_without_bn": (VGG, {**SMALL, "head": "small", "normalization": None}),
 }
-# Answers for fixed weights; sides that 2 does not divide tell "same" paddings apart.
+# Outputs are recorded for fixed weights. Odd sides show on which side "same" pads.
 OUTPUTS = {
     "inception": (Inception, {**NARROW, "input_shape": (75, 64, 3)}),
     "bn_inception": (BNInception, {**NARROW, "input_shape": (75, 64, 3)}),
@@ -48,7 +48,7 @@ BLOCK = re.compile(
 
 
 def structure(model):
-    """Parameters of a model, and the shape at the end of each of its blocks."""
+    """Return the numbers of parameters of a model and the shapes of its blocks."""
     return {
         "parameters": model.count_params(),
         "trainable": sum(int(np.prod(w.shape)) for w in model.trainable_weights),
@@ -61,7 +61,7 @@ def structure(model):
 
 
 def fixed_weights(model):
-    """A value for each weight, which depends on its path and shape only."""
+    """Return a value for each weight that depends only on its path and shape."""
     values = {}
     for weight in model.weights:
         generator = np.random.default_rng(zlib.crc32(weight.path.encode()))
@@ -72,22 +72,24 @@ def fixed_weights(model):
             value = generator.uniform(0.75, 1.75, weight.shape)
         elif kind in ("bias", "beta", "moving_mean"):
             value = generator.normal(0, 0.1, weight.shape)
-        else:  # a kernel; a depthwise one sees one channel at a time
-            seen = weight.shape[:2] if kind == "depthwise_kernel" else weight.shape[:-1]
-            value = generator.normal(0, (2 / np.prod(seen)) ** 0.5, weight.shape)
+        else:
+            # A depthwise kernel sums over positions only.
+            summed = 2 if kind == "depthwise_kernel" else -1
+            fan_in = np.prod(weight.shape[:summed])
+            value = generator.normal(0, (2 / fan_in) ** 0.5, weight.shape)
         values[weight.path] = value
     return values
 
 
 def fixed_images(shape):
-    """Two images of noise, the second of twice the contrast."""
+    """Return two images of noise, the second with twice the contrast."""
     images = np.random.default_rng(0).normal(size=(2, *shape))
     return images * np.array([1, 2])[:, None, None, None]
 
 
 @contextmanager
 def float64():
-    """Let Keras compute in float64."""
+    """Make float64 the dtype of Keras."""
     before, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
@@ -98,9 +100,8 @@ def float64():
         keras.config.set_dtype_policy(policy)
 
 
-def outputs(build, arguments):
-    """A model's answers to `fixed_images` with `fixed_weights`."""
-    model = build(**arguments)
+def outputs(model, arguments):
+    """Return a model's outputs for `fixed_images`, with `fixed_weights`."""
     model.set_weights(list(fixed_weights(model).values()))
     images = fixed_images(arguments["input_shape"]).astype(model.inputs[0].dtype)
     return keras.ops.convert_to_numpy(model(images, training=False))
@@ -113,10 +114,13 @@ def main():
         for name, (build, arguments) in STRUCTURES.items()
     }
     with float64():
-        answers = {name: outputs(*case).tolist() for name, case in OUTPUTS.items()}
-    for name, content in (("structures", structures), ("outputs", answers)):
+        recorded = {
+            name: outputs(build(**arguments), arguments).tolist()
+            for name, (build, arguments) in OUTPUTS.items()
+        }
+    for name, content in (("structures", structures), ("outputs", recorded)):
         text = json.dumps(content, indent=1) + "\n"
-        # One line for each shape and for each row of an answer.
+        # Put each shape and each row of the outputs on one line.
         text = re.sub(r"\[[^][]*\]", lambda row: json.dumps(json.loads(row[0])), text)
         (FOLDER / f"{name}.json").write_text(text)
 

@@ -1,6 +1,6 @@
-"""Inception against the table of figure 5."""
+"""The Inception networks are those of figure 5."""
 
-from functools import partial
+from functools import cache, partial
 
 import keras
 import numpy as np
@@ -23,9 +23,15 @@ small_inception = partial(
 )
 
 
+@cache
+def full_width(builder, separable):
+    """Return the network at full width; tests must not change it."""
+    return builder(separable=separable)
+
+
 @pytest.fixture(scope="module")
 def bn_inception():
-    return BNInception()
+    return full_width(BNInception, True)
 
 
 @pytest.fixture
@@ -49,14 +55,14 @@ def images(shape, seed=0):
 
 
 def producer(layer):
-    """The layer before `layer`."""
+    """Return the layer that produces the input of `layer`."""
     return layer.input._keras_history.operation
 
 
 @pytest.mark.parametrize(
     ("builder", "separable", "trainable", "total"),
     [
-        # Counted from figure 5, per first layer.
+        # Counted by hand from figure 5.
         (BNInception, True, 11_188_288, 11_208_192),
         (BNInception, False, 11_194_984, 11_214_888),
         (Inception, True, 11_178_336, 11_178_336),
@@ -64,18 +70,18 @@ def producer(layer):
     ],
 )
 def test_inception_has_the_parameters_of_figure_5(builder, separable, trainable, total):
-    model = builder(separable=separable)
+    model = full_width(builder, separable)
     assert count(model.trainable_weights) == trainable
     assert model.count_params() == total
 
 
-def test_inception_ends_in_one_vector_and_a_thousand_classes(bn_inception):
+def test_the_output_is_one_vector_of_a_thousand_classes(bn_inception):
     assert bn_inception.input_shape == (None, 224, 224, 3)
     assert bn_inception.get_layer("avg_pool").output.shape == (None, 1024)
     assert bn_inception.output_shape == (None, 1000)
 
 
-def test_modules_pool_by_average_but_in_3c_4e_and_5b(bn_inception):
+def test_modules_pool_by_average_except_3c_4e_and_5b(bn_inception):
     maximum = names(bn_inception, keras.layers.MaxPooling2D)
     assert maximum == ["pool1", "pool2"] + [
         f"inception_{module}_pool" for module in ("3c", "4e", "5b")
@@ -83,7 +89,7 @@ def test_modules_pool_by_average_but_in_3c_4e_and_5b(bn_inception):
     assert len(names(bn_inception, keras.layers.AveragePooling2D)) == 7
 
 
-def test_modules_pass_the_pooled_maps_through_3c_and_4e_only(bn_inception):
+def test_all_modules_except_3c_and_4e_project_the_pooled_maps(bn_inception):
     projected = {
         name.split("_")[1]
         for name in names(bn_inception, keras.layers.Conv2D)
@@ -92,7 +98,7 @@ def test_modules_pass_the_pooled_maps_through_3c_and_4e_only(bn_inception):
     assert projected == {"3a", "3b", "4a", "4b", "4c", "4d", "5a", "5b"}
 
 
-def test_stride_2_stands_in_the_last_step_of_each_branch_of_3c_and_4e(bn_inception):
+def test_only_the_last_step_of_each_branch_of_3c_and_4e_has_stride_2(bn_inception):
     strided = [
         layer.name
         for layer in bn_inception.layers
@@ -106,9 +112,15 @@ def test_stride_2_stands_in_the_last_step_of_each_branch_of_3c_and_4e(bn_incepti
 
 
 @pytest.mark.parametrize(
-    "build", [MLP, partial(ConvNet, (8, 8, 1)), small_inception, BNInception]
+    "build",
+    [
+        MLP,
+        partial(ConvNet, (8, 8, 1)),
+        pytest.param(small_inception, marks=pytest.mark.slow),
+        partial(full_width, BNInception, True),
+    ],
 )
-def test_bn_stands_between_a_map_without_bias_and_the_nonlinearity(build):
+def test_bn_is_between_a_linear_layer_without_bias_and_the_nonlinearity(build):
     model = build()
     linear = (keras.layers.Dense, keras.layers.Conv2D, keras.layers.SeparableConv2D)
     normalized = [
@@ -125,7 +137,7 @@ def test_bn_stands_between_a_map_without_bias_and_the_nonlinearity(build):
     assert model.get_layer("predictions").use_bias
 
 
-def test_bn_inception_normalizes_every_convolution_of_the_table(bn_inception):
+def test_bn_inception_normalizes_every_convolution(bn_inception):
     assert len(names(bn_inception, BatchNormalization)) == CONVOLUTIONS
     assert not names(bn_inception, LocalResponseNormalization)
     assert not names(bn_inception, keras.layers.Dropout)
@@ -136,7 +148,7 @@ def test_the_first_convolution_is_separable_with_depth_multiplier_8(bn_inception
     assert bn_inception.get_layer("conv1_conv").depth_multiplier == 8
 
 
-def test_inception_has_lrn_where_googlenet_has_it_and_drops_40_percent():
+def test_inception_has_lrn_where_googlenet_has_it_and_40_percent_dropout():
     model = Inception(input_shape=(64, 64, 3), width=0.05)
     assert producer(model.get_layer("lrn1")).name == "pool1"
     assert producer(model.get_layer("pool2")).name == "lrn2"
@@ -151,18 +163,18 @@ def test_inception_has_lrn_where_googlenet_has_it_and_drops_40_percent():
     )
 
 
-def test_bn_baseline_is_either_builder_with_the_other_defaults():
+def test_bn_baseline_can_be_built_by_either_builder():
     small = {"input_shape": (32, 32, 3), "stem": "small", "width": 0.05}
-    a = Inception(normalization=BatchNormalization, **small)
-    b = BNInception(dropout=0.4, local_response_normalization=True, **small)
-    assert [layer.name for layer in a.layers[1:]] == [
-        layer.name for layer in b.layers[1:]
+    one = Inception(normalization=BatchNormalization, **small)
+    other = BNInception(dropout=0.4, local_response_normalization=True, **small)
+    assert [layer.name for layer in one.layers[1:]] == [
+        layer.name for layer in other.layers[1:]
     ]
-    assert len(names(a, BatchNormalization)) == CONVOLUTIONS
-    assert names(a, LocalResponseNormalization) == ["lrn1", "lrn2"]
+    assert len(names(one, BatchNormalization)) == CONVOLUTIONS
+    assert names(one, LocalResponseNormalization) == ["lrn1", "lrn2"]
 
 
-def test_sigmoid_replaces_every_relu():
+def test_sigmoid_can_replace_every_relu():
     model = small_inception(activation="sigmoid")
     activations = [
         layer for layer in model.layers if isinstance(layer, keras.layers.Activation)
@@ -171,8 +183,11 @@ def test_sigmoid_replaces_every_relu():
     assert all(layer.activation is keras.activations.sigmoid for layer in activations)
 
 
-@pytest.mark.parametrize(("side", "pooled"), [(32, False), (63, False), (64, True)])
-def test_the_small_stem_keeps_the_pixels_of_small_images(side, pooled):
+@pytest.mark.parametrize(
+    ("side", "pooled"),
+    [pytest.param(32, False, marks=pytest.mark.slow), (63, False), (64, True)],
+)
+def test_the_small_stem_pools_only_images_of_at_least_64_pixels(side, pooled):
     model = small_inception(input_shape=(side, side, 3))
     assert model.get_layer("conv1_conv").output.shape[1] == side
     assert model.get_layer("inception_3b").output.shape[1] == (32 if pooled else side)
@@ -180,14 +195,14 @@ def test_the_small_stem_keeps_the_pixels_of_small_images(side, pooled):
 
 
 @pytest.mark.parametrize(("stem", "side"), [("imagenet", 32), ("small", 4)])
-def test_the_shortest_side_leaves_one_pixel(stem, side):
+def test_the_shortest_side_leaves_one_pixel_in_the_last_module(stem, side):
     model = small_inception(input_shape=(side, side, 3), stem=stem)
     assert model.get_layer("inception_5b").output.shape[1:3] == (1, 1)
     with pytest.raises(ValueError, match=rf"at least {side} pixels.*Received: input_s"):
         small_inception(input_shape=(side, side - 1, 3), stem=stem)
 
 
-def test_width_multiplies_the_channels_and_leaves_at_least_one():
+def test_width_multiplies_the_channels_but_leaves_at_least_one():
     model = small_inception(width=0.5)
     assert model.get_layer("inception_3a").output.shape[-1] == 128
     tiny = small_inception(width=0.001)
@@ -195,32 +210,36 @@ def test_width_multiplies_the_channels_and_leaves_at_least_one():
 
 
 @pytest.mark.parametrize(
-    ("pooling", "expected"),
-    [(None, (2, 8, 8, 51)), ("avg", (2, 51)), ("max", (2, 51))],
+    "builder",
+    [Inception, pytest.param(BNInception, marks=pytest.mark.slow)],
 )
-def test_without_the_top_the_features_come_out(pooling, expected):
-    shape = {"input_shape": (None, None, 3), "stem": "small", "width": 0.05}
-    # `classes` is ignored, as in keras.applications.
-    model = Inception(include_top=False, pooling=pooling, classes=7, **shape)
-    assert model(images((2, 32, 32, 3))).shape == expected
+def test_without_the_top_the_outputs_are_features_pooled_over_all_positions(builder):
+    # `classes` is ignored, as in `keras.applications`.
+    build = partial(
+        builder,
+        include_top=False,
+        input_shape=(None, None, 3),
+        classes=7,
+        stem="small",
+        width=0.05,
+    )
+    x = images((2, 32, 32, 3))
+    model = build()
     assert not names(model, (keras.layers.Dense, keras.layers.Dropout))
-
-
-def test_pooling_is_over_all_positions():
-    x = images((2, 32, 32, 3))
-    model = small_inception(include_top=False)
-    features = keras.ops.convert_to_numpy(model(x))
+    features = model.predict_on_batch(x)
+    assert features.shape == (2, 8, 8, 51)
     for pooling, reduce in (("avg", np.mean), ("max", np.max)):
-        pooled = small_inception(include_top=False, pooling=pooling)
+        pooled = build(pooling=pooling)
+        assert not names(pooled, (keras.layers.Dense, keras.layers.Dropout))
         pooled.set_weights(model.get_weights())
-        np.testing.assert_allclose(
-            keras.ops.convert_to_numpy(pooled(x)), reduce(features, (1, 2)), rtol=1e-4
-        )
+        actual = pooled.predict_on_batch(x)
+        np.testing.assert_allclose(actual, reduce(features, (1, 2)), rtol=1e-4)
 
 
-def test_saved_and_loaded_models_answer_alike(tmp_path):
+@pytest.mark.slow  # The same proof for VGG is in the default suite.
+def test_a_saved_and_loaded_model_has_the_same_outputs(tmp_path):
     x = images((2, 32, 32, 3))
-    # Both kinds of normalization at once: every layer class of the table.
+    # With both kinds of normalization the model has every kind of layer.
     build = partial(small_inception, dropout=0.4, local_response_normalization=True)
     model = build()
     model(x, training=True)
@@ -238,7 +257,7 @@ def test_saved_and_loaded_models_answer_alike(tmp_path):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(other(x)), expected)
 
 
-def test_the_normalization_may_depend_on_the_place():
+def test_the_normalization_may_depend_on_the_name():
     def normalization(axis, name):
         last = name.startswith("inception_5b")
         return BatchNormalization(axis=(1, 2, 3) if last else axis, name=name)
@@ -249,7 +268,7 @@ def test_the_normalization_may_depend_on_the_place():
 
 
 @pytest.mark.usefixtures("channels_first")
-def test_channels_first_moves_the_channels_of_every_layer():
+def test_every_layer_can_have_its_channels_first():
     model = BNInception(width=0.1, local_response_normalization=True)
     assert model.input_shape == (None, 3, 224, 224)
     assert model.get_layer("inception_4e").output.shape == (None, 103, 7, 7)
@@ -278,6 +297,7 @@ def test_channels_first_moves_the_channels_of_every_layer():
     ],
 )
 @pytest.mark.parametrize("builder", [Inception, BNInception])
-def test_inception_names_what_it_cannot_build(builder, arguments, message):
+@pytest.mark.fast
+def test_wrong_arguments_are_named(builder, arguments, message):
     with pytest.raises(ValueError, match=message):
         builder(**arguments)

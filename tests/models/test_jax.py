@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys
 sys.modules["tensorflow"] = None  # Importing it fails, as if it were not installed.
@@ -13,10 +15,18 @@ from bn_keras.folding import fold_batch_normalization
 from bn_keras.models import MLP, ConvNet, LocalResponseNormalization
 
 assert keras.backend.backend() == "jax"
-x = np.ones((2, 8, 8, 1), "float32")
-for model in (MLP((8, 8, 1), units=(3,)), ConvNet((8, 8, 1), filters=(2,))):
-    assert np.all(np.isfinite(model(x, training=True)))
-y = np.asarray(LocalResponseNormalization(1, 1.0, 1.0, 0.5)(x))
+model = ConvNet((8, 8, 1), filters=(2,))
+images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")
+assert np.all(np.isfinite(model(images, training=True)))  # moves the averages
+result = fold_batch_normalization(model)
+expected, actual = np.array(model(images)), np.array(result.model(images))
+np.testing.assert_allclose(actual, expected, rtol=1e-5)
+assert result.report.folded == 1, str(result.report)
+"""
+MORE = """
+ones = np.ones((2, 8, 8, 1), "float32")
+assert np.all(np.isfinite(MLP((8, 8, 1), units=(3,))(ones, training=True)))
+y = np.asarray(LocalResponseNormalization(1, 1.0, 1.0, 0.5)(ones))
 np.testing.assert_allclose(y, 0.5**0.5, rtol=1e-6)
 
 inputs = keras.Input((8, 8, 3))
@@ -36,9 +46,14 @@ assert result.report.folded == 2, str(result.report)
 """
 
 
-def test_models_run_and_fold_on_jax_without_tensorflow():
+@pytest.mark.parametrize(
+    "program",
+    [PROGRAM, pytest.param(PROGRAM + MORE, marks=pytest.mark.slow)],
+    ids=["a small network", "more layers"],
+)
+def test_models_run_and_fold_on_jax_without_tensorflow(program):
     subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env={**os.environ, "KERAS_BACKEND": "jax"},
         check=True,
     )

@@ -1,6 +1,6 @@
-"""The small builders against their formulas; what every builder promises."""
+"""The small networks, and what holds for every network."""
 
-from functools import partial
+from functools import cache, partial
 
 import keras
 import numpy as np
@@ -19,7 +19,30 @@ BUILDERS = {
     "VGG": partial(VGG, depth=11, **SMALL),
     "VGG small": partial(VGG, depth=11, head="small", normalization=None, **SMALL),
 }
-every_builder = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+LARGE_MODEL_POLICIES = {
+    "Inception": "slow only",
+    "BNInception": "slow only",
+    "VGG": "mixed_float16",
+    "VGG small": "mixed_bfloat16",
+}
+every_name = pytest.mark.parametrize("name", BUILDERS)
+
+
+def names_with_slow(*slow_names):
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=pytest.mark.slow if name in slow_names else ())
+            for name in BUILDERS
+        ],
+    )
+
+
+@cache
+def built(name):
+    """Return the model under the default policy; tests must not change it."""
+    keras.Input((1,))  # Keras numbers the inputs without a name.
+    return BUILDERS[name]()
 
 
 def count(weights):
@@ -34,7 +57,7 @@ def images(shape, seed=0):
 
 
 @pytest.mark.parametrize("units", [(100, 100, 100), (7,), ()])
-def test_the_mlp_has_as_many_parameters_as_its_formula(units):
+def test_the_mlp_has_the_number_of_parameters_of_its_formula(units):
     widths = (28 * 28, *units)
     kernels = sum(a * b for a, b in zip(widths, units, strict=False))
     predictions = widths[-1] * 10 + 10
@@ -44,7 +67,7 @@ def test_the_mlp_has_as_many_parameters_as_its_formula(units):
     assert normalized.count_params() == kernels + 4 * sum(units) + predictions
 
 
-def test_the_mlp_is_section_4_1_in_numpy():
+def test_the_mlp_computes_what_section_4_1_does_in_numpy():
     model = MLP((4, 3, 1), classes=3, units=(6, 5))
     x = images((9, 4, 3, 1))
     z = x.reshape(9, -1).astype("float64")
@@ -60,7 +83,7 @@ def test_the_mlp_is_section_4_1_in_numpy():
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-def test_the_mlp_starts_small_gaussian_and_no_two_layers_alike():
+def test_the_mlp_starts_with_small_gaussian_weights_that_differ_by_layer():
     model = MLP()
     second, third = (
         model.get_layer(f"hidden_{i}_dense").get_weights()[0] for i in (2, 3)
@@ -73,7 +96,7 @@ def test_the_mlp_starts_small_gaussian_and_no_two_layers_alike():
     assert all(np.all(layer == 1) for layer in ones.get_weights()[::5])
 
 
-def test_the_mlp_takes_flat_examples_and_gives_logits():
+def test_the_mlp_accepts_flat_examples_and_can_return_logits():
     model = MLP((20,), classes=4, units=(3,), classifier_activation=None)
     assert model.output_shape == (None, 4)
     assert not np.allclose(np.sum(model.predict_on_batch(images((2, 20))), axis=1), 1)
@@ -95,11 +118,11 @@ def test_the_convnet_learns_digits():
     estimate_population_statistics(model, x[:1280], verbose=0)
     answers = model.predict_on_batch(test.images)
     right = answers.argmax(1) == test.labels
-    assert right.mean() > 0.8  # chance: 0.1
+    assert right.mean() > 0.8  # by chance 0.1
 
 
 @pytest.mark.parametrize("filters", [(4,), (4, 6, 8)])
-def test_the_convnet_halves_each_side_once_a_stage(filters):
+def test_each_stage_of_the_convnet_halves_the_sides(filters):
     model = ConvNet((17, 8, 2), filters=filters)
     pool = model.get_layer(f"stage_{len(filters)}_pool")
     halvings = 2 ** len(filters)
@@ -107,27 +130,28 @@ def test_the_convnet_halves_each_side_once_a_stage(filters):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (3, 8, 1), (8, 3, 1), (None, 8, 1)])
-def test_the_convnet_names_a_shape_it_cannot_halve(shape):
+@pytest.mark.fast
+def test_the_convnet_rejects_a_shape_that_is_too_small(shape):
     with pytest.raises(ValueError, match=r"at least 4 pixels.*Received: input_shape="):
         ConvNet(shape)
 
 
 @pytest.mark.parametrize("builder", [MLP, partial(ConvNet, (8, 8, 1))])
 @pytest.mark.parametrize("wrong", [0, "batch", keras.layers.BatchNormalization()])
-def test_the_small_builders_name_a_normalization_they_cannot_call(builder, wrong):
+@pytest.mark.fast
+def test_the_small_networks_reject_a_wrong_normalization(builder, wrong):
     with pytest.raises(
         ValueError, match=r"returns a new layer.*Received: normalization"
     ):
         builder(normalization=wrong)
 
 
-# Every builder
+# Every network
 
 
-@every_builder
-def test_the_input_is_named_the_same_in_every_process(build):
-    keras.Input((1,))  # Keras numbers the inputs that have no name of their own
-    assert [tensor.name for tensor in build().inputs] == ["image"]
+@every_name
+def test_the_name_of_the_input_does_not_depend_on_other_models(name):
+    assert [tensor.name for tensor in built(name).inputs] == ["image"]
 
 
 @pytest.fixture
@@ -138,40 +162,70 @@ def policy(request):
     keras.config.set_dtype_policy(before)
 
 
-@every_builder
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
-def test_under_a_mixed_policy_the_answers_alone_are_in_float32(build, policy, tmp_path):
-    model = build()
+@pytest.mark.parametrize(
+    ("policy", "name"),
+    [
+        pytest.param(
+            policy,
+            name,
+            # The two policies share their code, so one of them is enough for the
+            # larger networks.
+            marks=pytest.mark.slow
+            if name not in ("MLP", "ConvNet") and policy != LARGE_MODEL_POLICIES[name]
+            else (),
+        )
+        for policy in ("mixed_bfloat16", "mixed_float16")
+        for name in BUILDERS
+    ],
+    indirect=["policy"],
+)
+def test_with_mixed_precision_only_the_output_is_in_float32(name, policy, tmp_path):
+    model = BUILDERS[name]()
     *hidden, predictions = model.layers[1:]
     assert {layer.compute_dtype for layer in hidden} == {policy.compute_dtype}
     assert predictions.compute_dtype == predictions.variable_dtype == "float32"
     x = images((4, *model.input_shape[1:]))
-    answers = model(x)
-    assert keras.backend.standardize_dtype(answers.dtype) == "float32"
-    # Sums of 16-bit probabilities miss one by 4e-3 and 5e-4.
-    totals = keras.ops.convert_to_numpy(answers).sum(1, dtype="float64")
+    outputs = model.predict_on_batch(x)
+    assert outputs.dtype == "float32"
+    # Sums of 16-bit probabilities would differ from 1 by 4e-3 and 5e-4.
+    totals = outputs.sum(1, dtype="float64")
     np.testing.assert_allclose(totals, 1, rtol=1e-6)
     model.save(tmp_path / "model.keras")
     keras.config.set_dtype_policy("float32")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded(x), answers)
+    np.testing.assert_array_equal(loaded.predict_on_batch(x), outputs)
 
 
-@every_builder
-@pytest.mark.parametrize("policy", ["float32", "float64"], indirect=True)
-def test_under_an_even_policy_every_layer_keeps_it(build, policy):
-    for layer in build().layers[1:]:
+@every_name
+def test_every_layer_has_the_default_policy(name):
+    for layer in built(name).layers[1:]:
+        assert layer.dtype_policy.name == "float32"
+
+
+@names_with_slow("Inception", "VGG small")
+@pytest.mark.parametrize("policy", ["float64"], indirect=True)
+def test_every_layer_has_the_policy_float64(name, policy):
+    for layer in BUILDERS[name]().layers[1:]:
         assert layer.dtype_policy == policy
 
 
-@pytest.mark.parametrize("name", ["Inception", "BNInception", "VGG", "VGG small"])
-def test_the_regularizer_is_that_of_every_kernel_and_survives_saving(name, tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Inception",
+        pytest.param("BNInception", marks=pytest.mark.slow),
+        "VGG",
+        pytest.param("VGG small", marks=pytest.mark.slow),
+    ],
+)
+def test_every_kernel_has_the_regularizer_and_keeps_it_when_saved(name, tmp_path):
     model = BUILDERS[name](kernel_regularizer=keras.regularizers.L2(0.01))
     kernels = [weight for weight in model.trainable_weights if "kernel" in weight.path]
     assert any("depthwise" in kernel.path for kernel in kernels) == ("Inc" in name)
     expected = 0.01 * sum(np.sum(np.square(kernel.numpy())) for kernel in kernels)
     model.save(tmp_path / "model.keras")
-    for one in (model, keras.models.load_model(tmp_path / "model.keras")):
-        assert len(one.losses) == len(kernels)
-        np.testing.assert_allclose(sum(one.losses), expected, rtol=1e-5)
-    assert not BUILDERS[name]().losses
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for regularized in (model, loaded):
+        assert len(regularized.losses) == len(kernels)
+        np.testing.assert_allclose(sum(regularized.losses), expected, rtol=1e-5)
+    assert not built(name).losses

@@ -1,4 +1,4 @@
-"""VGG against table 1 of its paper and against Keras' own."""
+"""VGG is that of table 1 of its paper, and that of Keras."""
 
 from functools import partial
 
@@ -11,7 +11,8 @@ from bn_keras import BatchNormalization
 from bn_keras.folding import fold_batch_normalization
 from bn_keras.models import VGG
 
-# Table 1, one letter for each convolution: 64, 128, 256, 512 channels; M: max pooling.
+# Table 1: a letter for each convolution with 64, 128, 256 or 512 channels, and M for a
+# max pooling.
 TABLE_1 = {
     11: "a M b M c c M d d M d d M",
     13: "a a M b b M c c M d d M d d M",
@@ -29,7 +30,7 @@ def kinds(model, *kind):
 
 
 def producer(layer):
-    """The layer before `layer`."""
+    """Return the layer that produces the input of `layer`."""
     return layer.input._keras_history.operation
 
 
@@ -38,7 +39,7 @@ def images(shape, seed=0):
 
 
 @pytest.mark.parametrize("depth", TABLE_1)
-def test_vgg_is_its_column_of_table_1(depth):
+def test_vgg_has_the_layers_of_table_1(depth):
     model = small_vgg(depth=depth, width=1)
     steps = kinds(model, keras.layers.Conv2D, keras.layers.MaxPooling2D)
     expected = TABLE_1[depth].split()
@@ -53,23 +54,30 @@ def test_vgg_is_its_column_of_table_1(depth):
 
 @pytest.mark.parametrize(
     ("depth", "parameters"),
-    # 16 and 19: Keras' documentation; 11 and 13: torchvision's.
+    # From the documentation of Keras (16 and 19) and torchvision (11 and 13).
     [(11, 132_863_336), (13, 133_047_848), (16, 138_357_544), (19, 143_667_240)],
 )
-def test_vgg_has_the_papers_parameters(depth, parameters):
+def test_vgg_has_the_parameters_of_the_paper(depth, parameters):
     model = VGG(
         input_shape=(32, 32, 3),
         depth=depth,
         normalization=None,
         kernel_initializer="zeros",
     )
-    # At 224 pixels the first dense layer sees 7x7 positions, at 32 pixels one.
+    # The first dense layer has 7x7 positions at 224 pixels, but one at 32 pixels.
     assert model.count_params() + (7 * 7 - 1) * 512 * 4096 == parameters
 
 
-@pytest.mark.parametrize("depth", [16, 19])
-@pytest.mark.parametrize("include_top", [True, False])
-def test_without_bn_vgg_answers_as_keras_does_with_the_same_weights(depth, include_top):
+@pytest.mark.parametrize(
+    ("depth", "include_top"),
+    [
+        (16, True),
+        (19, False),
+        pytest.param(16, False, marks=pytest.mark.slow),
+        pytest.param(19, True, marks=pytest.mark.slow),
+    ],
+)
+def test_without_bn_vgg_has_the_outputs_of_keras_applications(depth, include_top):
     arguments = {"include_top": include_top, "input_shape": (32, 32, 3), "classes": 7}
     build = getattr(applications, f"VGG{depth}")
     theirs = build(weights=None, pooling="avg", **arguments)
@@ -89,7 +97,7 @@ def test_without_bn_vgg_answers_as_keras_does_with_the_same_weights(depth, inclu
 
 
 @pytest.mark.parametrize(("build", "layers"), [(narrow_vgg, 15), (small_vgg, 13)])
-def test_bn_stands_between_every_hidden_map_and_its_nonlinearity(build, layers):
+def test_bn_is_between_every_hidden_linear_layer_and_its_nonlinearity(build, layers):
     model = build()
     normalized = kinds(model, BatchNormalization)
     assert len(normalized) == layers
@@ -102,7 +110,7 @@ def test_bn_stands_between_every_hidden_map_and_its_nonlinearity(build, layers):
     assert (folded.report.folded, folded.report.left) == (layers, 0)
 
 
-def test_the_head_of_the_paper_drops_half_after_each_of_its_two_layers():
+def test_the_head_of_the_paper_has_dropout_after_each_of_its_two_layers():
     model = narrow_vgg()
     assert [layer.name for layer in kinds(model, keras.layers.Dense)] == [
         "fc1_dense",
@@ -117,7 +125,7 @@ def test_the_head_of_the_paper_drops_half_after_each_of_its_two_layers():
     assert not kinds(narrow_vgg(dropout=0), keras.layers.Dropout)
 
 
-def test_the_small_head_is_an_average_over_positions_and_a_classifier():
+def test_the_small_head_is_global_average_pooling_and_a_classifier():
     model = small_vgg(input_shape=(None, 64, 3), depth=11)
     assert producer(model.get_layer("predictions")).name == "avg_pool"
     assert producer(model.get_layer("avg_pool")).name == "block5_pool"
@@ -129,7 +137,7 @@ def test_the_small_head_is_an_average_over_positions_and_a_classifier():
     ("pooling", "expected"),
     [(None, (2, 2, 1, 26)), ("avg", (2, 26)), ("max", (2, 26))],
 )
-def test_without_the_top_the_features_come_out(pooling, expected):
+def test_without_the_top_the_outputs_are_features(pooling, expected):
     model = VGG(False, None, (None, None, 3), pooling, 7, depth=11, width=0.05)
     assert model(images((2, 64, 32, 3))).shape == expected
     assert not kinds(model, keras.layers.Dense, keras.layers.Dropout)
@@ -157,7 +165,7 @@ def test_the_arguments_reach_every_layer():
     assert predictions.activation is keras.activations.linear
 
 
-def test_no_two_layers_of_one_shape_start_alike():
+def test_layers_of_the_same_shape_start_with_different_weights():
     model = small_vgg(kernel_initializer=keras.initializers.HeNormal())
     second, third = (
         model.get_layer(f"block5_{i}_conv").get_weights()[0] for i in (2, 3)
@@ -165,7 +173,7 @@ def test_no_two_layers_of_one_shape_start_alike():
     assert not np.array_equal(second, third)
 
 
-def test_saved_and_loaded_models_answer_alike(tmp_path):
+def test_a_saved_and_loaded_model_has_the_same_outputs(tmp_path):
     model, x = narrow_vgg(depth=11), images((4, 32, 32, 3))
     model(x, training=True)
     expected = keras.ops.convert_to_numpy(model(x))
@@ -178,7 +186,7 @@ def test_saved_and_loaded_models_answer_alike(tmp_path):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(other(x)), expected)
 
 
-def test_vgg_learns_with_bn_at_a_high_rate():
+def test_vgg_with_bn_learns_at_a_high_learning_rate():
     keras.utils.set_random_seed(1)
     model = small_vgg(depth=11, width=0.1)
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
@@ -190,7 +198,7 @@ def test_vgg_learns_with_bn_at_a_high_rate():
     assert last < 0.3 * first
 
 
-def test_channels_first_moves_the_channels_of_every_layer():
+def test_every_layer_can_have_its_channels_first():
     before = keras.config.image_data_format()
     keras.config.set_image_data_format("channels_first")
     try:
@@ -217,7 +225,7 @@ def test_channels_first_moves_the_channels_of_every_layer():
         ({"input_shape": (32, 32)}, r"rank 3.*Received: input_shape=\(32, 32\)"),
         (
             {"input_shape": (32, 31, 3)},
-            "at least 32 pixels for five.*Received: in",
+            "at least 32 pixels to be halved five times.*Received: in",
         ),
         (
             {"input_shape": (None, 32, 3)},
@@ -225,6 +233,7 @@ def test_channels_first_moves_the_channels_of_every_layer():
         ),
     ],
 )
-def test_vgg_names_what_it_cannot_build(arguments, message):
+@pytest.mark.fast
+def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         VGG(**arguments)
