@@ -83,7 +83,7 @@ def test_from_a_folder_of_photographs_to_the_same_answers_over_grpc(
     curve = (tmp_path / "run" / "bn-x5.csv").read_text().splitlines()
     assert len(curve) == 1 + 6
 
-    model, run = load_model(path), run_record.beside(path)
+    model, run = load_model(path), run_record.read_for_model(path)
     photos = data.image_folder(photographs)
     assert run.class_names == ("spots", "stripes")
     found = evaluate(model, photos.test, 144, run.preprocessing)
