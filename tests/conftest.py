@@ -1,7 +1,6 @@
-"""What several test modules need."""
+"""Fixtures that several folders of tests share."""
 
 import signal
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 
 @pytest.fixture(scope="session")
 def mnist_directory():
-    """Folder of the four original MNIST files."""
+    """The folder with the four original MNIST files."""
     if not MNIST.is_dir():
-        pytest.skip("the MNIST files are not beside this checkout")
+        pytest.skip(f"{MNIST} with the MNIST files does not exist")
     return MNIST
 
 
@@ -24,34 +23,16 @@ def window(tmp_path_factory):
     """A headless Chromium."""
     if missing():
         skip_or_fail(f"{' and '.join(missing())} are not installed")
-    with browser(tmp_path_factory.mktemp("profile")) as one:
-        yield one
+    with browser(tmp_path_factory.mktemp("profile")) as window:
+        yield window
 
 
 @pytest.fixture
 def interruptible():
-    """Let child processes be interrupted, whatever this one was started with.
+    """Let child processes receive interrupts.
 
-    A job in the background may have handed down that interrupts are ignored.
+    A shell starts background jobs with interrupts ignored, which children inherit.
     """
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, former)
-
-
-@pytest.fixture
-def held(monkeypatch):
-    """Hold every served model that runs; yields those begun, and what lets them go."""
-    from bn_keras_serving.servable.signature import Signature
-
-    begun, opened = threading.Semaphore(0), threading.Event()
-    compute = Signature.compute
-
-    def compute_when_opened(*arguments):
-        begun.release()
-        assert opened.wait(60)
-        return compute(*arguments)
-
-    monkeypatch.setattr(Signature, "compute", compute_when_opened)
-    yield begun, opened
-    opened.set()
+    signal.signal(signal.SIGINT, previous)

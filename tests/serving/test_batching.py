@@ -1,4 +1,4 @@
-"""Requests that share a batch: whose rows are whose, and what is refused."""
+"""Batching: each request gets its own rows, and what the kernel rejects."""
 
 import dataclasses
 import threading
@@ -25,7 +25,7 @@ PARAMETERS = BatchingParameters(
 
 
 class Seen(tf.Module):
-    """Answers with the batch size that the model saw."""
+    """Outputs the size of the batch that the model was run on."""
 
     def __init__(self, factor=1.0):
         super().__init__()
@@ -67,23 +67,23 @@ def rows(*values):
 
 
 def together(calls):
-    """Run all at once; the answers in order."""
-    answers = [None] * len(calls)
-    begin = threading.Barrier(len(calls))
+    """Call all functions at the same time; return the results in order."""
+    results = [None] * len(calls)
+    barrier = threading.Barrier(len(calls))
 
     def run(number, call):
-        begin.wait()
+        barrier.wait()
         try:
-            answers[number] = call()
+            results[number] = call()
         except Exception as error:
-            answers[number] = error
+            results[number] = error
 
-    threads = [threading.Thread(target=run, args=one) for one in enumerate(calls)]
+    threads = [threading.Thread(target=run, args=call) for call in enumerate(calls)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return answers
+    return results
 
 
 def test_a_batch_is_padded_to_the_allowed_size(servable):
@@ -92,7 +92,7 @@ def test_a_batch_is_padded_to_the_allowed_size(servable):
     assert answer["seen"].tolist() == [4]
 
 
-def test_requests_share_a_batch_and_get_their_own_rows(servable):
+def test_requests_in_one_batch_get_their_own_rows(servable):
     signature = servable.signature()
     answers = together(
         [lambda value=value: signature.run({"x": rows(value)}) for value in range(4)]
@@ -101,7 +101,7 @@ def test_requests_share_a_batch_and_get_their_own_rows(servable):
     assert {answer["seen"].item() for answer in answers} == {4}
 
 
-def test_inputs_keep_their_names_in_the_batch(servable):
+def test_inputs_keep_their_names_in_a_batch(servable):
     answer = servable.signature("pair").run({"b": rows(1, 2), "a": rows(10, 20)})
     assert answer["difference"].tolist() == [9, 18]
 
@@ -110,21 +110,21 @@ def test_versions_and_signatures_do_not_share_a_batch(directory, servable):
     other = Servable(2, directory / "2", PARAMETERS)
     calls = []
     for number in range(40):
-        one = (servable, other)[number % 2].signature()
-        calls.append(lambda one=one, number=number: one.run({"x": rows(number)}))
+        run = (servable, other)[number % 2].signature().run
+        calls.append(lambda run=run, number=number: run({"x": rows(number)}))
     answers = [answer["y"].item() for answer in together(calls)]
     assert answers == [number * (-1) ** number for number in range(40)]
 
 
-def test_a_task_larger_than_a_batch_is_refused_in_the_kernels_words(servable):
-    words = "Task size 5 is larger than maximum input batch size 4"
-    with pytest.raises(ExecutionError, match=words) as raised:
+def test_a_request_larger_than_a_batch_is_rejected_by_the_kernel(servable):
+    message = "Task size 5 is larger than maximum input batch size 4"
+    with pytest.raises(ExecutionError, match=message) as raised:
         servable.signature().run({"x": rows(*range(5))})
     assert isinstance(raised.value.__cause__, tf.errors.InvalidArgumentError)
     assert "File" not in str(raised.value)
 
 
-def test_a_large_task_is_split_where_the_parameters_say_so(directory):
+def test_a_large_request_is_split_if_the_parameters_allow_it(directory):
     split = dataclasses.replace(
         PARAMETERS,
         max_batch_size=10,
@@ -137,33 +137,33 @@ def test_a_large_task_is_split_where_the_parameters_say_so(directory):
     assert set(answer["seen"].tolist()) == {4}
 
 
-def test_without_allowed_sizes_nothing_is_padded(directory):
+def test_batches_are_not_padded_without_allowed_sizes(directory):
     servable = Servable(
         1, directory / "1", dataclasses.replace(PARAMETERS, allowed_batch_sizes=())
     )
     assert servable.signature().run({"x": rows(5)})["seen"].tolist() == [1]
 
 
-def test_an_answer_without_rows_is_the_models_error(servable):
+def test_an_output_without_rows_is_an_error_of_the_model(servable):
     with pytest.raises(ExecutionError, match="0 dimensions"):
         servable.signature("mean").run({"x": rows(1, 2)})
 
 
-def test_a_signature_without_a_first_axis_of_any_size_is_not_batched(servable):
+def test_a_signature_without_a_batch_axis_is_not_batched(servable):
     assert not can_batch(servable.signature("scalar").inputs)
     assert servable.signature("scalar").run({"x": np.float32(3)})["y"] == 3
 
 
-def test_variables_and_tables_of_tensorflow_1_work_in_batches(tmp_path):
+def test_variables_and_tables_of_tensorflow_1_can_be_batched(tmp_path):
     write_version_1(tmp_path, 1)
     servable = Servable(1, tmp_path / "1", PARAMETERS)
     answer = servable.signature().run({"x": ROWS})
     np.testing.assert_array_equal(answer["y"], 3 * ROWS)
-    found = servable.signature("look/up").run({"a/word": np.array([b"a"], object)})
-    assert found["number"].tolist() == [1]
+    answer = servable.signature("look/up").run({"a/word": np.array([b"a"], object)})
+    assert answer["number"].tolist() == [1]
 
 
-def test_the_answer_is_the_same_bits_in_any_company(tmp_path):
+def test_the_other_requests_in_a_batch_do_not_change_a_bit_of_an_answer(tmp_path):
     servable = Servable(1, write(Model(3), tmp_path, 1), PARAMETERS)
     signature = servable.signature("image")
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
@@ -171,10 +171,10 @@ def test_the_answer_is_the_same_bits_in_any_company(tmp_path):
     shared = together(
         [lambda n=n: signature.run({"x": images[n : n + 1]})["y"] for n in range(4)]
     )
-    assert [one.tobytes() for one in alone] == [one.tobytes() for one in shared]
+    assert [array.tobytes() for array in alone] == [array.tobytes() for array in shared]
 
 
-def test_a_full_queue_is_unavailable():
+def test_requests_to_a_full_queue_are_unavailable():
     release = threading.Event()
 
     def slow(x):
@@ -187,21 +187,21 @@ def test_a_full_queue_is_unavailable():
         dataclasses.replace(PARAMETERS, max_enqueued_batches=1, num_batch_threads=1),
     )
     calls = [lambda: call({"x": rows(1, 1, 1, 1)}, ["y"], None)] * 8
-    answers = []
+    results = []
     threads = [
-        threading.Thread(target=lambda one=one: answers.extend(together([one])))
-        for one in calls
+        threading.Thread(target=lambda call=call: results.extend(together([call])))
+        for call in calls
     ]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)  # what is refused, is refused at once
-    refused = list(answers)
+    time.sleep(0.5)  # a rejected call returns at once, the others wait for `release`
+    rejected = list(results)
     release.set()
     for thread in threads:
         thread.join()
-    assert refused
-    for error in refused:
+    assert rejected
+    for error in rejected:
         assert isinstance(error, tf.errors.UnavailableError)
         assert "queue" in str(error)
-    assert len(answers) == 8
-    assert any(isinstance(answer, dict) for answer in answers)
+    assert len(results) == 8
+    assert any(isinstance(result, dict) for result in results)

@@ -259,7 +259,7 @@ def test_clients_that_do_not_read_hold_up_nobody(served):
 @pytest.mark.slow
 def test_answers_that_nobody_reads_are_not_kept(directory):
     memory = []
-    with serving(directory, "unread.log", environment=PLAIN_MALLOC) as served:
+    with serving(directory, "unread.log", return_memory=True) as served:
         descriptors = served.descriptors()
         for _ in range(12):
             leave_unread(served, FLOATS)

@@ -1,4 +1,6 @@
-"""Classify, Regress and MultiInference on models of every form."""
+"""Classify, Regress and MultiInference with signatures of every form."""
+
+import warnings
 
 import numpy as np
 import pytest
@@ -29,10 +31,30 @@ from bn_keras_serving.dispatch import handlers
 from bn_keras_serving.dispatch.examples import CLASSIFY, REGRESS
 from bn_keras_serving.servable.servable import Servable
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory):
-    return Servable(7, write(Judge(), tmp_path_factory.mktemp("judge"), 7))
+def judge_path(tmp_path_factory):
+    return write(Judge(), tmp_path_factory.mktemp("judge"), 7)
+
+
+@pytest.fixture(scope="module")
+def judge(judge_path):
+    return Servable(7, judge_path)
+
+
+@pytest.fixture(scope="module")
+def version_1(tmp_path_factory):
+    """A model that TensorFlow 1 has saved."""
+    directory = tmp_path_factory.mktemp("version_1")
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        write_version_1(directory, 1)
+        return Servable(1, directory / "1")
+
+
+def values_of(result):
+    return [regression.value for regression in result.regressions]
 
 
 def test_classify_pairs_each_label_with_its_score(judge):
@@ -51,7 +73,7 @@ def test_classify_pairs_each_label_with_its_score(judge):
     ("signature", "first"),
     [("scores", [("", 1), ("", 2)]), ("classes", [("low", 0), ("high", 0)])],
 )
-def test_classify_answers_with_labels_or_scores_alone(judge, signature, first):
+def test_classify_answers_with_only_labels_or_only_scores(judge, signature, first):
     response = handlers.classify(judge, classification(signature))
     assert pairs_of(response.result)[0] == first
     assert len(response.result.classifications) == 3
@@ -60,20 +82,25 @@ def test_classify_answers_with_labels_or_scores_alone(judge, signature, first):
 @pytest.mark.parametrize("signature", ["sum", "column"])
 def test_regress_answers_a_value_for_each_example(judge, signature):
     response = handlers.regress(judge, regression(signature))
-    assert [one.value for one in response.result.regressions] == [3, 7, 11]
+    assert values_of(response.result) == [
+        3,
+        7,
+        11,
+    ]
 
 
-def test_features_of_the_context_belong_to_every_example(judge):
-    given = input_pb2.Input()
-    given.example_list_with_context.context.CopyFrom(example_of(8, 9))
-    given.example_list_with_context.examples.add()
-    given.example_list_with_context.examples.add().CopyFrom(example_of(1, 2))
-    response = handlers.regress(judge, regression("sum", given))
-    assert [one.value for one in response.result.regressions] == [17, 3]
+def test_every_example_gets_the_features_of_the_context(judge):
+    request_input = input_pb2.Input()
+    examples = request_input.example_list_with_context
+    examples.context.CopyFrom(example_of(8, 9))
+    examples.examples.add()
+    examples.examples.add().CopyFrom(example_of(1, 2))
+    response = handlers.regress(judge, regression("sum", request_input))
+    assert values_of(response.result) == [17, 3]
 
 
 @pytest.mark.parametrize(
-    ("signature", "words"),
+    ("signature", "message"),
     [
         ("nothing", "No signature was found with the name: nothing"),
         ("named", "No classification inputs found in SignatureDef"),
@@ -85,13 +112,13 @@ def test_features_of_the_context_belong_to_every_example(judge):
         ("uneven", r"should match in dim_size\(1\). Got 2 vs. 1"),
     ],
 )
-def test_classify_refuses_what_is_no_classification(judge, signature, words):
-    with pytest.raises(InvalidRequestError, match=words):
+def test_classify_rejects_other_signatures(judge, signature, message):
+    with pytest.raises(InvalidRequestError, match=message):
         handlers.classify(judge, classification(signature))
 
 
 @pytest.mark.parametrize(
-    ("signature", "words"),
+    ("signature", "message"),
     [
         ("nothing", "No signature was found with the name: nothing"),
         ("named", "No regression inputs found in SignatureDef"),
@@ -101,15 +128,15 @@ def test_classify_refuses_what_is_no_classification(judge, signature, words):
         ("whole", "Expected output Tensor of DT_FLOAT.  Got: int32"),
     ],
 )
-def test_regress_refuses_what_is_no_regression(judge, signature, words):
-    with pytest.raises(InvalidRequestError, match=words):
+def test_regress_rejects_other_signatures(judge, signature, message):
+    with pytest.raises(InvalidRequestError, match=message):
         handlers.regress(judge, regression(signature))
 
 
-@pytest.mark.parametrize("given", [input_pb2.Input(), input_of()])
-def test_no_examples_are_refused(judge, given):
+@pytest.mark.parametrize("request_input", [input_pb2.Input(), input_of()])
+def test_a_request_without_examples_is_rejected(judge, request_input):
     with pytest.raises(InvalidRequestError, match=r"^Input is empty\.$"):
-        handlers.classify(judge, classification(given=given))
+        handlers.classify(judge, classification(request_input=request_input))
 
 
 def test_several_signatures_answer_the_same_examples(judge):
@@ -117,15 +144,14 @@ def test_several_signatures_answer_the_same_examples(judge):
     response = handlers.multi_inference(judge, request)
     first, second = response.results
     assert pairs_of(first.classification_result)[2] == [("", 5), ("", 6)]
-    values = [one.value for one in second.regression_result.regressions]
-    assert values == [3, 7, 11]
-    assert [one.model_spec.signature_name for one in response.results] == [
+    assert values_of(second.regression_result) == [3, 7, 11]
+    assert [result.model_spec.signature_name for result in response.results] == [
         "scores",
         "sum",
     ]
 
 
-def test_several_signatures_of_several_models_are_refused(judge):
+def test_tasks_for_several_models_are_rejected(judge):
     request = multi_inference(("scores", CLASSIFY), ("sum", REGRESS))
     request.tasks[1].model_spec.name = "another"
     with pytest.raises(InvalidRequestError, match="must access the same model name"):
@@ -133,7 +159,7 @@ def test_several_signatures_of_several_models_are_refused(judge):
 
 
 @pytest.mark.parametrize(
-    ("request_", "kind", "words"),
+    ("request_", "error", "message"),
     [
         (
             multi_inference(("sum", REGRESS), ("sum", REGRESS)),
@@ -162,36 +188,33 @@ def test_several_signatures_of_several_models_are_refused(judge):
         ),
     ],
 )
-def test_a_bad_task_is_refused(judge, request_, kind, words):
-    with pytest.raises(kind, match=words):
+def test_an_invalid_task_is_rejected(judge, request_, error, message):
+    with pytest.raises(error, match=message):
         handlers.multi_inference(judge, request_)
 
 
-def test_an_example_without_the_feature_is_the_models_error(judge):
+def test_an_example_without_a_feature_is_an_error_of_the_model(judge):
     with pytest.raises(ExecutionError, match="Feature: x") as raised:
         handlers.classify(
             judge, classification(request_input=input_of(example_of(1, 2, name="z")))
         )
-    assert "File" not in str(raised.value), "where it was written is not the caller's"
+    assert "File" not in str(raised.value), "the model's source must not show"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_model_of_tensorflow_1_is_served(tmp_path):
-    write_version_1(tmp_path, 1)
-    servable = Servable(1, tmp_path / "1")
+def test_a_model_of_tensorflow_1_is_served(version_1):
     request = predict_pb2.PredictRequest()
     request.inputs["x"].CopyFrom(tf.make_tensor_proto(ROWS))
-    answer = handlers.predict(servable, request)
+    answer = handlers.predict(version_1, request)
     np.testing.assert_array_equal(answer.outputs["y"].float_val, 3 * ROWS.ravel())
 
     request = predict_pb2.PredictRequest()
     request.model_spec.signature_name = "look/up"
     request.inputs["a/word"].CopyFrom(tf.make_tensor_proto([b"b", b"?"]))
-    answer = handlers.predict(servable, request)
+    answer = handlers.predict(version_1, request)
     assert list(answer.outputs["number"].float_val) == [2, -1]
 
 
-def test_tensors_travel_as_bytes_when_asked(judge):
+def test_tensors_are_encoded_as_bytes_on_request(judge):
     request = predict_pb2.PredictRequest()
     serialized = [example_of(1, 2).SerializeToString()]
     request.inputs["inputs"].CopyFrom(tf.make_tensor_proto(serialized))
@@ -201,22 +224,19 @@ def test_tensors_travel_as_bytes_when_asked(judge):
     assert list(answer.outputs["classes"].string_val) == [b"low", b"high"]
 
 
-def test_what_a_filter_leaves_out_is_not_computed(tmp_path):
-    write_version_1(tmp_path, 1)
-    servable = Servable(1, tmp_path / "1")
-    signature = servable.signature("strict")
+def test_outputs_that_are_filtered_out_are_not_computed(version_1):
+    signature = version_1.signature("strict")
     assert signature.run({"x": -ROWS}, ["y"])["y"].tolist() == (-ROWS).tolist()
     with pytest.raises(ExecutionError) as raised:
         signature.run({"x": -ROWS})
-    # Not where the graph was written.
+    # Without the place where the graph was written.
     assert str(raised.value).startswith("assertion failed: [negative")
 
 
-def test_caps_hold_for_examples_too(tmp_path):
-    path = write(Judge(), tmp_path, 1)
-    many = Servable(1, path, limits=Limits(elements=2))
-    with pytest.raises(InvalidRequestError, match="at most 2 elements"):
-        handlers.classify(many, classification())
-    long = Servable(1, path, limits=Limits(string_bytes=8))
-    with pytest.raises(InvalidRequestError, match="strings of at most 8 bytes"):
-        handlers.regress(long, regression("sum"))
+def test_limits_apply_to_examples_too(judge_path):
+    limited = Servable(7, judge_path, limits=Limits(elements=2, string_bytes=8))
+    with pytest.raises(InvalidRequestError, match="must have at most 2 elements"):
+        handlers.classify(limited, classification())
+    one_example = input_of(example_of(1, 2))
+    with pytest.raises(InvalidRequestError, match="must have at most 8 bytes"):
+        handlers.regress(limited, regression("sum", one_example))

@@ -1,4 +1,4 @@
-"""Metrics under TensorFlow Serving's names, read by Prometheus' own parser."""
+"""Metrics under TensorFlow Serving's names, read with Prometheus' own parser."""
 
 import mmap
 import sys
@@ -23,9 +23,9 @@ def metrics():
 
 
 def samples(metrics):
-    """`{(name, labels in their order): value}` of the exposition."""
+    """Return `{(name, *labels): value}` from the exposition."""
     return {
-        # The parser gives a counter the suffix that newer formats want.
+        # The parser adds the suffix that newer formats require for a counter.
         (sample.name.removesuffix("_total"), *sample.labels.items()): sample.value
         for family in text_string_to_metric_families(metrics.exposition().decode())
         for sample in family.samples
@@ -54,7 +54,7 @@ def test_names_labels_and_types_are_those_of_tensorflow_serving(metrics):
     assert f"{RUNTIME}_sum{{{runtime}}} 1200" in lines
 
 
-def test_buckets_are_written_with_six_digits_as_the_real_server_does(metrics):
+def test_buckets_are_written_with_six_digits_as_in_tensorflow_serving(metrics):
     metrics.record_request("digits", "Predict", "GRPC", "OK", 1.0)
     bounds = [
         dict(key[1:])["le"] for key in samples(metrics) if key[0] == f"{LATENCY}_bucket"
@@ -67,15 +67,15 @@ def test_buckets_are_written_with_six_digits_as_the_real_server_does(metrics):
 def test_buckets_are_cumulative_and_sum_and_count_agree(metrics):
     rng = np.random.default_rng(7)
     times = 10 ** rng.uniform(0, 11, 500)
-    for one in times:
-        metrics.record_request("digits", "predict", "REST", "OK", one)
-    found = [
+    for microseconds in times:
+        metrics.record_request("digits", "predict", "REST", "OK", microseconds)
+    buckets = [
         value
         for (name, *_), value in samples(metrics).items()
         if name == f"{LATENCY}_bucket"
     ]
     expected = [np.sum(times <= bound) for bound in (*BUCKETS, np.inf)]
-    assert found == expected
+    assert buckets == expected
     labels = (("model_name", "digits"), ("API", "predict"), ("entrypoint", "REST"))
     assert samples(metrics)[(f"{LATENCY}_count", *labels)] == 500
     np.testing.assert_allclose(
@@ -83,13 +83,13 @@ def test_buckets_are_cumulative_and_sum_and_count_agree(metrics):
     )
 
 
-def test_a_refused_request_is_counted_and_not_timed(metrics):
+def test_a_rejected_request_is_counted_but_not_timed(metrics):
     metrics.record_request("digits", "Predict", "GRPC", "INVALID_ARGUMENT", 5.0)
     labels = (("model_name", "digits"), ("status", "INVALID_ARGUMENT"))
     assert samples(metrics) == {(COUNT, *labels): 1}
 
 
-def test_names_that_are_not_served_take_no_memory(metrics):
+def test_names_that_are_not_served_occupy_no_memory(metrics):
     for number in range(1000):
         metrics.record_request(f"no{number}", "Predict", "GRPC", "NOT_FOUND", 5.0)
         metrics.record_runtime(f"no{number}", "Predict", 5.0)
@@ -99,7 +99,7 @@ def test_names_that_are_not_served_take_no_memory(metrics):
     assert len(metrics.exposition().splitlines()) < 50
 
 
-def test_a_model_that_left_keeps_its_counts():
+def test_a_removed_model_keeps_its_counts():
     names = ["old"]
     metrics = Metrics(lambda: names)
     metrics.record_request("old", "Predict", "GRPC", "OK", 5.0)
@@ -120,15 +120,15 @@ def test_any_name_survives_the_text_format(name):
     assert (COUNT, ("model_name", name), ("status", "OK")) in samples(metrics)
 
 
-def test_two_servers_count_apart(metrics):
+def test_two_servers_count_separately(metrics):
     other = Metrics(lambda: ["digits"])
     metrics.record_request("digits", "Predict", "GRPC", "OK", 5.0)
     assert samples(other) == {}
 
 
-def test_the_summary_tells_statuses_and_recent_percentiles(metrics):
-    for one in (*[1e9] * 10, *range(1, RECENT_REQUESTS + 1)):
-        metrics.record_request("digits", "Predict", "GRPC", "OK", float(one))
+def test_the_summary_has_statuses_and_recent_percentiles(metrics):
+    for time_ in (*[1e9] * 10, *range(1, RECENT_REQUESTS + 1)):
+        metrics.record_request("digits", "Predict", "GRPC", "OK", float(time_))
     metrics.record_request("digits", "predict", "REST", "OK", 7.0)
     metrics.record_request("digits", "predict", "REST", "UNAVAILABLE", 7.0)
     metrics.record_request("nothing", "predict", "REST", "NOT_FOUND", 7.0)
@@ -161,24 +161,24 @@ def test_the_summary_tells_statuses_and_recent_percentiles(metrics):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
-def test_a_time_noted_beside_a_big_answer_keeps_none_of_its_memory(metrics):
+def test_a_time_recorded_next_to_a_large_answer_keeps_none_of_its_memory(metrics):
     def memory():
         pages = Path("/proc/self/statm").read_text().split()[1]
         return int(pages) * mmap.PAGESIZE
 
-    def note(number):
+    def record(number):
         answer = np.arange(3e6).tolist()  # floats of 24 bytes: 69 MiB
-        time_made_now = answer[-1] + number
-        metrics.record_request("digits", "Predict", "GRPC", "OK", time_made_now)
+        new_float = answer[-1] + number
+        metrics.record_request("digits", "Predict", "GRPC", "OK", new_float)
 
-    note(0)
+    record(0)
     before = memory()
-    for number in range(40):
-        note(number)
-    assert memory() - before < 15 * 2**20  # 40 where each keeps its MiB
+    for number in range(20):
+        record(number)
+    assert memory() - before < 8 * 2**20  # 20 MiB if each keeps its arena
 
 
-def test_nothing_is_lost_among_threads_that_read_and_write(metrics):
+def test_no_request_is_lost_when_threads_read_and_write(metrics):
     def record():
         for _ in range(500):
             metrics.record_request("digits", "Predict", "GRPC", "OK", 5.0)
@@ -193,8 +193,8 @@ def test_nothing_is_lost_among_threads_that_read_and_write(metrics):
 
 
 def test_recording_costs_microseconds(metrics):
-    began = time.process_time()
+    start = time.process_time()
     for _ in range(2000):
         metrics.record_request("digits", "Predict", "GRPC", "OK", 5.0)
-    # 4 microseconds measured; a request of the tiniest model takes 900.
-    assert (time.process_time() - began) / 2000 < 50e-6
+    # 4 microseconds measured; a request to the tiniest model takes 900.
+    assert (time.process_time() - start) / 2000 < 50e-6

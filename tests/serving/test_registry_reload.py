@@ -1,4 +1,4 @@
-"""Changes of the list of models while they are served."""
+"""Changes to the list of models while they are served."""
 
 import contextlib
 import gc
@@ -13,7 +13,6 @@ from version_fakes import (
     Loader,
     add_versions,
     config_of,
-    few_objects_to_collect,
     labels,
     registry_factory,
     served_version,
@@ -31,7 +30,7 @@ from bn_keras_serving.common.errors import (
 )
 from bn_keras_serving.models.versions import Versions
 
-pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
+pytestmark = pytest.mark.fast
 
 
 @pytest.fixture
@@ -49,8 +48,8 @@ def start(loader):
     yield from registry_factory(loader)
 
 
-def all_of(models):
-    """Everything that a reload may change."""
+def all_statuses(models):
+    """Return everything that a reload may change."""
     return {name: models.statuses(name) for name in models.names()}
 
 
@@ -60,7 +59,7 @@ def test_a_reload_replaces_the_whole_list(disk, start, loader):
         models.reload(config_of(disk, b="", a=""))
         assert models.names() == ["b", "a"]
         with models.use(spec("a")) as after:
-            assert after is before, "a model that stays is not loaded again"
+            assert after is before, "a model that stays must not be loaded again"
     models.reload(config_of(disk, b=""))
     assert models.names() == ["b"]
     with pytest.raises(ServableNotFoundError, match=r"Latest\(a\)"):
@@ -70,13 +69,15 @@ def test_a_reload_replaces_the_whole_list(disk, start, loader):
     assert models.names() == []
 
 
-def test_a_reload_blocks_until_what_is_new_is_loaded(disk, start, loader):
+def test_a_reload_returns_once_new_models_are_loaded(disk, start, loader):
     models = start(config_of(disk, a=""))
     loader.gates = {5: threading.Event()}
     reloading = threading.Thread(target=models.reload, args=(config_of(disk, b=""),))
     reloading.start()
     wait_for(lambda: len(loader.loaded) == 2)
-    assert served_version(models, "a") == ("a", 2), "the old list is served meanwhile"
+    assert served_version(models, "a") == ("a", 2), (
+        "the old list must be served meanwhile"
+    )
     assert models.names() == ["a"]
     assert reloading.is_alive()
     loader.gates[5].set()
@@ -84,7 +85,7 @@ def test_a_reload_blocks_until_what_is_new_is_loaded(disk, start, loader):
     assert served_version(models, "b") == ("b", 5)
 
 
-def test_a_changed_policy_is_followed_when_the_reload_returns(disk, start):
+def test_a_changed_policy_is_in_effect_when_the_reload_returns(disk, start):
     models = start(config_of(disk, a=""), poll_seconds=0)
     models.reload(config_of(disk, a=ALL_VERSIONS))
     assert states(models, "a") == {1: "AVAILABLE", 2: "AVAILABLE"}
@@ -94,7 +95,9 @@ def test_a_changed_policy_is_followed_when_the_reload_returns(disk, start):
     assert states(models, "a") == {1: "AVAILABLE", 2: "END"}
 
 
-def test_another_base_path_is_loaded_before_the_old_one_ends(disk, start, loader):
+def test_a_changed_base_path_is_loaded_before_the_old_one_is_unloaded(
+    disk, start, loader
+):
     models = start(config_of(disk, a=""))
     add_versions(disk / "elsewhere", 2)
     config = config_of(disk, a=f'base_path: "{disk}/elsewhere/"')
@@ -108,7 +111,7 @@ def test_another_base_path_is_loaded_before_the_old_one_ends(disk, start, loader
         assert servable.path == disk / "a" / "2"
         assert served_version(models, "a") == ("elsewhere", 2)
     models.reload(config)
-    assert len(loader.loaded) == 3, "a slash at the end is the same path"
+    assert len(loader.loaded) == 3, "a trailing slash must not change the path"
 
 
 def test_labels_move_between_available_versions(disk, start):
@@ -119,31 +122,31 @@ def test_labels_move_between_available_versions(disk, start):
         served_version(models, "a", label="canary")
 
 
-def test_labels_for_versions_that_are_not_available_need_permission(disk, start):
+def test_labels_for_unavailable_versions_need_permission(disk, start):
     models = start(config_of(disk, a=""), allow_labels_for_unavailable=True)
     models.reload(config_of(disk, a=labels(next=3)))
     with pytest.raises(ServableNotFoundError, match=r"Specific\(a, 3\)"):
         served_version(models, "a", label="next")
     models.reload(config_of(disk, a=labels(next=3)))
-    # A label in use must not be moved to where nothing answers.
+    # A label in use must not move to a version that cannot answer.
     with pytest.raises(UnmetConditionError, match="label to version 4 of model a"):
         models.reload(config_of(disk, a=labels(next=4)))
     models.reload(config_of(disk, a=labels(next=2)))
     assert served_version(models, "a", label="next") == ("a", 2)
 
 
-def refused_reloads(disk):
+def rejected_reloads(disk):
     path = f'base_path: "{disk}/b"'
     return {
         "label to version 9 of model a, which is not currently available for infer": (
             UnmetConditionError,
             config_of(disk, a=labels(stable=9), b=""),
         ),
-        "late which is not there": (
+        "late, which does not exist": (
             UnmetConditionError,
             config_of(disk, b="", late=""),
         ),
-        "Expected version 13 in .*broken to load": (
+        "Version 13 in .*broken must load": (
             UnmetConditionError,
             config_of(disk, b="", broken=""),
         ),
@@ -167,25 +170,27 @@ def refused_reloads(disk):
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_a_reload_that_is_refused_changes_nothing(disk, start, loader, number):
+def test_a_rejected_reload_changes_nothing(disk, start, loader, number):
     models = start(config_of(disk, a=labels(stable=2)))
-    before = all_of(models)
+    before = all_statuses(models)
     add_versions(disk / "broken", 13)
     loader.broken.add(13)
-    message, (error, config) = list(refused_reloads(disk).items())[number]
+    message, (error, config) = list(rejected_reloads(disk).items())[number]
     with pytest.raises(error, match=message):
         models.reload(config)
-    assert all_of(models) == before
+    assert all_statuses(models) == before
     assert models.names() == ["a"]
     assert models.statuses("b") == []
     assert served_version(models, "a", label="stable") == ("a", 2)
     gc.collect()
-    assert {one.path.parent.name for one in loader.fakes} == {"a"}, "b is let go"
+    assert {fake.path.parent.name for fake in loader.fakes} == {"a"}, (
+        "b must be unloaded"
+    )
     models.reload(config_of(disk, a="", b=""))
     assert served_version(models, "b") == ("b", 5)
 
 
-def test_reloads_are_one_after_the_other(disk, start, loader):
+def test_reloads_run_one_after_the_other(disk, start, loader):
     models = start(config_of(disk, a=""))
     add_versions(disk / "c", 7)
     loader.gates = {5: threading.Event(), 7: threading.Event()}
@@ -193,13 +198,13 @@ def test_reloads_are_one_after_the_other(disk, start, loader):
         threading.Thread(target=models.reload, args=(config_of(disk, **names),))
         for names in ({"a": "", "b": ""}, {"a": "", "c": ""})
     ]
-    for number, one in enumerate(reloads, 2):
-        one.start()
+    for number, reload in enumerate(reloads, 2):
+        reload.start()
         wait_for(lambda number=number: len(loader.loaded) >= min(number, 2))
     for gate in loader.gates.values():
         gate.set()
-    for one in reloads:
-        one.join()
+    for reload in reloads:
+        reload.join()
     assert loader.highest_concurrency == 1
     assert models.names() == ["a", "c"]
 
@@ -212,29 +217,32 @@ def test_no_request_fails_while_lists_and_labels_change(disk, start, loader):
     stop = threading.Event()
     failures, answers = [], set()
 
-    def ask(asked):
+    def use_repeatedly(choice):
         try:
             while not stop.is_set():
-                answers.add(served_version(models, "a", **asked))
-                time.sleep(1e-4)  # lets the reloads have a processor
+                answers.add(served_version(models, "a", **choice))
+                time.sleep(1e-4)  # leave some time to the reloads
         except BaseException as error:
             failures.append(error)
 
-    asked = [{}, {"version": 2}, {"label": "stable"}] * 3
-    askers = [threading.Thread(target=ask, args=(one,)) for one in asked[:8]]
-    for one in askers:
-        one.start()
+    choices = [{}, {"version": 2}, {"label": "stable"}] * 3
+    users = [
+        threading.Thread(target=use_repeatedly, args=(choice,))
+        for choice in choices[:8]
+    ]
+    for user in users:
+        user.start()
     for _ in range(50):
         models.reload(elsewhere)
         models.reload(there)
     stop.set()
-    for one in askers:
-        one.join()
+    for user in users:
+        user.join()
     assert failures == []
     assert answers == {("a", 2), ("other", 2)}
 
 
-def test_a_model_is_not_replaced_between_being_found_and_being_lent(
+def test_a_model_cannot_be_replaced_between_lookup_and_lending(
     disk, start, monkeypatch
 ):
     add_versions(disk / "other", 2)
@@ -257,7 +265,7 @@ def test_a_model_is_not_replaced_between_being_found_and_being_lent(
     assert served_version(models, "a") == ("other", 2)
 
 
-def test_a_close_ends_a_reload_under_way(disk, start, loader):
+def test_close_ends_a_reload_in_progress(disk, start, loader):
     models = start(config_of(disk, a=""))
     loader.gates = {5: threading.Event()}
     errors = []
@@ -283,7 +291,7 @@ def test_a_close_ends_a_reload_under_way(disk, start, loader):
         models.reload(config_of(disk, b=""))
 
 
-def test_a_removed_model_in_use_ends_with_its_use(disk, start):
+def test_a_removed_model_is_unloaded_after_its_last_use(disk, start):
     models = start(config_of(disk, a="", b=""))
     with models.use(spec("a")):
         models.reload(config_of(disk, b=""))
@@ -291,28 +299,30 @@ def test_a_removed_model_in_use_ends_with_its_use(disk, start):
     wait_for(lambda: states(models, "a") == {2: "END"})
 
 
-def test_requests_that_are_to_be_logged_are_not_and_that_is_told(disk, start, caplog):
+def test_a_warning_says_that_requests_are_not_logged(disk, start, caplog):
     start(config_of(disk, a="logging_config { sampling_config { sampling_rate: 1 } }"))
-    assert "Model a: requests are not logged." in caplog.text
+    assert (
+        "Model a: `logging_config` is ignored; requests are not logged." in caplog.text
+    )
 
 
 @pytest.fixture
 def file(disk):
-    """Write a configuration file, whole at once."""
+    """Return a function that replaces the configuration file atomically."""
     path = disk / "models.config"
 
     def write_file(config):
         text = (
             config if isinstance(config, str) else text_format.MessageToString(config)
         )
-        (disk / "beside").write_text(text)
-        (disk / "beside").rename(path)
+        (disk / "temporary").write_text(text)
+        (disk / "temporary").rename(path)
         return path
 
     return write_file
 
 
-def test_a_changed_file_is_followed_and_a_broken_one_changes_nothing(
+def test_a_changed_file_is_reloaded_and_a_broken_one_changes_nothing(
     disk, start, file, caplog
 ):
     config = config_of(disk, a="")
@@ -321,8 +331,8 @@ def test_a_changed_file_is_followed_and_a_broken_one_changes_nothing(
     file(config_of(disk, a="", b=""))
     wait_for(lambda: models.names() == ["a", "b"])
 
-    def complaints():
-        return caplog.text.count("The models stay as they are")
+    def logged_problems():
+        return caplog.text.count("The served models stay unchanged")
 
     for number, broken in enumerate(
         [
@@ -334,9 +344,9 @@ def test_a_changed_file_is_followed_and_a_broken_one_changes_nothing(
         1,
     ):
         file(broken)
-        wait_for(lambda number=number: complaints() == number)
+        wait_for(lambda number=number: logged_problems() == number)
         threading.Event().wait(0.05)
-        assert complaints() == number, "the same complaint twice"
+        assert logged_problems() == number, "the same problem must be logged once"
         assert models.names() == ["a", "b"]
     path.unlink()
     wait_for(lambda: "No such file" in caplog.text)
@@ -346,7 +356,7 @@ def test_a_changed_file_is_followed_and_a_broken_one_changes_nothing(
     wait_for(lambda: caplog.text.count("No such file") == 2)
 
 
-def test_a_file_that_waits_for_its_model_is_tried_again(disk, start, file):
+def test_a_file_with_a_missing_model_is_tried_again(disk, start, file):
     config = config_of(disk, a="")
     models = start(config, config_path=file(config), config_poll_seconds=0.01)
     file(config_of(disk, a="", late=""))
@@ -355,14 +365,14 @@ def test_a_file_that_waits_for_its_model_is_tried_again(disk, start, file):
     wait_for(lambda: models.names() == ["a", "late"])
 
 
-def test_what_the_file_says_replaces_what_a_reload_was_told(disk, start, file):
+def test_the_file_overrides_a_reload_request(disk, start, file):
     config = config_of(disk, a="")
     models = start(config, config_path=file(config), config_poll_seconds=0.05)
     models.reload(config_of(disk, b=""))
     wait_for(lambda: models.names() == ["a"])
 
 
-def test_a_file_is_not_followed_for_zero_seconds(disk, start, file):
+def test_zero_seconds_do_not_watch_the_file(disk, start, file):
     config = config_of(disk, a="")
     models = start(config, config_path=file(config))
     file(config_of(disk, b=""))

@@ -1,4 +1,4 @@
-"""A server's life: it starts, stops in order, and says why it cannot start."""
+"""Start and stop of a server, and errors that prevent a start."""
 
 import errno
 import http.client
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from paths import ROOT
-from serving_models import ROWS, Model, request_of, rpc_error, write
+from serving_models import ROWS, request_of, rpc_error
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from bn_keras_serving import PredictionServer
@@ -25,53 +25,20 @@ from bn_keras_serving.servable.signature import Signature
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("saved")
-    write(Model(2), directory, 2)
-    shutil.copytree(directory / "2", directory / "3")
-    return directory
+DOCUMENT = {"instances": ROWS.tolist()}
 
 
 @pytest.fixture
-def directory(saved, tmp_path):
-    shutil.copytree(saved / "2", tmp_path / "multiply" / "2")
+def directory(doubling, tmp_path):
+    """A directory of its own with version 2."""
+    shutil.copytree(doubling / "2", tmp_path / "multiply" / "2")
     return tmp_path / "multiply"
 
 
 @pytest.fixture(scope="module")
-def server(saved):
-    with PredictionServer(saved, "multiply", port=0) as server:
+def server(doubling):
+    with PredictionServer(doubling, "multiply", port=0) as server:
         yield server
-
-
-class Gate:
-    """Holds every model that runs until it is opened."""
-
-    def __init__(self, monkeypatch):
-        self.begun = threading.Semaphore(0)
-        self.opened = threading.Event()
-        compute = Signature.compute
-
-        def compute_when_opened(*arguments):
-            self.begun.release()
-            assert self.opened.wait(60)
-            return compute(*arguments)
-
-        monkeypatch.setattr(Signature, "compute", compute_when_opened)
-
-    def wait_for(self, requests):
-        for _ in range(requests):
-            assert self.begun.acquire(timeout=20)
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    gate = Gate(monkeypatch)
-    yield gate
-    gate.opened.set()
 
 
 def post(address, document):
@@ -85,7 +52,7 @@ def post(address, document):
         connection.close()
 
 
-def test_stop_tells_health_first_and_finishes_what_runs(directory, gate):
+def test_stop_changes_the_health_first_and_finishes_running_requests(directory, gate):
     server = PredictionServer(directory, port=0, rest_port=0)
     server.start()
     waiter = threading.Thread(target=server.wait, daemon=True)
@@ -99,8 +66,10 @@ def test_stop_tells_health_first_and_finishes_what_runs(directory, gate):
             health_pb2.HealthCheckRequest(service="PredictionService"), timeout=30
         )
         assert next(watch).status == SERVING
-        under_way = stub.Predict.future(request_of(), timeout=30)
-        by_rest = pool.submit(post, server.rest_address, {"instances": ROWS.tolist()})
+        running = stub.Predict.future(request_of(), timeout=30)
+        running_rest = pool.submit(
+            post, server.rest_address, {"instances": ROWS.tolist()}
+        )
         gate.wait_for(2)
         stopper = threading.Thread(target=server.stop, args=(20,), daemon=True)
         stopper.start()
@@ -110,21 +79,21 @@ def test_stop_tells_health_first_and_finishes_what_runs(directory, gate):
         late = stub.Predict.future(request_of(), timeout=30)
         assert late.code() == grpc.StatusCode.UNAVAILABLE
         with pytest.raises(OSError, match="refused"):
-            post(server.rest_address, {"instances": ROWS.tolist()})
-        assert not under_way.done()
-        assert not by_rest.done()
-        gate.opened.set()
-        result = under_way.result()
+            post(server.rest_address, DOCUMENT)
+        assert not running.done()
+        assert not running_rest.done()
+        gate.open()
+        result = running.result()
         np.testing.assert_array_equal(result.outputs["y"].float_val, 2 * ROWS.ravel())
-        assert by_rest.result()[0] == 200
+        assert running_rest.result()[0] == 200
     stopper.join(20)
     waiter.join(20)
     assert not stopper.is_alive()
     assert not waiter.is_alive()
-    server.stop()  # a second time does no harm
+    server.stop()  # a second call is harmless
 
 
-def test_an_open_watch_does_not_hold_a_stop(directory):
+def test_an_open_watch_does_not_delay_stop(directory):
     server = PredictionServer(directory, port=0)
     server.start()
     with grpc.insecure_channel(server.address) as channel:
@@ -132,49 +101,56 @@ def test_an_open_watch_does_not_hold_a_stop(directory):
             health_pb2.HealthCheckRequest(service=""), timeout=60
         )
         assert next(watch).status == SERVING
-        begun = time.monotonic()
+        start = time.monotonic()
         server.stop(grace=30)
-        assert time.monotonic() - begun < 10
-        assert [one.status for one in watch] == [NOT_SERVING]
+        assert time.monotonic() - start < 10
+        assert [response.status for response in watch] == [NOT_SERVING]
 
 
-def test_a_stop_is_bounded_by_its_grace(directory, saved, gate, monkeypatch):
+def test_stop_takes_no_longer_than_its_grace_period(
+    directory, doubling, gate, monkeypatch
+):
     server = PredictionServer(directory, port=0, rest_port=0, poll_seconds=0.05)
     server.start()
     loading = threading.Event()
 
-    def warm_up_when_opened(*_):
+    def warm_up_behind_gate(*_):
         loading.set()
-        assert gate.opened.wait(60)
+        gate.pass_through()
 
-    monkeypatch.setattr("bn_keras_serving.server.warm_up", warm_up_when_opened)
-    shutil.copytree(saved / "3", unfinished := directory.parent / "unfinished")
+    monkeypatch.setattr("bn_keras_serving.server.warm_up", warm_up_behind_gate)
+    shutil.copytree(doubling / "2", unfinished := directory.parent / "unfinished")
     unfinished.rename(directory / "3")
     with (
         grpc.insecure_channel(server.address) as channel,
         futures.ThreadPoolExecutor(1) as pool,
     ):
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        under_way = stub.Predict.future(request_of(), timeout=60)
-        by_rest = pool.submit(post, server.rest_address, {"instances": ROWS.tolist()})
-        gate.wait_for(2)
+        running = stub.Predict.future(request_of(), timeout=60)
+        running_rest = pool.submit(
+            post, server.rest_address, {"instances": ROWS.tolist()}
+        )
         assert loading.wait(20)
-        begun = time.monotonic()
+        gate.wait_for(3)  # two requests and the load
+        start = time.monotonic()
         server.stop(grace=0.5)
-        assert 0.5 <= time.monotonic() - begun < 5
-        assert under_way.code() in (
+        assert 0.5 <= time.monotonic() - start < 5
+        assert running.code() in (
             grpc.StatusCode.CANCELLED,
             grpc.StatusCode.UNAVAILABLE,
         )
-        assert isinstance(by_rest.exception(), (OSError, http.client.HTTPException))
-    gate.opened.set()
+        error = running_rest.exception()
+        assert isinstance(error, (OSError, http.client.HTTPException))
+    gate.open()
     time.sleep(0.5)
-    # What was loaded too late is not served.
+    # The version whose load ended too late is not served.
     latest = server._models.statuses("multiply")[0]
     assert (latest.version, latest.state.value) == (3, "END")
 
 
-def test_an_unforeseen_error_tells_the_client_nothing(server, monkeypatch, caplog):
+def test_the_client_learns_nothing_about_an_unexpected_error(
+    server, monkeypatch, caplog
+):
     def compute(*_):
         raise OSError("/srv/secret")
 
@@ -183,93 +159,95 @@ def test_an_unforeseen_error_tells_the_client_nothing(server, monkeypatch, caplo
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         assert rpc_error(stub.Predict, request_of()) == (
             grpc.StatusCode.INTERNAL,
-            "Internal error; the server's log tells its cause.",
+            "Internal error. See the server's log for its cause.",
         )
     assert "/srv/secret" in caplog.text
 
 
-def test_a_taken_port_is_one_clear_error(server, directory):
+def test_a_port_in_use_is_reported(server, directory):
     port = int(server.address.rpartition(":")[2])
-    taken = rf"Received: 127\.0\.0\.1:{port}, taken; .* with --port"
-    with pytest.raises(OSError, match=taken):
+    message = rf"Received: 127\.0\.0\.1:{port}, in use\. .* with --port"
+    with pytest.raises(OSError, match=message):
         PredictionServer(directory, port=port).start()
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
-        pytest.raises(OSError, match="taken; choose another port") as raised,
+        pytest.raises(OSError, match=r"in use\. Choose another port") as raised,
     ):
         PredictionServer(directory, port=other.getsockname()[1]).start()
     assert raised.value.errno == errno.EADDRINUSE
 
 
-def test_a_taken_rest_port_is_told_and_the_other_left_free(directory):
+def test_a_rest_port_in_use_is_reported_and_the_grpc_port_released(directory):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = other.getsockname()[1]
+        used = other.getsockname()[1]
         for _ in range(2):
-            with pytest.raises(OSError, match=str(taken)) as raised:
-                PredictionServer(directory, port=port, rest_port=taken).start()
+            with pytest.raises(OSError, match=str(used)) as raised:
+                PredictionServer(directory, port=port, rest_port=used).start()
             assert raised.value.errno == errno.EADDRINUSE
 
 
 @pytest.mark.parametrize(
     ("host", "message"),
     [
-        # Kept for documentation, so no interface has it (RFC 5737).
-        ("192.0.2.1", r"Received: 192\.0\.2\.1:0, a host not of .* correct --host"),
-        ("no.such.host.invalid", "a host that no name is known for; correct --host"),
+        # Reserved for documentation, so no interface has it (RFC 5737).
+        ("192.0.2.1", r"192\.0\.2\.1:0, a host that is not this .* Correct --host"),
+        ("no.such.host.invalid", r"name that cannot be resolved\. Correct --host"),
     ],
 )
-def test_a_host_of_another_machine_is_not_called_a_taken_port(directory, host, message):
+def test_an_unusable_host_is_reported(directory, host, message):
     with pytest.raises(OSError, match=message) as raised:
         PredictionServer(directory, host=host, port=0).start()
     assert raised.value.errno == errno.EADDRNOTAVAIL
 
 
-def test_a_server_on_every_interface_tells_an_address_that_is_reached(directory):
+def test_a_server_on_every_interface_has_an_address_for_local_clients(directory):
     with PredictionServer(directory, host="0.0.0.0", port=0, rest_port=0) as server:
         assert server.address.startswith("127.0.0.1:")
         with grpc.insecure_channel(server.address) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             stub.Predict(request_of(), timeout=30)
-        assert post(server.rest_address, {"instances": ROWS.tolist()})[0] == 200
+        assert post(server.rest_address, DOCUMENT)[0] == 200
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
 @pytest.mark.parametrize("name", ["port", "rest_port"])
-def test_a_port_out_of_range_is_refused(directory, name, port):
-    with pytest.raises(ValueError, match=rf"port from 0 to 65535.*Received: {port};"):
+def test_a_port_out_of_range_is_rejected(directory, name, port):
+    with pytest.raises(ValueError, match=rf"between 0 and 65535.*Received: {port}\."):
         PredictionServer(directory, **{"port": 0, name: port}).start()
 
 
-def test_an_empty_directory_is_refused_and_the_port_left_free(tmp_path):
+def test_an_empty_directory_is_rejected_and_the_port_released(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"/1/saved_model\.pb.* without any;"):
+        with pytest.raises(
+            ValueError, match=r"1/saved_model\.pb.* contains no version"
+        ):
             PredictionServer(tmp_path, port=port).start()
 
 
-def test_what_is_to_be_served_is_given_once(directory):
-    with pytest.raises(ValueError, match=r"a configuration of models\. .*: neither;"):
+def test_either_a_directory_or_a_configuration_must_be_given(directory):
+    with pytest.raises(ValueError, match=r"Exactly one of .* Received: neither"):
         PredictionServer(port=0)
     config = single_model("multiply", str(directory))
-    with pytest.raises(ValueError, match=r"a configuration of models\. .*: both;"):
+    with pytest.raises(ValueError, match=r"Exactly one of .* Received: both"):
         PredictionServer(directory, port=0, config=config)
 
 
-def test_a_server_starts_once(server):
-    with pytest.raises(RuntimeError, match="one start for each server"):
+def test_a_server_can_be_started_only_once(server):
+    with pytest.raises(RuntimeError, match="must be started only once"):
         server.start()
 
 
-def test_the_interpreter_ends_though_nobody_stops_the_server(directory):
+def test_the_interpreter_exits_even_if_the_server_is_not_stopped(directory):
     program = (
         "import sys; from bn_keras_serving import PredictionClient, PredictionServer; "
         f"server = PredictionServer({str(directory)!r}, port=0, rest_port=0); "
         "server.start(); "
         "PredictionClient(server.address, 'multiply').status(); "
-        "print('asked')"
+        "print('answered')"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program],
@@ -279,14 +257,14 @@ def test_the_interpreter_ends_though_nobody_stops_the_server(directory):
         timeout=60,
         check=False,
     )
-    assert (ended.returncode, ended.stdout) == (0, "asked\n"), ended.stderr
+    assert (ended.returncode, ended.stdout) == (0, "answered\n"), ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_second_stop_takes_no_time(directory):
+def test_a_second_stop_returns_quickly(directory):
     server = PredictionServer(directory, port=0)
     server.start()
     assert server.stop()
-    begun = time.monotonic()
+    start = time.monotonic()
     assert server.stop()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - start < 3

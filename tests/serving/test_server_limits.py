@@ -1,4 +1,4 @@
-"""What one client may ask of the server, and for how long."""
+"""Limits on the size, number and duration of requests."""
 
 import http.client
 import json
@@ -72,7 +72,7 @@ def post(server, document):
         connection.close()
 
 
-def test_a_larger_message_is_refused(predictions):
+def test_a_message_above_the_limit_is_rejected(predictions):
     rows = np.ones((200, 4), np.float32)
     assert predictions.Predict(request_of({"x": rows}), timeout=30)
     rows = np.ones((25_000, 4), np.float32)
@@ -80,18 +80,18 @@ def test_a_larger_message_is_refused(predictions):
     assert (code, "100000" in details) == (EXHAUSTED, True), details
 
 
-def test_a_larger_document_is_refused(server):
+def test_a_document_above_the_limit_is_rejected(server):
     assert post(server, {"instances": np.ones((200, 4)).tolist()})[0] == 200
     status, answer = post(server, {"instances": np.ones((25_000, 4)).tolist()})
     assert (status, "100000" in answer["error"]) == (413, True)
 
 
-def test_more_elements_are_refused(server, predictions):
+def test_a_tensor_above_the_limit_is_rejected(server, predictions):
     rows = np.ones((251, 4), np.float32)
-    expected = 'at most 1000 elements in input "x". Received: 1004;'
+    expected = 'Input "x" must have at most 1000 elements. Received: 1004 elements.'
     code, details = rpc_error(predictions.Predict, request_of({"x": rows}))
     assert (code, expected in details) == (INVALID, True), details
-    # Fewer bytes than elements: one value fills the shape.
+    # One value fills the whole shape, so there are fewer bytes than elements.
     filled = tf.make_tensor_proto(1.0, shape=(300, 4))
     code, details = rpc_error(predictions.Predict, request_of({"x": filled}))
     assert (code, "at most 1000 elements" in details) == (INVALID, True), details
@@ -99,7 +99,7 @@ def test_more_elements_are_refused(server, predictions):
     assert (status, expected in answer["error"]) == (400, True)
 
 
-def test_a_longer_string_is_refused(server, predictions):
+def test_a_string_above_the_limit_is_rejected(server, predictions):
     words = np.array([b"x" * 50, b""], object)
     request = request_of({"x": words}, signature="string")
     assert predictions.Predict(request, timeout=30)
@@ -107,49 +107,44 @@ def test_a_longer_string_is_refused(server, predictions):
     code, details = rpc_error(
         predictions.Predict, request_of({"x": words}, signature="string")
     )
-    expected = 'at most 50 bytes in input "x". Received: one of 51 bytes;'
+    expected = 'in input "x" must have at most 50 bytes. Received: a string of 51'
     assert (code, expected in details) == (INVALID, True), details
     document = {"signature_name": "string", "instances": ["", "x" * 51]}
     status, answer = post(server, document)
     assert (status, expected in answer["error"]) == (400, True)
 
 
-def test_one_request_too_many_is_refused_and_others_are_answered(predictions, held):
-    begun, opened = held
-    under_way = [predictions.Predict.future(request_of(), timeout=60) for _ in range(2)]
-    for _ in under_way:
-        assert begun.acquire(timeout=20)
+def test_one_request_too_many_is_rejected_and_others_are_answered(predictions, gate):
+    running = [predictions.Predict.future(request_of(), timeout=60) for _ in range(2)]
+    gate.wait_for(2)
     assert rpc_error(predictions.Predict, request_of())[0] == EXHAUSTED
-    opened.set()
-    for one in under_way:
-        assert one.result().outputs["y"]
+    gate.open()
+    for call in running:
+        assert call.result().outputs["y"]
     assert predictions.Predict(request_of(), timeout=30)
 
 
-def test_health_and_status_are_told_while_as_many_run_as_may(
-    channel, predictions, held
+def test_health_and_status_are_available_while_the_server_is_busy(
+    channel, predictions, gate
 ):
-    begun, _ = held
-    under_way = [predictions.Predict.future(request_of(), timeout=60) for _ in range(2)]
-    for _ in under_way:
-        assert begun.acquire(timeout=20)
+    running = [predictions.Predict.future(request_of(), timeout=60) for _ in range(2)]
+    gate.wait_for(2)
     models = model_service_pb2_grpc.ModelServiceStub(channel)
     assert models.GetModelStatus(status_request(), timeout=30)
     health = health_pb2_grpc.HealthStub(channel)
     assert health.Check(health_pb2.HealthCheckRequest(), timeout=30)
+    assert not any(call.done() for call in running)
 
 
-def test_one_document_too_many_is_429_and_late_ones_are_504(server, held):
-    begun, opened = held
+def test_one_document_too_many_is_429_and_late_answers_are_504(server, gate):
     document = {"instances": ROWS.tolist()}
     with futures.ThreadPoolExecutor(2) as pool:
-        under_way = [pool.submit(post, server, document) for _ in range(2)]
-        for _ in under_way:
-            assert begun.acquire(timeout=20)
+        running = [pool.submit(post, server, document) for _ in range(2)]
+        gate.wait_for(2)
         assert post(server, document)[0] == 429
-        # They are late before they are answered.
-        assert {one.result()[0] for one in under_way} == {504}
-    opened.set()
+        # Their time-out passes while their models run.
+        assert {call.result()[0] for call in running} == {504}
+    gate.open()
     for _ in range(1000):
         status, _ = post(server, document)
         if status != 429:
@@ -158,13 +153,13 @@ def test_one_document_too_many_is_429_and_late_ones_are_504(server, held):
     assert status == 200
 
 
-def test_work_whose_deadline_has_passed_is_not_begun(predictions, monkeypatch):
+def test_a_model_does_not_run_after_the_deadline(predictions, monkeypatch):
     ran, parsed = [], threading.Event()
 
     def parse_slowly(_, protos):
         time.sleep(0.3)
         parsed.set()
-        return {alias: tf.make_ndarray(one) for alias, one in protos.items()}
+        return {alias: tf.make_ndarray(proto) for alias, proto in protos.items()}
 
     monkeypatch.setattr(Signature, "parse", parse_slowly)
     monkeypatch.setattr(Signature, "compute", lambda *_: ran.append(1) or {})
@@ -180,6 +175,6 @@ def test_work_whose_deadline_has_passed_is_not_begun(predictions, monkeypatch):
     "name", ["message_bytes", "elements", "string_bytes", "concurrent_requests"]
 )
 @pytest.mark.parametrize("value", [0, 2**31])
-def test_a_limit_out_of_range_is_refused(name, value):
+def test_a_limit_out_of_range_is_rejected(name, value):
     with pytest.raises(ValueError, match=rf"`{name}` must be .* {name}={value}"):
         Limits(**{name: value})

@@ -1,4 +1,4 @@
-"""Uses of a version while others are loaded, unloaded and closed."""
+"""Use of a version while versions are loaded, unloaded and closed."""
 
 import gc
 import threading
@@ -8,7 +8,6 @@ import pytest
 from version_fakes import (
     Loader,
     add_versions,
-    few_objects_to_collect,
     states_of,
     versions_factory,
     wait_for,
@@ -16,7 +15,7 @@ from version_fakes import (
 
 from bn_keras_serving.models.versions import State, VersionStatus
 
-pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
+pytestmark = pytest.mark.fast
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def in_thread(function, *arguments):
     return thread
 
 
-def test_a_use_keeps_its_version_alive_and_its_end_frees_it(directory, versions_of):
+def test_a_version_stays_loaded_until_its_last_use_ends(directory, versions_of):
     versions = versions_of(poll_seconds=0)
     versions.watch()
     with versions.use() as servable:
@@ -60,7 +59,7 @@ def test_a_use_keeps_its_version_alive_and_its_end_frees_it(directory, versions_
     assert memory() is None
 
 
-def test_a_version_asked_for_again_waits_for_the_end_of_its_uses(
+def test_a_version_that_returns_is_loaded_after_its_old_uses_have_ended(
     directory, versions_of, loader
 ):
     versions = versions_of()
@@ -71,12 +70,12 @@ def test_a_version_asked_for_again_waits_for_the_end_of_its_uses(
         versions.poll()
         assert states(versions) == {1: "UNLOADING"}
         assert len(loader.loaded) == 1
-    versions.poll()  # frees it
+    versions.poll()  # unloads it
     versions.poll()
     assert states(versions) == {1: "AVAILABLE"}
 
 
-def test_a_load_does_not_hold_up_uses_of_other_versions(directory, versions_of, loader):
+def test_other_versions_can_be_used_during_a_load(directory, versions_of, loader):
     versions = versions_of()
     loader.gates[2] = threading.Event()
     add_versions(directory, 2)
@@ -90,7 +89,9 @@ def test_a_load_does_not_hold_up_uses_of_other_versions(directory, versions_of, 
     assert states(versions) == {1: "END", 2: "AVAILABLE"}
 
 
-def test_what_is_loaded_while_closing_is_not_served(directory, versions_of, loader):
+def test_a_version_that_finishes_loading_after_close_is_not_served(
+    directory, versions_of, loader
+):
     versions = versions_of()
     loader.gates[2] = threading.Event()
     add_versions(directory, 2)
@@ -100,7 +101,7 @@ def test_what_is_loaded_while_closing_is_not_served(directory, versions_of, load
     assert states(versions) == {1: "END", 2: "END"}
     closing = in_thread(versions.close)
     closing.join(0.05)
-    assert closing.is_alive(), "close without a timeout waits for the load"
+    assert closing.is_alive(), "close without a time-out waits for the load"
     loader.gates[2].set()
     closing.join()
     polling.join()
@@ -108,7 +109,7 @@ def test_what_is_loaded_while_closing_is_not_served(directory, versions_of, load
     assert states(versions) == {1: "END", 2: "END"}
 
 
-def test_a_failure_while_closing_ends_the_version(directory, versions_of, loader):
+def test_a_version_that_fails_to_load_after_close_ends(directory, versions_of, loader):
     versions = versions_of()
     loader.gates[2] = threading.Event()
     loader.broken.add(2)
@@ -123,7 +124,7 @@ def test_a_failure_while_closing_ends_the_version(directory, versions_of, loader
     assert len(loader.loaded) == 2
 
 
-def test_a_use_outlives_the_close_and_then_the_watch_ends(versions_of):
+def test_a_use_may_outlast_close_and_then_the_watcher_ends(versions_of):
     versions = versions_of()
     versions.watch()
     with versions.use() as servable:
@@ -131,51 +132,21 @@ def test_a_use_outlives_the_close_and_then_the_watch_ends(versions_of):
         assert states(versions) == {1: "UNLOADING"}
         assert servable.version == 1
     wait_for(lambda: states(versions) == {1: "END"})
-    wait_for(lambda: "versions of m" not in [one.name for one in threading.enumerate()])
+    wait_for(
+        lambda: "versions of m" not in [thread.name for thread in threading.enumerate()]
+    )
 
 
-def test_a_watch_survives_what_it_cannot_foresee(
+def test_the_watcher_survives_unexpected_errors(
     directory, versions_of, monkeypatch, caplog
 ):
-    def fail(policy, found):
-        raise RuntimeError("unforeseen")
+    def fail(policy, on_disk):
+        raise RuntimeError("unexpected")
 
     versions = versions_of(poll_seconds=0.01)
     with monkeypatch.context() as patched:
         patched.setattr("bn_keras_serving.models.versions.aspired_versions", fail)
         versions.watch()
-        wait_for(lambda: "unforeseen" in caplog.text)
+        wait_for(lambda: "unexpected" in caplog.text)
     add_versions(directory, 2)
     wait_for(lambda: states(versions) == {1: "END", 2: "AVAILABLE"})
-
-
-def test_no_use_fails_in_two_hundred_swaps(directory, versions_of):
-    versions = versions_of(poll_seconds=0)
-    versions.watch()
-    failures, seen = [], set()
-    stop = threading.Event()
-
-    def ask():
-        last = 0
-        try:
-            while not stop.is_set():
-                with versions.use() as servable:
-                    assert servable.version >= last, "an older version came back"
-                    last = servable.version
-                    state = states(versions)[last]
-                    assert state in ("AVAILABLE", "UNLOADING"), state
-                    seen.add(last)
-        except BaseException as error:
-            failures.append(error)
-
-    askers = [in_thread(ask) for _ in range(8)]
-    for version in range(2, 202):
-        (directory / str(version - 1)).rename(directory / str(version))
-        versions.poll()
-    stop.set()
-    for one in askers:
-        one.join()
-    assert failures == []
-    assert len(seen) > 1
-    expected = dict.fromkeys(range(1, 201), "END") | {201: "AVAILABLE"}
-    wait_for(lambda: states(versions) == expected)

@@ -1,16 +1,12 @@
-"""Versions of one model on disk: which are served, and which are not."""
+"""Versions of one model on disk: which are served and which are not."""
 
 import shutil
-import weakref
 
-import numpy as np
 import pytest
-from serving_models import Model, write
 from version_fakes import (
     LATEST,
     Loader,
     add_versions,
-    few_objects_to_collect,
     states_of,
     versions_factory,
     wait_for,
@@ -24,9 +20,8 @@ from bn_keras_serving.models.versions import (
     Versions,
     VersionStatus,
 )
-from bn_keras_serving.servable.servable import Servable
 
-pytestmark = pytest.mark.usefixtures(few_objects_to_collect.__name__)
+pytestmark = pytest.mark.fast
 
 
 def latest(count):
@@ -83,20 +78,20 @@ def test_only_directories_named_by_an_integer_are_versions(directory, versions_o
         (specific(), set()),
     ],
 )
-def test_a_policy_says_which_versions_are_served(
+def test_the_policy_selects_the_versions(
     directory, versions_of, loader, policy, served
 ):
     add_versions(directory, 2, 9, 10)
     versions = versions_of(policy)
     assert versions.available() == served
-    newest_first = [directory / str(one) for one in sorted(served, reverse=True)]
+    newest_first = [directory / str(version) for version in sorted(served)][::-1]
     assert loader.loaded == newest_first
     for version in served:
         with versions.use(version) as servable:
             assert servable.path == directory / str(version)
 
 
-def test_the_latest_is_the_highest_loaded_and_no_other_is_found(directory, versions_of):
+def test_the_latest_version_is_the_highest_that_is_loaded(directory, versions_of):
     add_versions(directory, 9, 10)
     versions = versions_of(specific(1, 9))
     with versions.use() as servable:
@@ -111,30 +106,32 @@ def test_the_latest_is_the_highest_loaded_and_no_other_is_found(directory, versi
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("create", "message"),
     [
-        (lambda path: None, "m which is not there; export a model there first"),
-        (lambda path: path.mkdir(), "m without any; export a model there first"),
-        (lambda path: path.touch(), "m which is a file; give the directory of the"),
+        (lambda path: None, "m, which does not exist. Export a model to it first."),
+        (lambda path: path.mkdir(), "m, which contains no version. Export a model to"),
+        (lambda path: path.touch(), "m, which is a file. Give the directory that"),
         (
             lambda path: add_versions(path, 1, 2),
-            "m with versions 1, 2; ask for those in its",
+            "m, which contains versions 1, 2. Select one of",
         ),
     ],
 )
-def test_a_directory_without_what_is_asked_for_is_told(tmp_path, loader, make, message):
-    make(tmp_path / "m")
+def test_the_reason_names_what_the_directory_contains_instead(
+    tmp_path, loader, create, message
+):
+    create(tmp_path / "m")
     versions = Versions("m", tmp_path / "m", specific(7), loader)
     versions.poll()
-    why = versions.why_unavailable()
-    assert why.startswith("Expected a directory of numbered versions, such as ")
-    assert f"1/saved_model.pb. Received: {tmp_path / message}" in why
+    reason = versions.why_unavailable()
+    assert reason.startswith("A model's directory must contain numbered versions, ")
+    assert f"1/saved_model.pb. Received: {tmp_path / message}" in reason
 
 
-def test_a_version_given_for_its_model_is_told_so(directory, loader):
+def test_the_reason_names_the_parent_if_a_version_directory_is_given(directory, loader):
     (directory / "1" / "saved_model.pb").touch()
     versions = Versions("m", directory / "1", LATEST, loader)
-    assert "give the directory above this version" in versions.why_unavailable()
+    assert "Give the parent directory of this version." in versions.why_unavailable()
 
 
 def test_a_new_version_is_loaded_before_the_old_one_is_unloaded(
@@ -153,7 +150,7 @@ def test_a_new_version_is_loaded_before_the_old_one_is_unloaded(
     assert states(versions) == {1: "END", 2: "AVAILABLE"}
 
 
-def test_of_versions_not_asked_for_the_highest_stays_until_a_new_one_serves(
+def test_the_highest_old_version_stays_until_a_selected_one_is_loaded(
     directory, versions_of, loader
 ):
     add_versions(directory, 2, 3)
@@ -166,7 +163,7 @@ def test_of_versions_not_asked_for_the_highest_stays_until_a_new_one_serves(
     assert states(versions) == {1: "END", 2: "END", 3: "AVAILABLE"}
 
 
-def test_a_broken_version_leaves_the_good_one_and_ends_after_its_attempts(
+def test_a_broken_version_ends_after_its_attempts_and_the_good_one_stays(
     directory, versions_of, loader
 ):
     versions = versions_of()
@@ -177,7 +174,7 @@ def test_a_broken_version_leaves_the_good_one_and_ends_after_its_attempts(
         versions.poll()
     assert states(versions) == {1: "AVAILABLE", 2: "END"}
     assert versions.statuses()[0].error == "OSError: half a file"
-    loader.broken.clear()  # whole now, but its number has had its chances
+    loader.broken.clear()  # too late: all attempts are used up
     versions.poll()
     assert len(loader.loaded) == 1 + LOAD_ATTEMPTS
     add_versions(directory, 3)
@@ -186,7 +183,7 @@ def test_a_broken_version_leaves_the_good_one_and_ends_after_its_attempts(
     assert versions.statuses()[1].error == "OSError: half a file"
 
 
-def test_a_version_seen_half_copied_is_served_once_it_is_whole(
+def test_a_version_that_is_being_copied_is_served_once_it_is_complete(
     directory, versions_of, loader
 ):
     loader.broken.add(1)
@@ -195,15 +192,15 @@ def test_a_version_seen_half_copied_is_served_once_it_is_whole(
         VersionStatus(1, State.LOADING, "OSError: half a file")
     ]
     assert versions.why_unavailable() == (
-        f"Expected version 1 in {directory} to load. Received: OSError: half a file; "
-        "export it anew under a new number."
+        f"Version 1 in {directory} must load. Received: OSError: half a file. "
+        "Export it again under a new number."
     )
     loader.broken.clear()
     versions.poll()
     assert versions.statuses() == [VersionStatus(1, State.AVAILABLE)]
 
 
-def test_a_broken_version_ends_when_it_is_not_asked_for_and_may_come_anew(
+def test_a_broken_version_that_is_deleted_may_come_again(
     directory, versions_of, loader
 ):
     versions = versions_of()
@@ -219,14 +216,12 @@ def test_a_broken_version_ends_when_it_is_not_asked_for_and_may_come_anew(
     assert states(versions) == {1: "END", 2: "AVAILABLE"}
 
 
-def test_without_further_looks_a_version_has_one_attempt(versions_of, loader):
+def test_a_version_has_one_attempt_without_polling(versions_of, loader):
     loader.broken.add(1)
     assert states(versions_of(poll_seconds=0)) == {1: "END"}
 
 
-def test_one_broken_version_does_not_keep_the_others_from_serving(
-    directory, versions_of, loader
-):
+def test_a_broken_version_does_not_affect_the_others(directory, versions_of, loader):
     add_versions(directory, 2, 3)
     loader.broken.add(3)
     assert states(versions_of(ALL)) == {
@@ -236,7 +231,7 @@ def test_one_broken_version_does_not_keep_the_others_from_serving(
     }
 
 
-def test_taking_the_latest_version_away_brings_the_last_one_back(
+def test_deleting_the_latest_version_brings_the_previous_one_back(
     directory, versions_of, loader
 ):
     add_versions(directory, 2)
@@ -250,7 +245,7 @@ def test_taking_the_latest_version_away_brings_the_last_one_back(
     assert states(versions) == {1: "AVAILABLE", 2: "END"}
 
 
-def test_a_directory_emptied_of_versions_unloads_them_all(directory, versions_of):
+def test_all_versions_are_unloaded_if_the_directory_is_empty(directory, versions_of):
     versions = versions_of()
     (directory / "1").rmdir()
     versions.poll()
@@ -260,7 +255,7 @@ def test_a_directory_emptied_of_versions_unloads_them_all(directory, versions_of
     assert states(versions) == {1: "AVAILABLE"}
 
 
-def test_a_directory_that_vanishes_leaves_the_model_serving(directory, versions_of):
+def test_the_model_stays_loaded_if_the_directory_is_deleted(directory, versions_of):
     versions = versions_of()
     shutil.rmtree(directory)
     versions.poll()
@@ -279,28 +274,4 @@ def test_a_problem_of_the_directory_is_logged_once(directory, versions_of, caplo
     versions.poll()
     versions.set_policy(specific(1, 7))
     versions.poll()
-    assert caplog.text.count(f"Expected version 7 in {directory}") == 1
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return write(Model(3), tmp_path_factory.mktemp("saved"), 1)
-
-
-def test_a_saved_model_is_served_once_it_is_whole(saved, tmp_path):
-    versions = Versions("m", tmp_path, LATEST, Servable)
-    (tmp_path / "1").mkdir()
-    whole = (saved / "saved_model.pb").read_bytes()
-    (tmp_path / "1" / "saved_model.pb").write_bytes(whole[: len(whole) // 2])
-    versions.poll()
-    assert "saved_model.pb" in versions.why_unavailable()
-    shutil.copytree(saved, tmp_path / "1", dirs_exist_ok=True)
-    versions.poll()
-    with versions.use() as servable:
-        outputs = servable.signature().run({"x": np.ones((1, 4), np.float32)})
-        memory = weakref.ref(servable)
-    np.testing.assert_array_equal(outputs["y"], np.full((1, 4), 3))
-    del servable
-    versions.close()
-    assert states(versions) == {1: "END"}
-    assert memory() is None
+    assert caplog.text.count(f"{directory} must contain version 7.") == 1

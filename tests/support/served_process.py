@@ -1,34 +1,43 @@
-"""A server in a process of its own, which may be flooded, starved and watched."""
+"""A server in a process of its own, which tests can flood, starve and watch."""
 
 import contextlib
-import json
+import ctypes
+import gc
+import logging
+import multiprocessing
 import os
-import subprocess
-import sys
+import resource
 import time
 from pathlib import Path
 
 import grpc
-from paths import ROOT
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
 )
 
-_HERE = Path(__file__).resolve()
+# Each process is forked from one that has imported TensorFlow but never run it: it
+# starts in a fraction of the five seconds that the import takes.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["bn_keras_serving.server"])
+
+# glibc's malloc.h.
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
 
 class ServedProcess:
-    """Starts `PredictionServer` in a child, and looks at that child from outside.
+    """A `PredictionServer` in a child process, with a view of that process from outside.
 
     Args:
-        log: File of its standard error, appended to.
-        batching: Keywords of `BatchingParameters`, or None.
-        descriptors: Files and connections that it may have open, or None.
-        file_bytes: Size that a file of its may reach, or None.
-        environment: Variables of its beside those of this process, or None.
-        settings: Keywords of `PredictionServer`, as JSON has them.
+        log: File for its standard error, appended to.
+        batching: Keyword arguments of `BatchingParameters`, or None.
+        descriptors: Maximum number of open files and connections, or None.
+        file_bytes: Maximum size of a file that it writes, or None.
+        return_memory: Whether freed memory goes back to the system at once. By default
+            glibc's malloc keeps hundreds of MiB of it, and gives it back 100 MiB at a
+            time, which hides a leak.
+        settings: Keyword arguments of `PredictionServer`.
     """
 
     def __init__(
@@ -38,31 +47,29 @@ class ServedProcess:
         batching=None,
         descriptors=None,
         file_bytes=None,
-        environment=None,
+        return_memory=False,
         **settings,
     ):
         self.log = Path(log)
         options = {
+            "log": self.log,
             "batching": batching,
             "descriptors": descriptors,
             "file_bytes": file_bytes,
+            "return_memory": return_memory,
             "settings": {"port": 0, "rest_port": 0, "poll_seconds": 0.05, **settings},
         }
-        with self.log.open("ab") as log_file:
-            self._process = subprocess.Popen(
-                [sys.executable, str(_HERE), json.dumps(options, default=str)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log_file,
-                cwd=ROOT,
-                env={**os.environ, **(environment or {})},
-            )
+        self._connection, connection = _processes.Pipe()
+        self._process = _processes.Process(target=_serve, args=(connection, options))
+        self._process.start()
+        connection.close()
         self.pid = self._process.pid
-        told = self._process.stdout.readline()
-        if not told:
+        try:
+            self.address, self.rest_address = self._connection.recv()
+        except EOFError:
             self.close()
-            raise RuntimeError(f"the server did not start: {self.log.read_text()}")
-        self.address, self.rest_address = json.loads(told)
+            message = f"the server did not start: {self.log.read_text()}"
+            raise RuntimeError(message) from None
 
     def __enter__(self):
         return self
@@ -71,32 +78,30 @@ class ServedProcess:
         self.close()
 
     def close(self):
-        """End the child: it stops in order when its input ends."""
-        self._process.stdin.close()
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
+        """Stop the server, which shuts down in order when its connection closes."""
+        self._connection.close()
+        self._process.join(60)
+        if self._process.exitcode is None:
             self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+            self._process.join()
 
     def exit_status(self):
         """Return None while it runs."""
-        return self._process.poll()
+        return self._process.exitcode
 
     def memory(self):
-        """Return its resident bytes."""
+        """Return its resident memory in bytes."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         (kibibytes,) = (line.split()[1] for line in lines if line.startswith("VmRSS"))
         return 1024 * int(kibibytes)
 
     def descriptors(self):
-        """Return how many files and connections it has open."""
+        """Return the number of its open files and connections."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     @contextlib.contextmanager
     def channel(self):
-        """Connect, sharing no connection with another channel."""
+        """Connect without sharing a connection with another channel."""
         options = [
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", -1),
@@ -107,7 +112,7 @@ class ServedProcess:
 
     @contextlib.contextmanager
     def predict(self):
-        """Connect, and lend the call Predict."""
+        """Connect, and yield the method Predict."""
         with self.channel() as channel:
             yield prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
 
@@ -121,32 +126,54 @@ class ServedProcess:
             statuses = stub.GetModelStatus(request, timeout=60).model_version_status
         name = get_model_status_pb2.ModelVersionStatus.State.Name
         return {
-            one.version: (name(one.state), one.status.error_message) for one in statuses
+            status.version: (name(status.state), status.status.error_message)
+            for status in statuses
         }
 
 
-def wait_until(happened, seconds=60.0):
-    """Wait for something to become true, and return it."""
+def run_in_process(function, *arguments):
+    """Run a function of an importable module in a child process; return its result."""
+    connection, child_connection = _processes.Pipe()
+    process = _processes.Process(
+        target=_run, args=(child_connection, function, arguments)
+    )
+    process.start()
+    child_connection.close()
+    try:
+        return connection.recv()
+    finally:
+        connection.close()
+        process.join(60)
+
+
+def wait_until(condition, seconds=60.0):
+    """Wait until a function returns something true, and return that."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found = happened()
-        if found:
-            return found
+        result = condition()
+        if result:
+            return result
         time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} seconds: {happened}")
+    raise AssertionError(f"not within {seconds} seconds: {condition}")
 
 
-def _serve(options):
-    import gc
-    import logging
-    import resource
+def _run(connection, function, arguments):
+    connection.send(function(*arguments))
 
+
+def _serve(connection, options):
+    with options["log"].open("ab") as log:
+        os.dup2(log.fileno(), 2)
     for limit, value in (
         (resource.RLIMIT_NOFILE, options["descriptors"]),
         (resource.RLIMIT_FSIZE, options["file_bytes"]),
     ):
         if value is not None:
             resource.setrlimit(limit, (value, value))
+    if options["return_memory"]:
+        malloc = ctypes.CDLL(None)
+        malloc.mallopt(_M_ARENA_MAX, 1)
+        malloc.mallopt(_M_MMAP_THRESHOLD, 131072)
     from bn_keras_serving import PredictionServer
     from bn_keras_serving.configuration import BatchingParameters
 
@@ -156,9 +183,6 @@ def _serve(options):
     logging.basicConfig(format="bn-keras: %(message)s", level=logging.INFO)
     gc.freeze()  # as `bn-keras serve` does
     with PredictionServer(batching=batching, **options["settings"]) as server:
-        print(json.dumps([server.address, server.rest_address]), flush=True)  # noqa: T201
-        sys.stdin.read()
-
-
-if __name__ == "__main__":
-    _serve(json.loads(sys.argv[1]))
+        connection.send((server.address, server.rest_address))
+        with contextlib.suppress(EOFError):
+            connection.recv()

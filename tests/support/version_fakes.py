@@ -1,12 +1,10 @@
 """Empty version directories, and a loader that does not read them."""
 
 import contextlib
-import gc
 import threading
 import time
 import weakref
 
-import pytest
 from google.protobuf import text_format
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
@@ -81,14 +79,6 @@ def wait_for(condition, seconds=20):
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} seconds"
         time.sleep(0.005)
-
-
-@pytest.fixture(scope="module")
-def few_objects_to_collect():
-    """Exclude existing objects from garbage collection, which every unload runs."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def states_of(statuses):
