@@ -1,29 +1,62 @@
-"""What the documentation says runs: README and docstrings."""
+"""The documentation is true: code runs, commands parse, figures were measured."""
 
 import importlib
 import inspect
-import json
+import os
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from optional import import_optional
 from paths import ROOT
 
 import bn_keras
 import bn_keras_serving
 from bn_keras.cli import command_line
-from bn_keras.experiments import inception
-from bn_keras.experiments.reproducing import EXPERIMENTS
-from bn_keras.experiments.rows import cells
+from docs import build, pages
 
-README = (ROOT / "README.md").read_text()
-PYTHON = re.compile(r"^ *```python\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+# A block of code, with the marks of a comment before it, such as <!-- test: slow -->.
+BLOCK = re.compile(
+    r"(?:^<!-- test: (?P<marks>.*) -->\n)?^(?P<indent> *)```(?P<language>python|sh)\n"
+    r"(?P<code>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
+)
+# Python packages by the names that pages ask for.
+PURPOSES = {
+    "onnx": "writes the ONNX file",
+    "tf2onnx": "writes the ONNX file",
+    "onnxruntime": "runs the ONNX file",
+    "ai_edge_litert": "runs the LiteRT file",
+    "openvino": "writes and runs the OpenVINO file",
+}
+
+
+class Block:
+    """A block of code of a page."""
+
+    def __init__(self, match):
+        self.language = match["language"]
+        self.code = inspect.cleandoc(match["code"])
+        self.marks = (match["marks"] or "").split()
 
 
 def blocks(text):
-    return [inspect.cleandoc(block) for block in PYTHON.findall(text)]
+    return [Block(match) for match in BLOCK.finditer(text)]
+
+
+def page_blocks(path):
+    """Return what a test of a page runs: its Python, and what asks the served model."""
+    return [
+        block
+        for block in blocks(path.read_text(encoding="utf-8"))
+        if block.language == "python" or "served" in block.marks
+    ]
 
 
 def modules():
@@ -35,7 +68,7 @@ def modules():
 
 
 def public_objects():
-    """Public functions, classes and methods, where they are defined."""
+    """Yield public functions, classes and methods with where they are defined."""
     for module in modules():
         for name, value in vars(module).items():
             if (
@@ -51,113 +84,254 @@ def public_objects():
                         yield f"{module.__name__}.{name}.{method}", function
 
 
-EXAMPLES = [
-    pytest.param(block, id=f"{name}-{number}")
+DOCSTRING_EXAMPLES = [
+    pytest.param(block.code, id=f"{name}-{number}")
     for name, value in public_objects()
-    for number, block in enumerate(blocks(value.__doc__ or ""))
-] + [
-    pytest.param(block, id=f"README-{number}")
-    for number, block in enumerate(blocks(README))
+    for number, block in enumerate(blocks(inspect.cleandoc(value.__doc__ or "")))
+    if block.language == "python"
 ]
 
 
-@pytest.mark.parametrize("block", EXAMPLES)
-def test_every_example_runs(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", DOCSTRING_EXAMPLES)
+def test_every_example_of_a_docstring_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "example", "exec"), {"__name__": "__main__"})
+    exec(compile(code, "example", "exec"), {"__name__": "__main__"})
 
 
-def test_every_public_function_of_the_front_door_has_an_example():
+def test_every_public_name_has_an_example():
     for name in bn_keras.__all__:
         value = getattr(bn_keras, name)
         if not inspect.ismodule(value):
-            assert blocks(value.__doc__), f"{name} has no example"
+            examples = blocks(inspect.cleandoc(value.__doc__))
+            assert [one for one in examples if one.language == "python"], name
 
 
-def test_readme_shows_only_commands_that_parse():
-    lines = re.findall(r"^bn-keras .*", README + command_line.EXAMPLES, re.MULTILINE)
-    lines += re.findall(r"^ +(bn-keras .*)", command_line.EXAMPLES, re.MULTILINE)
-    assert len(lines) > 6
-    for line in lines:
-        command_line.build_parser().parse_args(line.split("#")[0].split()[1:])
+def pages_with_code():
+    for path in PAGES:
+        if runnable := page_blocks(path):
+            marks = {mark for block in runnable for mark in block.marks}
+            slow = "slow" in marks or "needs" in marks
+            yield pytest.param(
+                path,
+                id=path.relative_to(ROOT).as_posix(),
+                marks=[pytest.mark.slow] * slow,
+            )
 
 
-def test_readmes_results_are_those_that_were_committed():
-    lines = re.findall(
-        r"^\|(.*)\| `bn-keras reproduce (\S+)` \|$", README, re.MULTILINE
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Return a folder with a picture, and a server of a model of such pictures."""
+    import keras
+    import numpy as np
+
+    from bn_keras import BatchNormalization, export_saved_model
+    from bn_keras_serving import PredictionServer
+
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "bn-keras-demo").mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 1))
+    keras.utils.save_img(folder / "bn-keras-demo" / "digit.png", picture, scale=False)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1), name="image"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, use_bias=False),
+            BatchNormalization(),
+            keras.layers.Softmax(name="probabilities"),
+        ]
     )
-    assert len(lines) > 3
-    for line, name in lines:
-        path = ROOT / "benchmarks" / "results" / "reproduce" / f"{name}.json"
-        facts = json.loads(path.read_text())
-        assert facts["scale"] == "default"
-        rows = [cells(row) for row in facts["rows"]]
-        assert tuple(cell.strip() for cell in line.split("|")) in rows
-    assert {name for _, name in lines} == set(EXPERIMENTS)
+    export_saved_model(model, folder / "digits")
+    with PredictionServer(folder / "digits", port=0, rest_port=0) as server:
+        yield folder, server
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_readmes_minutes_are_those_that_were_committed(name):
-    path = ROOT / "benchmarks" / "results" / "reproduce" / f"{name}.json"
-    (minutes,) = re.findall(rf"^\| `{name}` \|.*\| (\d+) \|$", README, re.MULTILINE)
-    assert int(minutes) == round(json.loads(path.read_text())["seconds"] / 60)
+# What converters of others warn of.
+@pytest.mark.filterwarnings("ignore:.*np.object:FutureWarning")
+@pytest.mark.parametrize("path", pages_with_code())
+def test_the_code_of_every_page_runs(path, tmp_path, monkeypatch, request):
+    """Run a page's blocks one after the other, as a reader does."""
+    monkeypatch.chdir(tmp_path)
+    runnable = page_blocks(path)
+    for block in runnable:
+        if block.marks[:1] == ["needs"]:
+            for module in block.marks[1:]:
+                import_optional(module.rstrip(","), PURPOSES[module.rstrip(",")])
+        if "old.h5" in block.marks:
+            _write_an_old_model(tmp_path / "old.h5")
+    addresses = {}
+    if any("served" in block.marks for block in runnable):
+        folder, server = request.getfixturevalue("served")
+        monkeypatch.chdir(folder)
+        addresses = {
+            "127.0.0.1:8500": server.address,
+            "127.0.0.1:8501": server.rest_address,
+        }
+    namespace = {"__name__": "__main__"}
+    for block in runnable:
+        code = block.code
+        if "served" in block.marks:
+            for documented, real in addresses.items():
+                code = code.replace(documented, real)
+        else:  # A server of its own takes any free port.
+            code = code.replace("port=8500", "port=0")
+        if block.language == "python":
+            exec(compile(code, str(path), "exec"), namespace)
+        else:
+            _run_in_a_shell(code)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_what_is_said_of_a_result_was_committed_with_it(name):
-    """The words about a run, and what its rows say now of what it measured."""
-    room = f"bn_keras.experiments.{name.replace('-', '_')}"
-    module = importlib.import_module(room)
-    path = ROOT / "benchmarks" / "results" / "reproduce" / f"{name}.json"
-    facts = json.loads(path.read_text())
-    assert facts["remark"].startswith(module.REMARK)
-    assert facts["remark"].endswith(module.OUTCOME)
-    assert [row._asdict() for row in module.rows(facts["measurements"])] == (
-        facts["rows"]
+def _run_in_a_shell(code):
+    """Run commands that ask a server over REST; each must answer without an error."""
+    done = subprocess.run(
+        ["bash", "-euc", code.replace("curl ", "curl --silent --show-error --fail ")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    for suffix in (".svg", ".png"):
-        assert path.with_suffix(suffix).stat().st_size > 10_000
+    assert done.returncode == 0, done.stderr
+    assert "predictions" in done.stdout
 
 
-def test_the_longer_inception_run_is_told_as_it_was_committed():
-    results = ROOT / "benchmarks" / "results"
-    longer = json.loads((results / "inception_epochs.json").read_text())
-    short = json.loads((results / "reproduce" / "inception.json").read_text())
-    curves = longer["curves"]
-    default = short["measurements"]["curves"]["paper"]["inception"][0]["steps"][-1]
-    last = curves["inception"][0]["steps"][-1]
-    assert last == 5 * default
-    best = {name: inception.best(curve) for name, (curve,) in curves.items()}
-    ratio = {name: inception.speedups(curves, name)[0] for name in curves}
-    told = " ".join(inception.OUTCOME.split())
-    assert (
-        f"five times as many steps, the decay stretched likewise, and one seed, BN-x5 "
-        f"needs {ratio['bn-x5']:.1f} and BN-x30 {ratio['bn-x30']:.1f} times fewer steps"
-    ) in told
-    assert best["inception"][1] > 0.95 * last  # it still rises
-    order = sorted(best, key=best.__getitem__, reverse=True)
-    assert order[:3] == ["bn-x30", "bn-x5-sigmoid", "bn-x5"]
-    assert ratio["bn-x5-sigmoid"] > ratio["bn-x30"] > ratio["bn-x5"]
-    (minutes,) = re.findall(r"inception_epochs .*?\((\d+) minutes", README, re.DOTALL)
-    assert int(minutes) == round(longer["seconds"] / 60)
+def _write_an_old_model(path):
+    """Write a model in the format of `tf.keras`."""
+    import keras
+
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()]
+    )
+    model.save(path)
 
 
-def test_readmes_tree_names_what_stands():
-    tree = README.split("## The house")[1].split("```")[1]
-    for line in tree.splitlines():
-        if found := re.match(r"(bn_keras|serving)/", line):
-            package = found[1]
-        for name in re.findall(r"^ {2}(\w+\.py|\w+/)", line):
-            assert (ROOT / package / name).exists(), name
-    for package in ("bn_keras", "serving"):
-        for path in (ROOT / package).iterdir():
-            named = path.name + "/" * path.is_dir()
-            if not path.name.startswith("_") and path.name != "py.typed":
-                assert re.search(rf"^ .*\b{re.escape(named)}", tree, re.MULTILINE), path
-    assert "__main__.py" in tree
-    for room in ("bn_keras", "serving", "notebooks", "benchmarks", "tests", ".ci/run"):
-        assert (ROOT / room).exists()
-        assert room in tree
+def command_lines():
+    texts = [path.read_text(encoding="utf-8") for path in PAGES]
+    texts += [command_line.EXAMPLES]
+    texts += [f"  {command.example}" for command in command_line.COMMANDS.values()]
+    for text in texts:
+        for line in re.findall(r"^ *(bn-keras .*)", text, re.MULTILINE):
+            if not line.startswith("bn-keras COMMAND"):
+                yield line
+
+
+@pytest.mark.parametrize("line", sorted(set(command_lines())))
+def test_every_command_that_is_shown_parses(line):
+    words = shlex.split(line, comments=True)
+    command_line.build_parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_generated_pages_say_what_was_measured(name):
+    path = ROOT / "docs" / name
+    assert path.read_text(encoding="utf-8") == pages.PAGES[name](), (
+        "run `python -m docs.pages`"
+    )
+
+
+def test_readme_says_what_was_measured():
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    answers = {row["question"]: row for row in pages.load("comparison")["rows"]}
+    large = next(row for name, row in answers.items() if "401,408" in name)
+    assert f"{float(large['Keras']):.1f} times too large" in text
+    assert abs(float(large["bn_keras"]) - 1) <= 1e-3
+    stored = answers["variance stored for 1, 2 and 6"]
+    assert (stored["Keras"], stored["bn_keras"]) == (
+        "biased (4.67)",
+        "unbiased (7.00)",
+    )
+    assert "4.67, biased | 7.00, unbiased" in text
+    ratios = [
+        row["ratio"]
+        for row in pages.load("layer")["rows"]
+        if row["metric"] == "ms" and row["peer"] == "keras"
+        if row["case"].count(",") == 3  # a convolutional shape
+    ]
+    assert len(ratios) == 4
+    assert f"{min(ratios):.2f} to {max(ratios):.2f} of the time" in text
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert f"{min(ratios):.2f} to {max(ratios):.2f} of the time" in index
+    errors = {"keras": [], "bn_keras": []}
+    for row in pages.load("second_derivatives")["rows"]:
+        if row["relative error"] is not None:
+            errors[row["layer"]].append(row["relative error"])
+    assert f"up to {max(errors['keras']):.0%}".replace("%", " %") in text
+    assert "within 2e-9" in text
+    assert max(errors["bn_keras"]) <= 2e-9
+
+
+def test_pages_say_what_was_folded():
+    networks = {row["network"]: row for row in pages.load("folding")["rows"]}
+    readme = README.read_text(encoding="utf-8")
+    assert networks["ResNet50"]["left"] == 0
+    assert f"{networks['ResNet50']['folded']} folded, 0 left" in readme
+    guide = (ROOT / "docs" / "how-to" / "fold.md").read_text(encoding="utf-8")
+    assert f"# all {networks['MobileNetV2']['folded']} are folded" in guide
+    for name in ("ResNet50V2", "DenseNet121"):
+        row = networks[name]
+        assert f"{name} {row['left']} of {row['left'] + row['folded']}" in " ".join(
+            guide.split()
+        )
+    for page in (guide, (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")):
+        assert "2e-6 of the largest output" in " ".join(page.split())
+    assert max(row["difference"] for row in networks.values()) <= 2e-6
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*PAGES, ROOT / "serving" / "deploy" / "README.md"],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_relative_links_lead_somewhere(path):
+    text = build.CODE.sub("", path.read_text(encoding="utf-8"))
+    for _, address, _ in build.LINK.findall(text):
+        if not re.match(r"\w+:", address):
+            name = address.partition("#")[0]
+            assert not name or (path.parent / name).is_file(), address
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    named = set(re.findall(r'= "([^"]+\.md)"', navigation))
+    built = {page for page in build.sources() if page.endswith(".md")}
+    generated = {"reference/command-line.md"}
+    results = {page for page in built if page.startswith("results/")}
+    assert named - generated - results == built - results
+
+
+def test_user_documentation_names_no_internal_targets():
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\b(to reach|was asked|[Mm]issed:)", text), path
+
+
+def test_readme_is_short_and_has_the_two_commands():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 200
+    assert len([line for line in lines if line.startswith("python3 -m venv ")]) == 2
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    import_optional("zensical", "builds the documentation site")
+    import_optional("mkdocstrings", "writes the pages of the reference")
+    done = subprocess.run(
+        [sys.executable, "-m", "docs.build", tmp_path / "site"],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    assert "No issues found" in text
+    assert "griffe:" not in text
+    for page in build.sources():
+        if page.endswith(".md") and page != "index.md":
+            assert (tmp_path / "site" / page[:-3] / "index.html").is_file()
+    for picture in re.findall(
+        r'<img[^>]+src="([^"]+)"',
+        "".join(p.read_text() for p in Path(tmp_path / "site").rglob("*.html")),
+    ):
+        assert not picture.startswith("http")
 
 
 def test_the_package_runs_as_a_module():
