@@ -42,7 +42,7 @@ def test_without_a_repository_readme_is_as_it_is(hook):
 
 def test_with_a_repository_every_link_and_picture_is_absolute(hook):
     text = readme_for(hook, {"urls": {"Repository": f"{REPOSITORY}/"}})
-    assert f"![Figure 1 of the paper, measured again]({REPOSITORY}/raw/HEAD/docs/" in text
+    assert f"]({REPOSITORY}/raw/HEAD/docs/pictures/figure_1.svg)" in text
     assert f"[CITATION.cff]({REPOSITORY}/blob/HEAD/CITATION.cff)" in text
     addresses = re.findall(r"\]\(([^)]+)\)", text)
     assert len(addresses) > 20
