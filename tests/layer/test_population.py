@@ -229,7 +229,9 @@ def test_statistics_that_overflow_their_type_are_an_error_and_change_nothing():
 
 
 def test_a_bare_tuple_is_not_taken_for_two_mini_batches():
-    with pytest.raises(ValueError, match=r"Received: a single tuple\. Pass it in a list"):
+    with pytest.raises(
+        ValueError, match=r"Received: a single tuple\. Pass it in a list"
+    ):
         estimate(model_of(BatchNormalization()), (batches(1)[0], np.zeros(5)))
 
 
@@ -291,7 +293,9 @@ def test_too_little_data_is_an_error_and_changes_nothing(data):
     "layer", [keras.layers.Dense(2), BatchNormalization(trainable=False)]
 )
 def test_a_model_with_nothing_to_estimate_is_an_error(layer):
-    with pytest.raises(ValueError, match=r"not frozen\. Received: Sequential .* without one"):
+    with pytest.raises(
+        ValueError, match=r"not frozen\. Received: Sequential .* without one"
+    ):
         estimate(model_of(layer), batches())
 
 

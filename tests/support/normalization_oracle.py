@@ -1,7 +1,7 @@
-"""Batch normalization in NumPy and float64, and derivatives on either backend.
+"""Batch normalization in NumPy and float64, and derivatives on both backends.
 
-Knows no code under test; the formulas are those of Ioffe & Szegedy 2015, Algorithm 1,
-with a mask: statistics and their gradients over unmasked positions only.
+The oracle follows Ioffe & Szegedy 2015, Algorithm 1, with a mask: statistics and
+gradients are those of the unmasked positions. It imports nothing from the package.
 """
 
 from typing import NamedTuple
@@ -12,13 +12,51 @@ import pytest
 from keras import ops
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
+# How a function is run. The first mode is the cheapest one.
 MODES = ("eager", "graph", "xla", "unknown batch") if TENSORFLOW else ("xla",)
 DTYPES = ("float32", "float64") if TENSORFLOW else ("float32",)
-tensorflow_only = pytest.mark.skipif(not TENSORFLOW, reason="TensorFlow's alone")
+tensorflow_only = pytest.mark.skipif(not TENSORFLOW, reason="tests TensorFlow only")
 
 
-class Normalized(NamedTuple):
-    """What a normalization of a batch answers, everything in float64."""
+def modes(*defaults):
+    """Return a parameter for each mode; all but the first and `defaults` are slow."""
+    return [
+        pytest.param(
+            mode, marks=[] if mode in (MODES[0], *defaults) else pytest.mark.slow
+        )
+        for mode in MODES
+    ]
+
+
+def cases_in_modes(cases, representatives, modes=MODES):
+    """Return the product of cases and modes as parameters.
+
+    In the first mode every case is in the default suite; in the other modes only the
+    representatives are, and the rest is slow.
+
+    Args:
+        cases: Parameters with ids.
+        representatives: The ids of some of them.
+        modes: Names of modes.
+    """
+    return [
+        pytest.param(
+            *case.values,
+            mode,
+            id=f"{case.id}-{mode}",
+            marks=(
+                []
+                if mode == modes[0] or case.id in representatives
+                else [pytest.mark.slow]
+            ),
+        )
+        for case in cases
+        for mode in modes
+    ]
+
+
+class NormalizedBatch(NamedTuple):
+    """The results of a normalization of a batch and its gradients, all in float64."""
 
     outputs: np.ndarray
     mean: np.ndarray
@@ -29,58 +67,62 @@ class Normalized(NamedTuple):
 
 
 def oracle(x, gamma, beta, cotangent, axes, epsilon, mask=None):
-    """All of `Normalized` for `cotangent` = dL/dy; the reduced axes are kept."""
+    """Return a `NormalizedBatch` for `cotangent` = dL/dy; reduced axes have size 1."""
     x, gamma, beta, cotangent = (
         np.asarray(value, np.float64) for value in (x, gamma, beta, cotangent)
     )
-    counted = np.broadcast_to(True if mask is None else mask, x.shape)
-    count = np.maximum(counted.sum(axes, keepdims=True), 1)
-    seen = np.where(counted, x, 0)
-    # In two passes: a sum of large values is inexact in float64 too.
-    mean = seen.sum(axes, keepdims=True) / count
-    mean += np.where(counted, x - mean, 0).sum(axes, keepdims=True) / count
-    squares = np.where(counted, x - mean, 0) ** 2
+    unmasked = np.broadcast_to(True if mask is None else mask, x.shape)
+    count = np.maximum(unmasked.sum(axes, keepdims=True), 1)
+    # In two passes: a sum of large values is inexact in float64, too.
+    mean = np.where(unmasked, x, 0).sum(axes, keepdims=True) / count
+    mean += np.where(unmasked, x - mean, 0).sum(axes, keepdims=True) / count
+    squares = np.where(unmasked, x - mean, 0) ** 2
     variance = squares.sum(axes, keepdims=True) / count
     inverse = 1 / np.sqrt(variance + epsilon)
-    normalized = (x - mean) * inverse
-    of_beta = cotangent.sum(axes, keepdims=True)
-    of_gamma = (cotangent * normalized).sum(axes, keepdims=True)
-    through_moments = (of_beta + normalized * of_gamma) * counted / count
-    of_inputs = gamma * inverse * (cotangent - through_moments)
-    return Normalized(
-        gamma * normalized + beta, mean, variance, of_inputs, of_gamma, of_beta
+    xhat = (x - mean) * inverse
+    beta_gradient = cotangent.sum(axes, keepdims=True)
+    gamma_gradient = (cotangent * xhat).sum(axes, keepdims=True)
+    through_moments = (beta_gradient + xhat * gamma_gradient) * unmasked / count
+    inputs_gradient = gamma * inverse * (cotangent - through_moments)
+    return NormalizedBatch(
+        gamma * xhat + beta,
+        mean,
+        variance,
+        inputs_gradient,
+        gamma_gradient,
+        beta_gradient,
     )
 
 
-def problem(shape, axes, dtype="float32", mean=2.0, seed=0):
-    """`x, gamma, beta, dL/dy` whose three gradients are all far from 0."""
+def random_case(shape, axes, dtype="float32", mean=2.0, seed=0):
+    """Return random `x, gamma, beta, dL/dy` whose gradients are all far from 0."""
     draw = np.random.default_rng(seed)
-    weight = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    weight_shape = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     noise = draw.normal(size=shape)
     x = (mean + noise).astype(dtype)
-    gamma = draw.uniform(0.5, 2.0, weight).astype(dtype)
-    beta = draw.normal(size=weight).astype(dtype)
+    gamma = draw.uniform(0.5, 2.0, weight_shape).astype(dtype)
+    beta = draw.normal(size=weight_shape).astype(dtype)
     return x, gamma, beta, (1 + noise + draw.normal(size=shape)).astype(dtype)
 
 
-def differentiated(function, arguments, cotangent, mode="eager"):
-    """`function(*arguments)` and the gradients of its first result.
+def differentiate(function, arguments, cotangent, mode=MODES[0]):
+    """Return the results of a function, and the gradients of its first result.
 
     Args:
-        function: of tensors; answers a tuple.
-        arguments: NumPy arrays, the first of them a batch.
+        function: A function of tensors that returns a tuple of tensors.
+        arguments: NumPy arrays. The first one has the batch as its first axis.
         cotangent: dL/d(first result).
-        mode: one of `MODES`.
+        mode: One of `MODES`.
 
     Returns:
-        The results and then the gradients with respect to each argument, as arrays.
+        A list of arrays: the results, and then the gradient by each argument.
     """
-    whole = _tensorflow_gradients if TENSORFLOW else _jax_gradients
-    results = whole(function, arguments, cotangent, mode)
+    run = _differentiate_tensorflow if TENSORFLOW else _differentiate_jax
+    results = run(function, arguments, cotangent, mode)
     return [ops.convert_to_numpy(result) for result in results]
 
 
-def _tensorflow_gradients(function, arguments, cotangent, mode):
+def _differentiate_tensorflow(function, arguments, cotangent, mode):
     import tensorflow as tf
 
     def run(cotangent, *arguments):
@@ -89,17 +131,17 @@ def _tensorflow_gradients(function, arguments, cotangent, mode):
             results = function(*arguments)
         return *results, *tape.gradient(results[0], arguments, cotangent)
 
-    given = [tf.constant(value) for value in (cotangent, *arguments)]
+    tensors = [tf.constant(value) for value in (cotangent, *arguments)]
     if mode == "unknown batch":
-        batch = [tf.TensorSpec((None, *one.shape[1:]), one.dtype) for one in given[:2]]
-        rest = [tf.TensorSpec(one.shape, one.dtype) for one in given[2:]]
-        run = tf.function(run, input_signature=batch + rest)
+        specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in tensors[:2]]
+        specs += [tf.TensorSpec(x.shape, x.dtype) for x in tensors[2:]]
+        run = tf.function(run, input_signature=specs)
     elif mode != "eager":
         run = tf.function(run, jit_compile=mode == "xla")
-    return run(*given)
+    return run(*tensors)
 
 
-def _jax_gradients(function, arguments, cotangent, mode):
+def _differentiate_jax(function, arguments, cotangent, mode):
     import jax
 
     def run(cotangent, *arguments):
@@ -115,17 +157,20 @@ def _jax_gradients(function, arguments, cotangent, mode):
 
 
 def layer_gradients(layer, x, cotangent, **arguments):
-    """Outputs and dL/dx of a built layer in training mode; its statistics follow."""
+    """Call a built layer in training mode, and return its outputs and dL/dx.
+
+    Its moving statistics are updated once.
+    """
     if TENSORFLOW:
-        return differentiated(
+        return differentiate(
             lambda x: (layer(x, training=True, **arguments),), (x,), cotangent
         )
-    state = layer.trainable_variables, layer.non_trainable_variables
-    state = [[one.value for one in variables] for variables in state]
+    variables = layer.trainable_variables, layer.non_trainable_variables
+    state = [[variable.value for variable in group] for group in variables]
 
-    def stateless(x):
+    def call(x):
         return layer.stateless_call(*state, x, training=True, **arguments)[:1]
 
-    results = differentiated(stateless, (x,), cotangent, "xla")
+    results = differentiate(call, (x,), cotangent, "xla")
     layer(x, training=True, **arguments)
     return results
