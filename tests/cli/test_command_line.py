@@ -334,7 +334,7 @@ ERRORS_OF_COMMANDS = {
     "serve": (["nowhere", "--port", "0"], "nowhere"),
     "predict": (
         ["--address", "127.0.0.1:1", "--model-name", "m", "no.npy"],
-        "UNAVAILABLE",
+        "error: UNAVAILABLE: ",
     ),
     "data": (
         ["convert", "--data", "records", "--data-dir", "no", "--out", "o"],
