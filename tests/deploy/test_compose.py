@@ -1,4 +1,4 @@
-"""Docker Compose files, read without a daemon."""
+"""The files for Docker Compose, checked without a daemon."""
 
 import functools
 import http.server
@@ -14,78 +14,80 @@ from deploy_checks import (
     COMPOSE,
     IMAGE,
     METRICS_PATH,
-    flags,
-    interpolated,
-    written_files,
+    exporter_files,
+    interpolate,
+    parse_flags,
 )
+
+pytestmark = pytest.mark.fast
 
 TEXT = (COMPOSE / "compose.yaml").read_text()
 VARIABLES = {"MODELS": "/home/me/models", "MODEL_NAME": "photos"}
-SERVICES = yaml.safe_load(interpolated(TEXT, VARIABLES))["services"]
+SERVICES = yaml.safe_load(interpolate(TEXT, VARIABLES))["services"]
 SCRAPING = (COMPOSE / "prometheus.yaml").read_text()
 
 
 def mounts(service):
-    """Dict from target to source of the binds of a service, all of them read-only."""
-    found = {}
+    """Return target to source of a service's bind mounts, all of them read-only."""
+    sources = {}
     for volume in SERVICES[service]["volumes"]:
         if isinstance(volume, dict):
             assert volume["type"] == "bind"
             assert volume["read_only"] is True
-            # Docker would make an empty folder of a mistyped one.
+            # By default Docker creates an empty folder for a mistyped one.
             assert volume["bind"] == {"create_host_path": False}
-            found[volume["target"]] = volume["source"]
-    return found
+            sources[volume["target"]] = volume["source"]
+    return sources
 
 
 @pytest.mark.parametrize(
-    "more",
+    "optional",
     [
         {},
         {"MODEL_CONFIG_FILE": "/models/models.config", "SERVING_USER": "0:0"},
         {"CORES": "8", "GRPC_PORT": "9500", "SSL_CONFIG_FILE": "/models/ssl.config"},
     ],
 )
-def test_the_file_follows_the_specification(more):
-    # A word of Docker's for an address; the validator knows addresses only.
-    text = interpolated(TEXT, VARIABLES | more).replace("host-gateway", "127.0.0.1")
+def test_the_file_follows_the_specification(optional):
+    # Docker's name for the address of the host; the validator accepts addresses only.
+    text = interpolate(TEXT, VARIABLES | optional).replace("host-gateway", "127.0.0.1")
     compose_spec.PyCompose.from_yaml(text).validate()
     assert "extra_hosts" in text
 
 
 @pytest.mark.parametrize("missing", VARIABLES)
-def test_nothing_starts_without_a_model(missing):
+def test_the_variables_of_the_model_are_required(missing):
     variables = VARIABLES | {missing: ""}
     with pytest.raises(KeyError, match=f"{missing}: .* of"):
-        interpolated(TEXT, variables)
+        interpolate(TEXT, variables)
 
 
 def test_the_server_reads_what_the_exporter_writes(tmp_path):
-    found = flags(SERVICES["serving"]["command"])
+    flags = parse_flags(SERVICES["serving"]["command"])
     (folder,) = mounts("serving")
-    assert found["model_name"] == "photos"
-    assert found["model_base_path"] == f"{folder}/photos"
-    written = written_files(tmp_path, name="photos", base_path=f"{folder}/photos")
-    assert f'base_path: "{found["model_base_path"]}"' in written["models.config"]
+    assert flags["model_name"] == "photos"
+    assert flags["model_base_path"] == f"{folder}/photos"
+    written = exporter_files(tmp_path, name="photos", base_path=f"{folder}/photos")
+    assert f'base_path: "{flags["model_base_path"]}"' in written["models.config"]
     for flag in ("batching_parameters_file", "monitoring_config_file"):
-        place, _, name = found[flag].rpartition("/")
-        assert place == found["model_base_path"]
+        parent, _, name = flags[flag].rpartition("/")
+        assert parent == flags["model_base_path"]
         assert name in written
     # main.cc: `model_name` and `model_base_path` are ignored with a configuration.
-    assert found["model_config_file"] == found["ssl_config_file"] == ""
+    assert flags["model_config_file"] == flags["ssl_config_file"] == ""
     assert "${" not in str(SERVICES)
 
 
-def test_ports_are_those_of_the_servers_and_open_on_this_machine_alone():
-    published = {name: service["ports"] for name, service in SERVICES.items()}
-    assert published == {
+def test_ports_are_those_of_the_servers_and_open_on_this_machine_only():
+    ports = {name: service["ports"] for name, service in SERVICES.items()}
+    assert ports == {
         "serving": ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"],
         "prometheus": ["127.0.0.1:9090:9090"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
 
 
-def test_no_container_may_do_what_it_need_not():
+def test_no_container_has_privileges_that_it_does_not_need():
     for name, service in SERVICES.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -97,36 +99,36 @@ def test_no_container_may_do_what_it_need_not():
     assert SERVICES["serving"]["init"] is True
 
 
-def test_images_are_pinned_and_the_server_has_the_exporters_tensorflow():
+def test_images_are_pinned_and_the_server_has_the_version_of_tensorflow_here():
     for service in SERVICES.values():
         assert re.fullmatch(
             r"[\w./-]+:v?\d+\.\d+\.\d+(@sha256:\w{64})?", service["image"]
         )
     assert SERVICES["serving"]["image"] == IMAGE
-    here = importlib.metadata.version("tensorflow").split(".")[:2]
-    assert IMAGE.partition(":")[2].split(".")[:2] == here
+    installed = importlib.metadata.version("tensorflow").split(".")[:2]
+    assert IMAGE.partition(":")[2].split(".")[:2] == installed
 
 
-def test_files_of_this_folder_that_are_mounted_exist():
+def test_the_files_that_are_mounted_exist():
     sources = mounts("prometheus") | mounts("grafana")
     assert len(sources) == 3
     for source in sources.values():
         assert (COMPOSE / source).exists(), source
 
 
-def test_prometheus_asks_the_server_for_the_exporters_path():
+def test_prometheus_scrapes_the_path_that_the_exporter_writes():
     config = yaml.safe_load(SCRAPING)
     (job,) = config["scrape_configs"]
     (targets,) = job["static_configs"]
     (target,) = targets["targets"]
     service, _, port = target.partition(":")
-    assert port == flags(SERVICES[service]["command"])["rest_api_port"]
+    assert port == parse_flags(SERVICES[service]["command"])["rest_api_port"]
     assert job["metrics_path"] == METRICS_PATH
     (mounted,) = mounts("prometheus")
     assert f"--config.file={mounted}" in SERVICES["prometheus"]["command"]
 
 
-def test_the_embedded_server_is_scraped_with_the_comment_removed():
+def test_the_job_in_the_comment_scrapes_the_embedded_server():
     head, _, comment = SCRAPING.partition("uncomment:\n")
     text = head + "uncomment:\n" + re.sub(r"^  # ?", "  ", comment, flags=re.MULTILINE)
     jobs = yaml.safe_load(text)["scrape_configs"]
@@ -159,11 +161,11 @@ class Status(http.server.BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def do_GET(self):
-        known = self.path == "/v1/models/photos"
+        exists = self.path == "/v1/models/photos"
         text = STATUS.format(state=self.state, code="UNAVAILABLE")
-        self.send_response(200 if known else 404)
+        self.send_response(200 if exists else 404)
         self.end_headers()
-        self.wfile.write(text.encode() if known else b'{"error": "no AVAILABLE"}')
+        self.wfile.write(text.encode() if exists else b'{"error": "no AVAILABLE"}')
 
     def log_message(self, *arguments):
         pass
@@ -178,8 +180,8 @@ class Status(http.server.BaseHTTPRequestHandler):
         (None, "photos", False),
     ],
 )
-def test_the_health_check_finds_a_loaded_model_and_nothing_else(state, name, healthy):
-    service = yaml.safe_load(interpolated(TEXT, VARIABLES | {"MODEL_NAME": name}))
+def test_the_health_check_succeeds_only_for_a_loaded_model(state, name, healthy):
+    service = yaml.safe_load(interpolate(TEXT, VARIABLES | {"MODEL_NAME": name}))
     kind, *command = service["services"]["serving"]["healthcheck"]["test"]
     assert kind == "CMD"
     handler = functools.partial(Status, state)

@@ -1,4 +1,4 @@
-"""Grafana's dashboard: its queries, its metrics, how it is provisioned."""
+"""Grafana's dashboard: its queries, its metrics and its provisioning."""
 
 import json
 import re
@@ -6,10 +6,12 @@ import re
 import promql_parser
 import pytest
 import yaml
-from deploy_checks import COMPOSE, interpolated
+from deploy_checks import COMPOSE, interpolate
 from prometheus_client.parser import text_string_to_metric_families
 
 from bn_keras_serving.common.metrics import Metrics
+
+pytestmark = pytest.mark.fast
 
 GRAFANA = COMPOSE / "grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboards" / "serving.json").read_text())
@@ -20,18 +22,18 @@ QUERIES = [
     for target in panel["targets"]
 ]
 SERVICES = yaml.safe_load(
-    interpolated(
+    interpolate(
         (COMPOSE / "compose.yaml").read_text(), {"MODELS": "/m", "MODEL_NAME": "m"}
     )
 )["services"]
 
 
-def exposed():
-    """Dict from metric to its labels, of the embedded server and of the real one."""
+def exported_metrics():
+    """Return metric to labels, of the embedded and the original server together."""
     metrics = Metrics(lambda: ["photos"])
     metrics.record_request("photos", "Predict", "GRPC", "OK", 100.0)
     metrics.record_runtime("photos", "Predict", 50.0)
-    found = {
+    labels_of = {
         # Source: batching/batching_session.cc; util/prometheus_exporter.cc.
         f":tensorflow:serving:batching_session:queuing_latency{suffix}": labels
         for suffix, labels in {
@@ -42,53 +44,53 @@ def exposed():
     }
     for line in metrics.exposition().decode().splitlines():
         if match := re.match(r"([\w:]+)\{(.*)\} ", line):
-            found[match[1]] = set(re.findall(r'(\w+)="', match[2]))
-    # Prometheus' own, and the labels it adds.
-    found["up"] = set()
-    return {name: labels | {"job", "instance"} for name, labels in found.items()}
+            labels_of[match[1]] = set(re.findall(r'(\w+)="', match[2]))
+    # Prometheus adds this metric, and two labels to all.
+    labels_of["up"] = set()
+    return {name: labels | {"job", "instance"} for name, labels in labels_of.items()}
 
 
-EXPOSED = exposed()
+EXPORTED = exported_metrics()
 
 
-def parsed(query):
-    # Grafana puts an interval and names in their places.
+def parse(query):
+    # Grafana replaces these variables by an interval and by names.
     query = query.replace("$__rate_interval", "20s")
     return promql_parser.parse(query.replace("$job", ".*").replace("$model", ".*"))
 
 
 def parts(expression, kind):
-    """All parts of an expression of a kind."""
-    found = []
+    """Return all parts of an expression that are of a kind."""
+    matches = []
     if isinstance(expression, kind):
-        found.append(expression)
+        matches.append(expression)
     for name in ("expr", "lhs", "rhs", "vector_selector"):
         if part := getattr(expression, name, None):
-            found += parts(part, kind)
+            matches += parts(part, kind)
     for part in getattr(expression, "args", None) or []:
-        found += parts(part, kind)
-    return found
+        matches += parts(part, kind)
+    return matches
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_queries_parse_and_name_metrics_and_labels_that_both_servers_have(query):
-    expression = parsed(query)
+def test_queries_use_metrics_and_labels_that_the_servers_export(query):
+    expression = parse(query)
     selectors = parts(expression, promql_parser.VectorSelector)
     assert len(selectors) == len(re.findall(r"(?<!\w)(?::tensorflow|up\b)", query))
     for selector in selectors:
         matched = {matcher.name for matcher in selector.matchers.matchers}
-        assert selector.name in EXPOSED
-        assert matched <= EXPOSED[selector.name]
+        assert selector.name in EXPORTED
+        assert matched <= EXPORTED[selector.name]
         for aggregate in parts(expression, promql_parser.AggregateExpr):
             if selector.name in str(aggregate.expr) and aggregate.modifier:
-                assert set(aggregate.modifier.labels) <= EXPOSED[selector.name]
+                assert set(aggregate.modifier.labels) <= EXPORTED[selector.name]
 
 
 @pytest.mark.parametrize(
     "query", [param for param in QUERIES if "_bucket" in param.values[0]]
 )
-def test_quantiles_keep_the_limits_of_the_buckets(query):
-    expression = parsed(query)
+def test_quantiles_keep_the_label_of_the_bucket_limits(query):
+    expression = parse(query)
     assert expression.func.name == "histogram_quantile"
     quantile, aggregate = expression.args
     assert quantile.val in (0.5, 0.95, 0.99)
@@ -98,8 +100,8 @@ def test_quantiles_keep_the_limits_of_the_buckets(query):
     assert call.args[0].vector_selector.name.endswith("_bucket")
 
 
-def test_the_dashboard_shows_what_an_operator_asks_for():
-    everything = " ".join(param.values[0] for param in QUERIES)
+def test_the_dashboard_shows_latencies_errors_and_entrypoints():
+    queries = " ".join(param.values[0] for param in QUERIES)
     for quantile in ("0.5", "0.95", "0.99"):
         for metric in (
             "request_latency",
@@ -107,37 +109,39 @@ def test_the_dashboard_shows_what_an_operator_asks_for():
             "batching_session:queuing_latency",
         ):
             pattern = rf"histogram_quantile\({quantile}, [^$]*:{metric}_bucket"
-            assert re.search(pattern, everything), (quantile, metric)
-    assert "sum by (model_name, status)" in everything
-    assert 'status!="OK"' in everything
-    assert "API, entrypoint" in everything
+            assert re.search(pattern, queries), (quantile, metric)
+    assert "sum by (model_name, status)" in queries
+    assert 'status!="OK"' in queries
+    assert "API, entrypoint" in queries
 
 
 def test_times_are_microseconds_and_panels_do_not_overlap():
-    taken = set()
+    occupied = set()
     for panel in PANELS:
-        latency = any("_latency_bucket" in each["expr"] for each in panel["targets"])
+        latency = any(
+            "_latency_bucket" in target["expr"] for target in panel["targets"]
+        )
         assert (panel["fieldConfig"]["defaults"]["unit"] == "µs") == latency
-        place = panel["gridPos"]
+        area = panel["gridPos"]
         cells = {
             (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for x in range(area["x"], area["x"] + area["w"])
+            for y in range(area["y"], area["y"] + area["h"])
         }
-        assert not cells & taken
+        assert not cells & occupied
         assert max(x for x, _ in cells) < 24
-        taken |= cells
+        occupied |= cells
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
 
 
-def test_variables_offer_jobs_and_models_and_are_used():
-    names = {each["name"] for each in DASHBOARD["templating"]["list"]}
+def test_variables_list_jobs_and_models_and_are_used():
+    names = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     used = set(re.findall(r"\$(?!__)(\w+)", " ".join(p.values[0] for p in QUERIES)))
     assert names == used == {"job", "model"}
-    for each in DASHBOARD["templating"]["list"]:
-        query = each["query"]["query"].replace("$job", ".*")
+    for variable in DASHBOARD["templating"]["list"]:
+        query = variable["query"]["query"].replace("$job", ".*")
         metric, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()
-        assert label in EXPOSED[promql_parser.parse(metric).name]
+        assert label in EXPORTED[promql_parser.parse(metric).name]
 
 
 def test_the_dashboard_is_provisioned_with_its_data_source():
@@ -169,11 +173,11 @@ def test_prometheus_keeps_every_metric_of_the_dashboard():
     config = yaml.safe_load((COMPOSE / "prometheus.yaml").read_text())
     (rule,) = config["scrape_configs"][0]["metric_relabel_configs"]
     assert (rule["source_labels"], rule["action"]) == (["__name__"], "keep")
-    for name in EXPOSED.keys() - {"up"}:
+    for name in EXPORTED.keys() - {"up"}:
         assert re.fullmatch(rule["regex"], name)
 
 
-def test_prometheus_can_read_the_embedded_servers_page():
+def test_prometheus_can_parse_the_metrics_of_the_embedded_server():
     metrics = Metrics(lambda: ["photos"])
     metrics.record_request("photos", "Predict", "GRPC", "OK", 100.0)
     names = {

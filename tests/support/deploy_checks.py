@@ -1,4 +1,4 @@
-"""What the tests of `serving/deploy` share."""
+"""Helpers for the tests of `serving/deploy`."""
 
 import inspect
 import re
@@ -40,48 +40,50 @@ _SERVER_FLAGS = """
 
 
 def documents(path):
-    """The YAML documents of a file."""
+    """Return the YAML documents of a file."""
     return list(yaml.safe_load_all(path.read_text()))
 
 
 def find(path, kind, name=None):
-    """The one document of a kind, and of a name, in a file."""
-    (found,) = [
+    """Return the only document of a kind, and of a name, in a file."""
+    (match,) = [
         document
         for document in documents(path)
         if document["kind"] == kind and name in (None, document["metadata"]["name"])
     ]
-    return found
+    return match
 
 
-def interpolated(text, variables):
-    """Text with Compose's `${A}`, `${A:-default}` and `${A:?message}` replaced."""
+def interpolate(text, variables):
+    """Replace Compose's `${A}`, `${A:-default}` and `${A:?message}` in a text."""
 
     def value(match):
-        name, operator, rest = match.groups()
+        name, operator, operand = match.groups()
         if variables.get(name):
             return variables[name]
         if operator == ":-":
-            return rest
-        raise KeyError(f"{name}: {rest or 'no default'}")
+            return operand
+        raise KeyError(f"{name}: {operand or 'no default'}")
 
     return re.sub(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}", value, text)
 
 
-def flags(arguments):
-    """Dict from flag to value of the real server's command; all flags are real."""
-    found = dict(re.fullmatch(r"--(\w+)=(.*)", each).groups() for each in arguments)
-    assert len(found) == len(arguments)
-    assert set(found) <= set(_SERVER_FLAGS.split())
-    # server.cc refuses batching parameters without batching; metrics need REST.
-    assert found["enable_batching"] == "true"
-    assert found["port"] == "8500"
-    assert found["rest_api_port"] == "8501"
-    return found
+def parse_flags(arguments):
+    """Return flag to value of a server's command; check that all flags exist."""
+    flags = dict(
+        re.fullmatch(r"--(\w+)=(.*)", argument).groups() for argument in arguments
+    )
+    assert len(flags) == len(arguments)
+    assert set(flags) <= set(_SERVER_FLAGS.split())
+    # server.cc rejects batching parameters without batching; metrics need REST.
+    assert flags["enable_batching"] == "true"
+    assert flags["port"] == "8500"
+    assert flags["rest_api_port"] == "8501"
+    return flags
 
 
 def is_hardened(context):
-    """Whether a Kubernetes container may do nothing that it need not."""
+    """Whether a Kubernetes container has no privileges that it does not need."""
     return (
         context["readOnlyRootFilesystem"] is True
         and context["allowPrivilegeEscalation"] is False
@@ -90,10 +92,10 @@ def is_hardened(context):
     )
 
 
-def written_files(folder, **settings):
-    """What the exporter writes beside versions: dict from name to text.
+def exporter_files(folder, **settings):
+    """Return the files that the exporter writes next to versions, name to text.
 
-    Every file is parsed as the server reads it, and the metrics are on.
+    Every file is parsed as the server does, and the metrics are enabled.
     """
     paths = {path.name: path for path in write_server_files(folder, **settings)}
     configuration.read_models(paths["models.config"])
