@@ -15,7 +15,7 @@ from bn_keras.cli.parsers import OneLineParser
 from bn_keras.experiments import catalog
 
 _ALL = "all"
-# The name of each data set in its own errors, and the option of its folder here.
+# The name of each data set, and the option of its folder.
 _FOLDER_OPTIONS = {"MNIST": "--mnist-dir", "CIFAR-10": "--cifar10-dir"}
 
 
@@ -175,9 +175,11 @@ def _log_workers(folder: Path) -> Iterator[None]:
 
 def _name_option(text: str) -> str:
     """Return the error of a data set with the option that `reproduce` has for it."""
-    for name, option in _FOLDER_OPTIONS.items():
-        if text.startswith((f"Cannot download {name}:", f"{name} must be")):
-            return text.replace("--data-dir", option)
+    if "(--data-dir)" in text:
+        # No such error of MNIST holds a path, which might have the other one's name.
+        for name, option in reversed(_FOLDER_OPTIONS.items()):
+            if name.lower() in text.lower():
+                return text.replace("--data-dir", option)
     return text
 
 

@@ -1,4 +1,4 @@
-"""The command `reproduce`: what it prints and leaves, and how it fails and goes on."""
+"""`bn-keras reproduce`: what it prints and writes, how it fails and is resumed."""
 
 import json
 import os
@@ -12,16 +12,16 @@ from pathlib import Path
 
 import made_up_experiment
 import pytest
-from command_line_calls import fails, run
+from command_line_calls import error_line, run
 from paths import SUPPORT
 
 from bn_keras import errors
 from bn_keras.cli import reproduce
 from bn_keras.experiments import catalog, reproducing
-from bn_keras.experiments.catalog import EXPERIMENTS
+from bn_keras.experiments.catalog import EXPERIMENTS, SCALES
 from bn_keras.experiments.data_sets import load_data
 
-ROOM = "bn_keras.experiments"
+PACKAGE = "bn_keras.experiments"
 NAMES = ("mnist", "mnist-sweep", "noise")
 
 
@@ -32,8 +32,8 @@ def made_up(**replaced):
     return types.SimpleNamespace(EXPERIMENT=types.SimpleNamespace(**functions))
 
 
-def refused(error):
-    """An experiment that fails."""
+def failing(error):
+    """An experiment that raises an error."""
 
     def run(*_):
         raise error
@@ -43,22 +43,25 @@ def refused(error):
 
 @pytest.fixture
 def experiments(tmp_path, monkeypatch):
-    """Three made-up experiments, an empty folder to work in; yields what sets one."""
+    """Three made-up experiments and an empty current folder.
+
+    Returns a function that replaces one of the experiments.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(catalog, "EXPERIMENTS", NAMES)
 
-    def exchange(name, module):
-        monkeypatch.setitem(sys.modules, f"{ROOM}.{name.replace('-', '_')}", module)
+    def replace(name, module):
+        monkeypatch.setitem(sys.modules, f"{PACKAGE}.{name.replace('-', '_')}", module)
 
     for name in NAMES:
-        exchange(name, made_up_experiment)
-    return exchange
+        replace(name, made_up_experiment)
+    return replace
 
 
-def test_one_experiment_prints_its_rows_and_what_it_wrote(capsys, experiments):
+def test_one_experiment_prints_its_rows_and_its_files(capsys, experiments):
     status, out, error = run(capsys, "reproduce", "mnist-sweep")
     assert status == 0
-    # The table folds what does not fit; its markup is not rich's.
+    # Long texts are folded, and brackets are not rich's markup.
     assert "mnist-sweep: A parabola <b>& more</b>" in out
     for text in ("claim", "paper", "measured", "agrees", "[0, 1]", "1.5 (1.0 to 2.0)"):
         assert text in out
@@ -71,22 +74,22 @@ def test_one_experiment_prints_its_rows_and_what_it_wrote(capsys, experiments):
     assert facts["command"] == "bn-keras reproduce mnist-sweep --scale default"
     assert "Not run: mnist, noise." in Path(paths[-1]).read_text()
     assert error.splitlines() == [
-        "mnist-sweep 0/2 there at the beginning",
+        "mnist-sweep 0/2 already measured",
         "mnist-sweep 1/2 seed0",
         "mnist-sweep 2/2 seed1",
     ]
 
 
-def test_the_same_command_goes_on_and_measures_nothing_again(capsys, experiments):
+def test_the_same_command_resumes_and_measures_nothing_again(capsys, experiments):
     run(capsys, "reproduce", "mnist")
     Path("bn-keras-reproduce/default/mnist/parts/seed1.json").unlink()
     _, _, error = run(capsys, "reproduce", "mnist")
-    assert error.splitlines() == ["mnist 1/2 there at the beginning", "mnist 2/2 seed1"]
+    assert error.splitlines() == ["mnist 1/2 already measured", "mnist 2/2 seed1"]
     _, _, error = run(capsys, "reproduce", "mnist")
-    assert error.splitlines() == ["mnist 2/2 there at the beginning"]
+    assert error.splitlines() == ["mnist 2/2 already measured"]
 
 
-def test_all_makes_every_experiment_in_order_and_one_report(capsys, experiments):
+def test_all_runs_every_experiment_in_order_and_writes_one_report(capsys, experiments):
     status, out, error = run(
         capsys, "reproduce", "all", "--scale", "smoke", "--workdir", "w"
     )
@@ -100,13 +103,13 @@ def test_all_makes_every_experiment_in_order_and_one_report(capsys, experiments)
     assert "Not run" not in report
 
 
-def test_an_experiment_that_fails_does_not_lose_the_others(capsys, experiments):
-    experiments("mnist", refused(ValueError("much\nis wrong")))
-    experiments("noise", refused(errors.DivergenceError("it diverged")))
+def test_an_experiment_that_fails_does_not_stop_the_others(capsys, experiments):
+    experiments("mnist", failing(ValueError("much\nis wrong")))
+    experiments("noise", failing(errors.DivergenceError("it diverged")))
     status, _, error = run(capsys, "reproduce", "all", "--scale", "smoke")
     assert status == 1
     lines = error.splitlines()
-    assert "bn-keras: mnist failed (much is wrong); going on with the others" in lines
+    assert "bn-keras: mnist failed (much is wrong); continuing with the others" in lines
     assert lines[-2:] == [
         "bn-keras: error: mnist: much is wrong",
         "bn-keras: error: noise: it diverged",
@@ -115,7 +118,9 @@ def test_an_experiment_that_fails_does_not_lose_the_others(capsys, experiments):
     assert "Not run: mnist, noise." in report
 
 
-def test_files_are_there_though_nothing_can_be_shown(capsys, experiments, monkeypatch):
+def test_files_are_written_even_if_the_terminal_is_gone(
+    capsys, experiments, monkeypatch
+):
     def broken(*_):
         raise BrokenPipeError
 
@@ -127,22 +132,24 @@ def test_files_are_there_though_nothing_can_be_shown(capsys, experiments, monkey
     assert all(f'id="{name}"' in report for name in NAMES)
 
 
-def test_a_report_that_fails_hides_no_failure(capsys, experiments):
+def test_a_report_that_fails_does_not_hide_another_failure(capsys, experiments):
     damaged = Path("bn-keras-reproduce/smoke/noise/noise.json")
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{")
     damaged.with_suffix(".svg").touch()
-    experiments("noise", refused(ValueError("much is wrong")))
+    experiments("noise", failing(ValueError("much is wrong")))
     _, _, error = run(capsys, "reproduce", "all", "--scale", "smoke")
     assert "bn-keras: error: noise: much is wrong" in error.splitlines()
 
 
-def test_one_that_fails_is_one_line_with_the_house_s_status(
+def test_one_experiment_that_fails_is_one_line_with_the_usual_status(
     capsys, experiments, monkeypatch
 ):
-    experiments("mnist", refused(ValueError("much\nis wrong")))
-    assert fails(capsys, "reproduce", "mnist") == "bn-keras: error: much is wrong\n"
-    experiments("mnist", refused(errors.DivergenceError("it diverged")))
+    experiments("mnist", failing(ValueError("much\nis wrong")))
+    assert (
+        error_line(capsys, "reproduce", "mnist") == "bn-keras: error: much is wrong\n"
+    )
+    experiments("mnist", failing(errors.DivergenceError("it diverged")))
     status, out, error = run(capsys, "reproduce", "mnist")
     assert (status, out, error) == (1, "", "bn-keras: error: it diverged\n")
     monkeypatch.setenv("BN_KERAS_TRACEBACK", "1")
@@ -151,15 +158,14 @@ def test_one_that_fails_is_one_line_with_the_house_s_status(
             run(capsys, "reproduce", name)
 
 
-def test_ctrl_c_says_that_the_run_can_go_on_and_it_does(capsys, experiments):
-    left = ["seed1"]
+def test_an_interrupted_run_can_be_resumed_and_says_so(capsys, experiments):
+    interrupts = iter([KeyboardInterrupt()])
 
     def run_until_seed1(*arguments):
         def stop(part, done, total):
             arguments[-1](part, done, total)
-            if done == 1 and left:
-                left.pop()
-                raise KeyboardInterrupt
+            if done == 1 and (interrupt := next(interrupts, None)):
+                raise interrupt
 
         return made_up_experiment.EXPERIMENT.run(*arguments[:-1], stop)
 
@@ -167,24 +173,24 @@ def test_ctrl_c_says_that_the_run_can_go_on_and_it_does(capsys, experiments):
     status, out, error = run(capsys, "reproduce", "mnist")
     assert (status, out) == (130, "")
     assert error.splitlines() == [
-        "mnist 0/2 there at the beginning",
+        "mnist 0/2 already measured",
         "mnist 1/2 seed0",
-        "bn-keras: mnist interrupted; the same command goes on from here",
+        "bn-keras: mnist interrupted; the same command resumes it",
     ]
     status, _, error = run(capsys, "reproduce", "mnist")
     assert status == 0
-    assert error.splitlines() == ["mnist 1/2 there at the beginning", "mnist 2/2 seed1"]
+    assert error.splitlines() == ["mnist 1/2 already measured", "mnist 2/2 seed1"]
 
 
 def test_a_terminal_shows_a_bar_with_the_parts(capsys, experiments, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as rich sees it
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich believe in a terminal
     _, out, error = run(capsys, "reproduce", "mnist")
     assert re.search("mnist 2/2 seed1.*100%", error)
     assert "seed1" not in out
 
 
 @pytest.mark.parametrize("data", ["mnist", "cifar10"])
-def test_data_that_cannot_be_downloaded_name_the_option(
+def test_a_failed_download_names_the_option_of_the_folder(
     capsys, experiments, monkeypatch, data
 ):
     def download():
@@ -192,26 +198,35 @@ def test_data_that_cannot_be_downloaded_name_the_option(
 
     monkeypatch.setattr(f"keras.datasets.{data}.load_data", download)
     experiments("mnist", made_up(run=lambda *_: load_data(data, None)))
-    line = fails(capsys, "reproduce", "mnist")
+    line = error_line(capsys, "reproduce", "mnist")
     assert line.startswith("bn-keras: error: Cannot download ")
-    assert line.endswith(f"files (--{data}-dir)\n")
+    assert f" files (--{data}-dir)" in line
 
 
-def test_the_folders_of_the_data_and_the_jobs_are_handed_on(capsys, experiments):
-    given = []
+def test_a_folder_of_other_files_names_its_option(capsys, experiments):
+    experiments("mnist", made_up(run=lambda *_: load_data("cifar10", "d")))
+    Path("d").mkdir()
+    line = error_line(capsys, "reproduce", "mnist", "--cifar10-dir", "d")
+    assert "cifar-10-batches-py" in line
+    assert "--cifar10-dir" in line
+    assert "--data-dir" not in line
 
-    def note(*arguments):
-        given.append(arguments[:4])
+
+def test_data_folders_and_jobs_are_passed_to_the_experiment(capsys, experiments):
+    received = []
+
+    def record(*arguments):
+        received.append(arguments[:4])
         return made_up_experiment.EXPERIMENT.run(arguments[0], "smoke")
 
-    experiments("mnist", made_up(run=note))
+    experiments("mnist", made_up(run=record))
     Path("d").mkdir()
     status, _, _ = run(
         capsys, "reproduce", "mnist", "--scale", "full", "--jobs", 3, "--workdir", "w",
         "--cifar10-dir", "d",
     )  # fmt: skip
     assert status == 0
-    assert given == [(Path("w/full/mnist/parts"), "full", {"cifar10": "d"}, 3)]
+    assert received == [(Path("w/full/mnist/parts"), "full", {"cifar10": "d"}, 3)]
 
 
 @pytest.mark.parametrize(
@@ -221,8 +236,8 @@ def test_the_folders_of_the_data_and_the_jobs_are_handed_on(capsys, experiments)
         ([], "NAME"),
         (["mnist", "--scale", "huge"], "invalid choice: 'huge'"),
         (["mnist", "--jobs", "0"], "expected 1 or more, received 0"),
-        (["mnist", "--mnist-dir", "gone"], "--mnist-dir expects the folder of the"),
-        (["all", "--cifar10-dir", "file"], "--cifar10-dir expects the folder of the"),
+        (["mnist", "--mnist-dir", "gone"], "--mnist-dir must be the folder of the"),
+        (["all", "--cifar10-dir", "file"], "--cifar10-dir must be the folder of the"),
         (["mnist", "--workdir", "file"], "Received: file/default, which is a file or"),
     ],
 )
@@ -234,17 +249,18 @@ def test_a_wrong_command_is_one_line_before_the_work(
 
     monkeypatch.setattr(reproducing, "reproduce", work)
     Path("file").touch()
-    assert message in fails(capsys, "reproduce", *arguments)
+    assert message in error_line(capsys, "reproduce", *arguments)
     assert [path.name for path in Path().iterdir()] == ["file"]
 
 
-def test_help_tells_of_the_experiments_and_the_scales(capsys):
+def test_help_lists_the_experiments_and_the_scales(capsys):
     _, out, _ = run(capsys, "reproduce", "--help")
-    for text in (*EXPERIMENTS, "all", "up to the papers' own sizes", "--cifar10-dir"):
+    out = " ".join(out.split())
+    for text in (*EXPERIMENTS, "all", *SCALES.values(), "--cifar10-dir"):
         assert text in out
 
 
-# A whole process with an experiment of two parts, of which the second never ends.
+# Replaces an experiment by one of two parts, the second of which never ends.
 PROGRAM = """
 import sys
 import endless_experiment
@@ -254,8 +270,8 @@ sys.exit(command_line.main(sys.argv[1:]))
 """
 
 
-def lives(group):
-    """Whether a process of the group is left."""
+def is_alive(group):
+    """Return whether a process of the group is left."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -280,15 +296,15 @@ def test_ctrl_c_ends_the_process_and_its_workers(tmp_path, jobs):
         stderr=subprocess.PIPE,
     ) as process:
         while (line := process.stderr.readline()) != "mnist 1/2 seed0\n":
-            assert line  # of TensorFlow, while this process imports it
+            assert line  # written by TensorFlow while it is imported
         while not (parts / "seed1" / "begun").exists():
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert rest == "bn-keras: mnist interrupted; the same command goes on from here\n"
+    assert rest == "bn-keras: mnist interrupted; the same command resumes it\n"
     end = time.monotonic() + 30
-    while lives(process.pid):
+    while is_alive(process.pid):
         assert time.monotonic() < end
         time.sleep(0.1)
     assert {path.name for path in parts.iterdir()} == {"seed0.json", "seed1"}
