@@ -147,7 +147,7 @@ def served(tmp_path_factory):
 
 # What converters of others warn of.
 @pytest.mark.filterwarnings("ignore:.*np.object:FutureWarning")
-@pytest.mark.parametrize("path", pages_with_code())
+@pytest.mark.parametrize("path", list(pages_with_code()))
 def test_the_code_of_every_page_runs(path, tmp_path, monkeypatch, request):
     """Run a page's blocks one after the other, as a reader does."""
     monkeypatch.chdir(tmp_path)
@@ -218,7 +218,7 @@ def test_every_command_that_is_shown_parses(line):
     command_line.build_parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("name", pages.PAGES)
+@pytest.mark.parametrize("name", list(pages.PAGES))
 def test_generated_pages_say_what_was_measured(name):
     path = ROOT / "docs" / name
     assert path.read_text(encoding="utf-8") == pages.PAGES[name](), (
