@@ -58,7 +58,8 @@ def _decode_other(content, channels):
     gray_palette = b"".join(bytes((gray, gray, gray, 0)) for gray in range(256))
     supported = ~has_palette | (tf.strings.substr(header, 54, 1024) == gray_palette)
     with tf.control_dependencies(
-        [tf.debugging.Assert(supported, ["a BMP file with a color palette"])]
+        # This text is part of every exported graph: changing it changes their bytes.
+        [tf.debugging.Assert(supported, ["a BMP file with a palette of colours"])]
     ):
         # `decode_image` decodes GIF and BMP files in color only.
         image = tf.io.decode_image(content, 3, expand_animations=False)
