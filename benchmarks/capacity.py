@@ -1,37 +1,39 @@
-"""Replicas, cores and network on paper: `python -m benchmarks.capacity`.
+"""Calculate replicas, cores and network links: `python -m benchmarks.capacity`.
 
-Multiplies what one core does by what is asked. Knows no server and measures nothing:
-the images per second of a core come from a measurement on the machine that is planned
-with, of the signature that clients will call.
+The plan extrapolates from the images per second that one core serves. Measure that
+figure on the kind of machine that is planned for, with the signature that clients will
+call.
 """
 
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 DEMANDS = (1_000, 100_000, 1_000_000)
 KEY = "images_per_second_per_core"
-# Gbit/s.
-CARDS = (10, 25, 100)
+CARDS = (10, 25, 100)  # rates of network cards, Gbit/s
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What a plan rests on.
+    """The assumptions of a plan.
 
     Args:
-        utilization: share of the cores' measured throughput that is asked of them; the
-            rest is for bursts and for the slowest requests.
-        cores_per_replica: of a pod of `serving/deploy/kubernetes`.
-        zones: the replicas are spread over; the others suffice while one is down.
-        cores_per_machine: of a node.
-        cores_reserved: of a node, for the system and its agents.
-        uint8_bytes: of one image sent as pixels, 224 x 224 x 3 of 1 byte.
-        float32_bytes: of one image sent as numbers, 224 x 224 x 3 of 4 bytes.
-        overhead: bytes on the wire for each byte of image: gRPC, TCP/IP and Ethernet.
-        link_share: share of a network link's rate that is used at most.
+        utilization: Fraction of the cores' measured throughput to use. The rest is a
+            reserve for bursts and for the slowest requests.
+        cores_per_replica: Cores of a pod of `serving/deploy/kubernetes`.
+        zones: Number of zones that the replicas are spread over. While one of them is
+            down, the others suffice.
+        cores_per_machine: Cores of a node.
+        cores_reserved: Cores of a node for the system and its agents.
+        uint8_bytes: Bytes of an image sent as uint8, 224 x 224 x 3 of 1 byte.
+        float32_bytes: Bytes of an image sent as float32, 224 x 224 x 3 of 4 bytes.
+        overhead: Bytes on the wire per byte of image, for gRPC, TCP/IP and Ethernet.
+        link_share: Largest fraction of a network link's rate to use.
     """
 
     utilization: float = 0.65
@@ -45,43 +47,44 @@ class Assumptions:
     link_share: float = 0.6
 
     def __post_init__(self):
-        wrong = [name for name, value in asdict(self).items() if value < 0]
+        invalid = [name for name, value in asdict(self).items() if value < 0]
         if not 0 < self.utilization <= 1:
-            wrong.append("utilization")
+            invalid.append("utilization")
         if self.zones < 2:
-            wrong.append("zones")
+            invalid.append("zones")
         if (
             not 0
             < self.cores_per_replica
             <= self.cores_per_machine - self.cores_reserved
         ):
-            wrong.append("cores_per_replica")
-        if wrong:
+            invalid.append("cores_per_replica")
+        if invalid:
             raise ValueError(
                 "`utilization` must be above 0 and at most 1, `zones` 2 or more, and a "
                 "replica must fit on a machine's unreserved cores. Received: "
-                + ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong)
+                + ", ".join(f"{name}={getattr(self, name)!r}" for name in invalid)
             )
 
 
-def plan(demand, per_core, assumptions=None):
-    """What answers `demand` images a second, with one zone down.
+def plan(
+    demand: float, per_core: float, assumptions: Assumptions | None = None
+) -> dict[str, Any]:
+    """Return what serves `demand` images per second while one zone is down.
 
     Args:
-        demand: images per second.
-        per_core: images per second that one core answers, measured, when it does
-            nothing else.
-        assumptions: an `Assumptions`, None for the defaults.
+        demand: Images per second.
+        per_core: Images per second that one core serves at full load, as measured.
+        assumptions: An `Assumptions`. Defaults to `Assumptions()`.
 
     Returns:
-        Dict of `busy_cores`, `replicas_needed`, `replicas` (spare ones included),
-        `cores`, `machines`, and for `uint8` and `float32` each a dict of `gbits`
-        (all images), `gbits_per_machine` (while a zone is down), `card` (the smallest
-        of 10, 25, 100 Gbit/s that carries it; None for none) and `links` of 100 Gbit/s
-        at the entrance.
+        Dict of `busy_cores`, `replicas_needed`, `replicas` (including spare ones),
+        `cores`, `machines`, and for each of `uint8` and `float32` a dict of `gbits`
+        (Gbit/s of all images), `gbits_per_machine` (while a zone is down), `card` (the
+        slowest of 10, 25, 100 Gbit/s that suffices; None if none does) and `links`
+        (number of 100 Gbit/s links into the site).
 
     Raises:
-        ValueError: for a demand or a throughput that is not positive.
+        ValueError: `demand` or `per_core` is not positive.
 
     Example:
     ```python
@@ -90,126 +93,138 @@ def plan(demand, per_core, assumptions=None):
     assert plan(1_000, per_core=20)["replicas"] == 30
     ```
     """
-    given = assumptions or Assumptions()
+    assumptions = assumptions or Assumptions()
     if not (demand > 0 and per_core > 0):
         raise ValueError(
             "`demand` and `per_core` must be above 0. Received: "
             f"demand={demand!r}, per_core={per_core!r}"
         )
-    needed = _ceil(demand / (per_core * given.utilization * given.cores_per_replica))
-    in_a_zone = _ceil(needed / (given.zones - 1))
-    on_a_machine = (
-        given.cores_per_machine - given.cores_reserved
-    ) // given.cores_per_replica
-    machines = given.zones * _ceil(in_a_zone / on_a_machine)
-    replicas = given.zones * in_a_zone
+    needed = _ceil(
+        demand / (per_core * assumptions.utilization * assumptions.cores_per_replica)
+    )
+    replicas_per_zone = _ceil(needed / (assumptions.zones - 1))
+    replicas_per_machine = (
+        assumptions.cores_per_machine - assumptions.cores_reserved
+    ) // assumptions.cores_per_replica
+    machines = assumptions.zones * _ceil(replicas_per_zone / replicas_per_machine)
+    replicas = assumptions.zones * replicas_per_zone
     return {
         "busy_cores": demand / per_core,
         "replicas_needed": needed,
         "replicas": replicas,
-        "cores": replicas * given.cores_per_replica,
+        "cores": replicas * assumptions.cores_per_replica,
         "machines": machines,
-        "uint8": _network(demand * given.uint8_bytes, machines, given),
-        "float32": _network(demand * given.float32_bytes, machines, given),
+        "uint8": _network(demand * assumptions.uint8_bytes, machines, assumptions),
+        "float32": _network(demand * assumptions.float32_bytes, machines, assumptions),
     }
 
 
-def _network(bytes_per_second, machines, given):
-    gbits = bytes_per_second * given.overhead * 8 / 1e9
-    each = gbits / (machines * (given.zones - 1) / given.zones)
-    cards = [card for card in CARDS if each <= card * given.link_share]
+def _network(
+    bytes_per_second: float, machines: int, assumptions: Assumptions
+) -> dict[str, Any]:
+    gbits = bytes_per_second * assumptions.overhead * 8 / 1e9
+    per_machine = gbits / (machines * (assumptions.zones - 1) / assumptions.zones)
+    cards = [card for card in CARDS if per_machine <= card * assumptions.link_share]
     return {
         "gbits": gbits,
-        "gbits_per_machine": each,
+        "gbits_per_machine": per_machine,
         "card": cards[0] if cards else None,
-        "links": _ceil(gbits / (CARDS[-1] * given.link_share)),
+        "links": _ceil(gbits / (CARDS[-1] * assumptions.link_share)),
     }
 
 
-def _ceil(number):
-    # 0.65 * 4 * 20 may be a hair below 52.
+def _ceil(number: float) -> int:
+    # Rounding may leave 0.65 * 4 * 20 slightly below 52.
     return math.ceil(number - 1e-9)
 
 
-def table(per_core, assumptions=None, demands=DEMANDS):
-    """Lines of Markdown: one row for each demand, uint8 / float32 where they differ.
+def table(
+    per_core: float,
+    assumptions: Assumptions | None = None,
+    demands: Sequence[float] = DEMANDS,
+) -> str:
+    """Return plans as a Markdown table, with a row for each demand.
 
     Args:
-        per_core: images per second of one core.
-        assumptions: an `Assumptions`, None for the defaults.
-        demands: images per second, a sequence.
+        per_core: Images per second of one core.
+        assumptions: An `Assumptions`. Defaults to `Assumptions()`.
+        demands: Images per second.
 
     Returns:
-        A string.
+        The table. Cells that depend on the type of the images read `uint8 / float32`.
     """
-    given = assumptions or Assumptions()
+    assumptions = assumptions or Assumptions()
     rows = [
-        "| images/s | cores at work | replicas (of them spare) | cores "
-        f"| machines of {given.cores_per_machine} cores | Gbit/s | a machine's "
-        "| its card, Gbit/s | 100 Gbit/s links at the entrance |",
+        "| images/s | busy cores | replicas (spare ones) | cores "
+        f"| machines of {assumptions.cores_per_machine} cores | Gbit/s "
+        "| Gbit/s per machine | network card, Gbit/s | 100 Gbit/s links |",
         "|---" * 9 + "|",
     ]
     for demand in demands:
-        found = plan(demand, per_core, given)
-        ways = [found["uint8"], found["float32"]]
+        row = plan(demand, per_core, assumptions)
+        types = [row["uint8"], row["float32"]]
         network = [
-            [_digits(way["gbits"]) for way in ways],
-            [_digits(way["gbits_per_machine"]) for way in ways],
-            [str(way["card"] or "more") for way in ways],
-            [f"{way['links']:,}" for way in ways],
+            [_digits(traffic["gbits"]) for traffic in types],
+            [_digits(traffic["gbits_per_machine"]) for traffic in types],
+            [str(traffic["card"] or "more") for traffic in types],
+            [f"{traffic['links']:,}" for traffic in types],
         ]
-        spare = found["replicas"] - found["replicas_needed"]
+        spare = row["replicas"] - row["replicas_needed"]
         cells = [
             f"{demand:,}",
-            f"{found['busy_cores']:,.0f}",
-            f"{found['replicas']:,} ({spare:,})",
-            f"{found['cores']:,}",
-            f"{found['machines']:,}",
+            f"{row['busy_cores']:,.0f}",
+            f"{row['replicas']:,} ({spare:,})",
+            f"{row['cores']:,}",
+            f"{row['machines']:,}",
             *(" / ".join(pair) for pair in network),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _digits(number):
+def _digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
 
 
-def describe(per_core, assumptions=None):
-    """The assumptions, one line of text each.
+def describe(per_core: float, assumptions: Assumptions | None = None) -> str:
+    """Return the assumptions as a Markdown list.
 
     Args:
-        per_core: images per second of one core.
-        assumptions: an `Assumptions`, None for the defaults.
-
-    Returns:
-        A string of Markdown.
+        per_core: Images per second of one core.
+        assumptions: An `Assumptions`. Defaults to `Assumptions()`.
     """
-    given = assumptions or Assumptions()
+    assumptions = assumptions or Assumptions()
     return f"""\
-- One core answers {per_core:.1f} images of 224 x 224 x 3 a second, as measured; n cores
-  answer n times as many, on every machine. Measure again on the machines meant.
-- {given.utilization:.0%} of that is asked of it. The rest is for bursts and the slowest
-  requests; the 99th percentile at that load is to be measured, it is not computed.
-- {given.cores_per_replica} cores a replica; {given.zones} zones, one of which may be
-  down; {given.cores_reserved} cores of a machine for the system.
-- Network: uint8 pixels (`predict_uint8`), {given.uint8_bytes:,} bytes an image, /
-  float32 of {given.float32_bytes:,} bytes, times {given.overhead} for the protocols, at
-  most {given.link_share:.0%} of a link. Answers go the other way and are smaller."""
+- One core serves {per_core:.1f} images of 224 x 224 x 3 per second, as measured, and n
+  cores serve n times as many on every machine. Measure this on the machines to use.
+- The plan uses {assumptions.utilization:.0%} of that. The rest is a reserve for bursts
+  and the slowest requests. Measure the 99th percentile at this load; it is not
+  calculated.
+- A replica has {assumptions.cores_per_replica} cores. One of {assumptions.zones} zones
+  may be down. On each machine {assumptions.cores_reserved} cores are reserved for the
+  system.
+- Network: an image takes {assumptions.uint8_bytes:,} bytes as uint8 (`predict_uint8`) /
+  {assumptions.float32_bytes:,} bytes as float32, times {assumptions.overhead} for the
+  protocols, and at most {assumptions.link_share:.0%} of a link is used. Answers go in
+  the other direction and are smaller."""
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table for a measured throughput."""
     parser = argparse.ArgumentParser(description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        f"--{KEY.replace('_', '-')}", type=float, metavar="X", dest="per_core"
+        f"--{KEY.replace('_', '-')}",
+        type=float,
+        metavar="X",
+        dest="per_core",
+        help="images per second that one core serves",
     )
     source.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
-        help=f"of a measurement, with the key {KEY}",
+        help=f"file of a measurement with the key {KEY}",
     )
     options = parser.parse_args(arguments)
     per_core = options.per_core

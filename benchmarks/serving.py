@@ -1,16 +1,18 @@
-"""Our server under load: `python -m benchmarks.serving --json FILE`.
+"""Measure the server under load: `python -m benchmarks.serving --json FILE`.
 
-Every server has processes of its own; this one asks over loopback, through one gRPC
-connection, with requests serialized beforehand and answers left as bytes: it is the
-server that is measured, though the client works on the same cores. Direct calls of the
-same signatures run in one more process. All take turns, and figures are medians of the
-rounds of one run. `--soak-minutes 30` asks for half an hour instead.
+Every server runs in its own processes. This process calls them over loopback, through
+one gRPC connection, with requests that were serialized beforehand, and does not parse
+the answers, so that mainly the server is measured, although the client uses the same
+cores. Direct calls of the same signatures run in another process. All of them take
+turns, and each figure is the median over the rounds of one run. `--soak-minutes 30`
+runs mixed requests for half an hour instead.
 """
 
 import argparse
 import dataclasses
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,10 +37,10 @@ NETWORKS = {
 
 
 class Record:
-    """Results, on disk after each round: what is interrupted keeps what it has.
+    """Results, written to disk after each round, so that an interrupted run keeps them.
 
     Args:
-        path: the file; None keeps nothing.
+        path: File to write. None writes nothing.
     """
 
     def __init__(self, path):
@@ -46,14 +48,14 @@ class Record:
         self._path = path
 
     def put(self, **facts):
-        """Set facts, and write all of them."""
+        """Add facts, and write all of them."""
         self.facts |= facts
         if self._path is not None:
             with atomic_write(self._path) as temporary_path:
                 temporary_path.write_text(json.dumps(self.facts, indent=1) + "\n")
 
     def follow(self, name, rounds):
-        """Keep the newest rows of a section, then print them."""
+        """Record the rows of a section after each round, then print the last ones."""
         rows, start = [], time.perf_counter()
         for rows in rounds:
             self.put(**{name: rows})
@@ -61,7 +63,7 @@ class Record:
 
 
 def table(rows):
-    """Rows as a Markdown table."""
+    """Return rows as a Markdown table."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
     for row in rows:
@@ -71,59 +73,63 @@ def table(rows):
 
 
 def targets(facts):
-    """What was asked for, and what came, as far as it was measured."""
-    found = []
+    """Return the targets with the measured figures, as far as there are any."""
+    rows = []
     served = [row for row in facts.get("network", ()) if row["by"] == "served"]
     for signature, batch in sorted({(x["signature"], x["batch"]) for x in served}):
-        chosen = {
+        ratios = {
             row["concurrency"]: row["of direct, one thread"]
             for row in served
             if (row["signature"], row["batch"]) == (signature, batch)
         }
         title = f"BN-Inception, {signature}, batch {batch}: throughput / direct"
         for part, values in (
-            ("concurrency 1", [chosen[1]]),
-            ("lowest from concurrency 2 on", [chosen[x] for x in chosen if x > 1]),
+            ("concurrency 1", [ratios[1]]),
+            (
+                "lowest from concurrency 2 on",
+                [ratio for concurrency, ratio in ratios.items() if concurrency > 1],
+            ),
         ):
             if values:
-                found.append((f"{title}, {part}", "at least 0.97", min(values)))
+                rows.append((f"{title}, {part}", "at least 0.97", min(values)))
     for row in facts.get("tiny", ()):
         if row["by"] == "gRPC" and row["concurrency"] == 1:
             title = "tiny model: p50 over the direct call, ms"
-            found.append((title, "at most 0.8", row["p50 over direct, ms"]))
+            rows.append((title, "at most 0.8", row["p50 over direct, ms"]))
     for row in facts.get("load", ()):
         title = f"{row['model']}, 80 % load, {row['arrivals']} arrivals: p99 / p50"
-        found.append((title, "at most 3", row["p99 / p50"]))
-    return [dict(zip(("figure", "to reach", "found"), x, strict=True)) for x in found]
+        rows.append((title, "at most 3", row["p99 / p50"]))
+    keys = ("figure", "target", "measured")
+    return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
 def measure(record, folder, options):
-    """Measure the sections that are asked for."""
+    """Measure the selected sections."""
     effort = sections.QUICK if options.quick else sections.Effort()
     if options.rounds is not None:
         effort = dataclasses.replace(effort, rounds=options.rounds)
-    chosen = options.sections or SECTIONS
-    with_network = set(chosen) != {"tiny"} and not options.tiny_only
+    selected = options.sections or SECTIONS
+    with_network = set(selected) != {"tiny"} and not options.tiny_only
     name = "small" if options.quick else "full"
     write_models(folder, NETWORKS[name] if with_network else None)
     cases = (TINY, NETWORK) if with_network else (TINY,)
-    direct, ours = Direct(folder), server(folder, "ours")
+    direct, ours = Direct(folder), start_server(folder, "ours")
     try:
-        if "network" in chosen:
+        if "network" in selected:
             record.follow("network", sections.network(direct, ours, effort))
             record.put(images_per_second_per_core=per_core(record.facts["network"]))
-        if "tiny" in chosen:
+        if "tiny" in selected:
             rest = Rest(ours, folder)
             record.follow("tiny", sections.tiny(direct, ours, rest, effort))
-        if "load" in chosen:
+        if "load" in selected:
             record.follow("load", sections.at_load({"ours": ours}, cases, effort))
-        if "batching" in chosen:
+        if "batching" in selected:
             parameters = folder / "models" / NETWORK.model / "batching_parameters.txt"
-            batched = server(folder, "ours-batched", "ours", parameters)
+            batched = start_server(folder, "ours-batched", "ours", parameters)
             batched.check(NETWORK)
             record.follow("batching", sections.batching(ours, batched, effort))
             batched.close()
-        if "peers" in chosen:
+        if "peers" in selected:
             measure_peers(record, folder, options, effort, direct, ours)
     finally:
         direct.close()
@@ -133,73 +139,80 @@ def measure(record, folder, options):
 
 
 def measure_peers(record, folder, options, effort, direct, ours):
-    """Measure the servers side by side whose interpreters are given."""
+    """Compare this server with those others for which there is an interpreter."""
     contenders = {"bn_keras": ours}
     pythons = {"ray": options.ray_python, "kserve": options.peer_python}
     for name, python in pythons.items():
         if python is None:
-            print(f"{name} is left out: no interpreter that has it was given.")
+            print(f"Skipping {name}: pass an interpreter in which it is installed.")
         else:
-            contenders[name] = server(folder, name, python=python)
+            contenders[name] = start_server(folder, name, python=python)
     try:
-        for one in contenders.values():
-            one.check(NETWORK)
+        for served in contenders.values():
+            served.check(NETWORK)
         record.follow("peers", sections.peers(direct, contenders, effort))
-        # Two rounds: most of the time goes by here.
+        # At most two rounds, since this section takes most of the time.
         fewer = dataclasses.replace(effort, rounds=min(2, effort.rounds))
         cases = (TINY, NETWORK)
         record.follow("peers_load", sections.at_load(contenders, cases, fewer))
         rows = [
-            sections.rounded(
+            sections.round_row(
                 {
                     "by": name,
-                    "version": one.facts.get("version", "this"),
-                    "processes": len(one.contender.processes()),
-                    "resident MB": one.contender.memory(),
-                    "seconds to the first answer": one.seconds_to_first_answer,
+                    "version": served.facts.get("version", "this"),
+                    "processes": len(served.contender.processes()),
+                    "resident MB": served.contender.memory(),
+                    "seconds to the first answer": served.seconds_to_first_answer,
                 }
             )
-            for name, one in contenders.items()
+            for name, served in contenders.items()
         ]
         record.follow("peers_processes", [rows])
     finally:
-        for one in contenders.values():
-            if one is not ours:
-                one.close()
+        for served in contenders.values():
+            if served is not ours:
+                served.close()
 
 
-def server(folder, name, program=None, *paths, python=None):
+def start_server(folder, name, program=None, *paths, python=sys.executable):
     """Start a server, and wait for its first answer."""
     command = [PROGRAMS, program or name, folder, *paths]
-    chosen = {} if python is None else {"python": python}
-    return Served(Contender(name, command, folder, **chosen), folder)
+    return Served(Contender(name, command, folder, python), folder)
 
 
 def per_core(rows):
-    """Images a second that a core serves, of pixels, the client's work included."""
-    most = max(
+    """Return the uint8 images per second and core, including the client's work."""
+    rate = max(
         row["a second"] * row["batch"]
         for row in rows
         if row["by"] == "served" and row["signature"] == PIXELS.signature
     )
-    return round(most / len(os.sched_getaffinity(0)), 2)
+    return round(rate / len(os.sched_getaffinity(0)), 2)
 
 
 def main():
-    """Print tables, and write the figures as JSON where asked."""
+    """Print tables, and write the figures as JSON if `--json` is given."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument(
-        "--quick", action="store_true", help="two short rounds of a small network"
+        "--quick",
+        action="store_true",
+        help="measure two short rounds of a small network",
     )
-    parser.add_argument("--rounds", type=int, help="turns of everything; default: 5")
+    parser.add_argument("--rounds", type=int, help="number of rounds; default: 5")
     parser.add_argument(
-        "--tiny-only", action="store_true", help="without BN-Inception: tiny and load"
+        "--tiny-only",
+        action="store_true",
+        help="measure tiny and load, without BN-Inception",
     )
     parser.add_argument("--sections", nargs="+", choices=SECTIONS)
-    parser.add_argument("--ray-python", type=Path, help="interpreter with Ray Serve")
-    parser.add_argument("--peer-python", type=Path, help="interpreter with KServe")
-    parser.add_argument("--soak-minutes", type=float, help="soak instead")
+    parser.add_argument(
+        "--ray-python", type=Path, help="interpreter that has Ray Serve"
+    )
+    parser.add_argument("--peer-python", type=Path, help="interpreter that has KServe")
+    parser.add_argument(
+        "--soak-minutes", type=float, help="run mixed requests for so long instead"
+    )
     options = parser.parse_args()
     if options.tiny_only:
         options.sections = [
@@ -214,7 +227,7 @@ def main():
         from benchmarks.soak import soak
 
         write_models(folder, NETWORKS["small"])
-        ours = server(folder, "ours")
+        ours = start_server(folder, "ours")
         try:
             rounds = soak(ours, 60 * options.soak_minutes)
             for facts in rounds:
@@ -222,7 +235,8 @@ def main():
         finally:
             ours.close()
         facts = record.facts["soak"]
-        print(json.dumps({x: facts[x] for x in facts if "MB" not in x}, indent=1))
+        shown = {key: value for key, value in facts.items() if "MB" not in key}
+        print(json.dumps(shown, indent=1))
 
 
 if __name__ == "__main__":

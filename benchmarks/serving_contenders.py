@@ -1,8 +1,4 @@
-"""Servers under test, each in processes of its own, as a client sees them.
-
-Knows processes, gRPC and HTTP; not what is inside a server, and not how often it is
-called.
-"""
+"""The programs under test as a client sees them, each in its own processes."""
 
 import base64
 import http.client
@@ -29,16 +25,16 @@ UNLIMITED = [
 
 
 class Contender:
-    """A program that says when it is ready, and ends with its standard input.
+    """A program that reports when it is ready, and exits with its standard input.
 
     Args:
-        name: what it is called in results.
-        command: arguments after `python -m`.
-        folder: where the models are, and where its log goes.
-        python: the interpreter; this one by default.
+        name: Name of the program in results.
+        command: Arguments after `python -m`.
+        folder: Folder of the models, and of the program's log.
+        python: Interpreter to use. Defaults to this one.
 
     Attributes:
-        facts: what it said of itself.
+        facts: What the program reported about itself, such as its address.
     """
 
     def __init__(self, name, command, folder, python=sys.executable):
@@ -55,37 +51,37 @@ class Contender:
                 cwd=ROOT,
                 env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
             )
-        self.facts = self._line()
+        self.facts = self._read_facts()
 
     def ask(self, question):
-        """Send a line of JSON, and return the line that it answers."""
+        """Send a line of JSON, and return the facts of the line that answers it."""
         assert self.process.stdin
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
-        return self._line()
+        return self._read_facts()
 
-    def _line(self):
+    def _read_facts(self):
         for line in self.process.stdout or ():
             if line.startswith(READY):
                 return json.loads(line.removeprefix(READY))
-        raise RuntimeError(f"{self.name} ended:\n{self.log.read_text()[-3000:]}")
+        raise RuntimeError(f"{self.name} has exited:\n{self.log.read_text()[-3000:]}")
 
     def processes(self):
-        """Its process, and all that it began."""
+        """Return the numbers of its process and of that process's descendants."""
         parents = {}
         for status in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = status.read_text().rpartition(")")[2].split()
-            except OSError:  # it has just ended
+            except OSError:  # it has just exited
                 continue
             parents[int(status.parent.name)] = int(fields[1])
         family = [self.process.pid]
-        for one in family:
-            family += [child for child, parent in parents.items() if parent == one]
+        for member in family:  # grows meanwhile
+            family += [child for child, parent in parents.items() if parent == member]
         return family
 
     def memory(self):
-        """Resident megabytes, pages that several of its processes share once."""
+        """Return the resident megabytes; pages that its processes share count once."""
         kibibytes = 0
         for process in self.processes():
             try:
@@ -96,22 +92,22 @@ class Contender:
         return kibibytes * 1024 / 1e6
 
     def close(self):
-        """End it."""
+        """End the program."""
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait(60)
 
 
 class Direct:
-    """The loaded signature in a process without a server."""
+    """Direct calls of the signatures, in a process without a server."""
 
     def __init__(self, folder):
         command = ["benchmarks.serving_processes", "direct", folder]
         self.contender = Contender("direct", command, folder)
 
-    def closed_loop(self, case, concurrency, seconds, least=1):
-        """As `serving_load.closed_loop`."""
-        return Load(**self.contender.ask([case, concurrency, seconds, least]))
+    def closed_loop(self, case, concurrency, seconds, minimum=1):
+        """Call as `serving_load.closed_loop` does."""
+        return Load(**self.contender.ask([case, concurrency, seconds, minimum]))
 
     def close(self):
         """End the process."""
@@ -119,12 +115,12 @@ class Direct:
 
 
 class Served:
-    """A server on loopback, asked with requests that were serialized before.
+    """A server on loopback, called with requests that were serialized beforehand.
 
     Args:
-        contender: tells its `address`, `method`, `form` (of the requests' files) and
-            `metadata`.
-        folder: where the requests are.
+        contender: The program. It reports its `address`, `method`, `form` (of the
+            files of requests) and `metadata`.
+        folder: Folder of the requests.
     """
 
     def __init__(self, contender, folder):
@@ -139,47 +135,47 @@ class Served:
         self.seconds_to_first_answer = time.perf_counter() - contender.started
 
     def request(self, case):
-        """The bytes of a request."""
+        """Return the bytes of a request."""
         return (self._folder / f"{case}.{self.facts['form']}").read_bytes()
 
     def call(self, case):
-        """Return a function that asks once, and returns the bytes of the answer."""
+        """Return a function that calls once and returns the bytes of the answer."""
         request = self.request(case)
         return lambda: self._send(request, timeout=120, metadata=self._metadata)
 
-    def closed_loop(self, case, concurrency, seconds, least=1):
-        """As `serving_load.closed_loop`."""
-        return closed_loop(self.call(case), concurrency, seconds, least)
+    def closed_loop(self, case, concurrency, seconds, minimum=1):
+        """Call as `serving_load.closed_loop` does."""
+        return closed_loop(self.call(case), concurrency, seconds, minimum)
 
     def open_loop(self, case, arrivals, concurrency):
-        """As `serving_load.open_loop`."""
+        """Call as `serving_load.open_loop` does."""
         return open_loop(self.call(case), arrivals, concurrency)
 
     def check(self, case):
-        """Raise unless it answers as the direct call does."""
+        """Raise AssertionError unless the answer equals that of the direct call."""
         expected = np.load(self._folder / f"{case}.answer.npy")
         answer = self.call(case)()
         if self.facts["form"] == "predict":
             from tensorflow_serving.apis import predict_pb2
 
             (proto,) = predict_pb2.PredictResponse.FromString(answer).outputs.values()
-            found = np.array(proto.float_val, np.float32)
+            values = np.array(proto.float_val, np.float32)
             if proto.tensor_content:
-                found = np.frombuffer(proto.tensor_content, np.float32)
-        else:  # the last field holds the values
-            found = np.frombuffer(answer[-expected.nbytes :], np.float32)
+                values = np.frombuffer(proto.tensor_content, np.float32)
+        else:  # the values are the last field of the message
+            values = np.frombuffer(answer[-expected.nbytes :], np.float32)
         np.testing.assert_allclose(
-            found, expected.ravel(), rtol=1e-3, atol=1e-6, err_msg=self.contender.name
+            values, expected.ravel(), rtol=1e-3, atol=1e-6, err_msg=self.contender.name
         )
 
     def close(self):
-        """Hang up, and end the server."""
+        """Close the connection, and end the server."""
         self.channel.close()
         self.contender.close()
 
 
 class Rest:
-    """The HTTP port of a server, one connection for each thread."""
+    """The HTTP port of a server, with one connection for each thread."""
 
     def __init__(self, served, folder):
         self._address = served.facts["rest"]
@@ -187,12 +183,12 @@ class Rest:
         self._local = threading.local()
 
     def call(self, case):
-        """Return a function that asks once, and returns the bytes of the answer."""
+        """Return a function that calls once and returns the bytes of the answer."""
         with np.load(self._folder / f"{case}.npz") as arrays:
             (array,) = arrays.values()
         rows = array.tolist()
         if case is TEXT:
-            rows = [{"b64": base64.b64encode(one).decode()} for one in rows]
+            rows = [{"b64": base64.b64encode(row).decode()} for row in rows]
         body = {"signature_name": case.signature, "instances": rows}
         text = json.dumps(body)
         return lambda: self._post(case, text)
@@ -210,6 +206,6 @@ class Rest:
             raise RuntimeError(f"{response.status} {text.decode()}")
         return text
 
-    def closed_loop(self, case, concurrency, seconds, least=1):
-        """As `serving_load.closed_loop`."""
-        return closed_loop(self.call(case), concurrency, seconds, least)
+    def closed_loop(self, case, concurrency, seconds, minimum=1):
+        """Call as `serving_load.closed_loop` does."""
+        return closed_loop(self.call(case), concurrency, seconds, minimum)

@@ -1,7 +1,4 @@
-"""Ask a server again and again, from many threads, and time the answers.
-
-Knows threads, clocks and queues; not what a call does.
-"""
+"""Call a server repeatedly from many threads, and time the answers."""
 
 import dataclasses
 import itertools
@@ -15,12 +12,12 @@ import numpy as np
 
 @dataclasses.dataclass
 class Load:
-    """What came of a number of calls.
+    """The outcome of a number of calls.
 
     Attributes:
-        latencies: seconds of each call that succeeded, in no order.
-        seconds: from the first call's start to the last one's end.
-        errors: how often each error was raised, by its text.
+        latencies: Seconds that each successful call took, in no particular order.
+        seconds: Time from the start of the first call to the end of the last one.
+        errors: Number of times that each error was raised, by its text.
     """
 
     latencies: list[float]
@@ -29,31 +26,31 @@ class Load:
 
     @property
     def throughput(self) -> float:
-        """Successful calls a second."""
+        """Successful calls per second."""
         return len(self.latencies) / self.seconds
 
     def percentile(self, percent: float) -> float:
-        """Milliseconds within which so many per cent of the calls were answered."""
+        """Milliseconds within which a percentage of the calls was answered."""
         return 1e3 * float(np.percentile(self.latencies, percent))
 
 
 def closed_loop(
-    call: Callable[[], object], concurrency: int, seconds: float, least: int = 1
+    call: Callable[[], object], concurrency: int, seconds: float, minimum: int = 1
 ) -> Load:
-    """Call from several threads, each as soon as its last call is answered.
+    """Call from several threads, each as soon as its previous call is answered.
 
     Args:
         call: Blocks until it is answered.
-        concurrency: Calls under way at any time.
-        seconds: Time after which no call is begun.
-        least: Calls that are begun whatever time they take.
+        concurrency: Number of calls in flight at any time.
+        seconds: Time after which no further call begins.
+        minimum: Number of calls to make even if they take longer than that.
     """
     end = time.perf_counter() + seconds
     numbers = itertools.count()
 
     def begin():
         now = time.perf_counter()
-        return now if next(numbers) < least or now < end else None
+        return now if next(numbers) < minimum or now < end else None
 
     return _run(call, concurrency, begin)
 
@@ -61,15 +58,15 @@ def closed_loop(
 def open_loop(
     call: Callable[[], object], arrivals: Sequence[float], concurrency: int
 ) -> Load:
-    """Call at given times, whether the calls before are answered or not.
+    """Call at scheduled times, whether or not earlier calls have been answered.
 
-    A call that has to wait for a free thread is timed from its given time, so that no
-    delay of the server hides another.
+    A call that must wait for a free thread is timed from its scheduled time, so that a
+    delay of the server cannot hide the delays that follow from it.
 
     Args:
         call: Blocks until it is answered.
-        arrivals: Seconds from now, increasing.
-        concurrency: Calls under way at most.
+        arrivals: Scheduled times in seconds from now, increasing.
+        concurrency: Largest number of calls in flight.
     """
     start = time.perf_counter() + 0.01
     times = iter(arrivals)
@@ -85,23 +82,23 @@ def open_loop(
 
 
 def even_arrivals(rate: float, seconds: float) -> list[float]:
-    """Times of evenly spaced calls, `rate` a second."""
+    """Return the times of evenly spaced calls, `rate` per second."""
     return [number / rate for number in range(max(1, int(rate * seconds)))]
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
-    """Times of calls of many independent clients, `rate` a second on average."""
+    """Return the times of independent clients' calls, `rate` per second on average."""
     count = max(1, int(rate * seconds))
     gaps = np.random.default_rng(seed).exponential(1 / rate, count)
     return np.cumsum(gaps).tolist()
 
 
 def perfect_queue(arrivals: Sequence[float], service: float) -> Load:
-    """What a server would do that takes the same time for each call, one by one.
+    """Return the load of an ideal server, which answers one call at a time.
 
     Args:
-        arrivals: Seconds, increasing.
-        service: Seconds of each call.
+        arrivals: Times in seconds, increasing.
+        service: Seconds that the server takes for each call.
 
     Reference:
         Lindley's recursion of waiting times.
@@ -114,7 +111,7 @@ def perfect_queue(arrivals: Sequence[float], service: float) -> Load:
 
 
 def _run(call, concurrency, begin) -> Load:
-    """Let threads take calls until `begin` gives None in the place of a start."""
+    """Let threads make calls until `begin` returns None instead of a start time."""
     done: list[tuple[float, float, str | None]] = []
 
     def work():
@@ -122,7 +119,7 @@ def _run(call, concurrency, begin) -> Load:
             error = None
             try:
                 call()
-            except Exception as raised:  # whatever it is, it is counted
+            except Exception as raised:  # any error is counted
                 error = " ".join(f"{type(raised).__name__}: {raised}".split())[:200]
             done.append((start, time.perf_counter(), error))
 

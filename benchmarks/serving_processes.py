@@ -1,8 +1,8 @@
-"""The programs that answer the benchmark: the direct call, our server, and others.
+"""Programs under test: direct calls, this project's server, and other servers.
 
-Each loads the same SavedModels, says that it is ready, and ends with its standard
-input. Knows each server's own interface; no load and no clock. Runs in the environment
-of the server: imports nothing of this project but what needs NumPy alone.
+Each program loads the same SavedModels, reports when it is ready, and exits when its
+standard input is closed. It runs in the environment of its server, so the imports at
+the top need nothing but NumPy.
 """
 
 import json
@@ -21,13 +21,13 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 READY = "READY "
 
 
-def tell(facts):
-    """Say a line to the benchmark."""
+def send(facts):
+    """Send a line of facts to the benchmark."""
     print(READY + json.dumps(facts), flush=True)
 
 
 def load_models(folder):
-    """All models of the benchmark, by name."""
+    """Return all models of the benchmark by name."""
     import tensorflow as tf
 
     return {
@@ -37,28 +37,28 @@ def load_models(folder):
 
 
 def free_port():
-    """A port that nobody listens on now."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def arrays_of(folder, case):
-    """Input name and array of a request."""
+def request_input(folder, case):
+    """Return the input name and the array of a request."""
     with np.load(folder / "requests" / f"{case}.npz") as arrays:
         ((name, array),) = arrays.items()
     return name, array
 
 
 def direct(folder):
-    """Answer lines of a case, threads, seconds and least calls with a load."""
+    """Answer lines of `[case, threads, seconds, minimum]` with a `Load`."""
     import tensorflow as tf
 
     models = load_models(folder)
 
-    def call_of(case):
+    def make_call(case):
         function = models[case.model].signatures[case.signature]
-        name, array = arrays_of(folder, case)
+        name, array = request_input(folder, case)
 
         def call():
             outputs = function(**{name: tf.constant(array)})
@@ -66,15 +66,15 @@ def direct(folder):
 
         return call
 
-    tell({})
+    send({})
     for line in sys.stdin:
         case, *settings = json.loads(line)
-        load = closed_loop(call_of(Case(*case)), *settings)
-        tell(vars(load))
+        load = closed_loop(make_call(Case(*case)), *settings)
+        send(vars(load))
 
 
 def ours(folder, batching=None):
-    """Serve with this project; `batching` is the path of the parameters."""
+    """Serve with this project; `batching` is the path of batching parameters."""
     from bn_keras_serving import PredictionServer
     from bn_keras_serving.configuration import read_batching
 
@@ -90,12 +90,12 @@ def ours(folder, batching=None):
         config=config, port=0, rest_port=0, batching=parameters
     ) as server:
         facts = {"address": server.address, "rest": server.rest_address}
-        tell({**facts, "method": PREDICT, "form": "predict"})
+        send({**facts, "method": PREDICT, "form": "predict"})
         sys.stdin.read()
 
 
 def ray(folder):
-    """Serve with Ray Serve: TensorFlow Serving's own stubs behind its proxy."""
+    """Serve with Ray Serve, through its gRPC proxy and TensorFlow Serving's stubs."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray  # pyright: ignore[reportMissingImports]
     from ray import serve  # pyright: ignore[reportMissingImports]
@@ -136,7 +136,7 @@ def ray(folder):
         },
     )
     serve.run(serve.deployment(Predictions).bind(), name="benchmark")
-    tell(
+    send(
         {
             "address": f"127.0.0.1:{port}",
             "method": PREDICT,
@@ -151,7 +151,7 @@ def ray(folder):
 
 
 def kserve(folder):
-    """Serve with KServe's Python server, over its gRPC interface."""
+    """Serve with KServe's Python server, through its gRPC interface."""
     from importlib.metadata import version
 
     import tensorflow as tf
@@ -183,15 +183,15 @@ def kserve(folder):
     requests = folder / "requests"
     for path in requests.glob("*-serving_default-*.npz"):
         model, signature, batch = path.stem.split("-")
-        name, array = arrays_of(folder, Case(model, signature, int(batch)))
-        given = InferInput(name, list(array.shape), "FP32")
-        given.set_data_from_numpy(array)
-        message = InferRequest(model, [given]).to_grpc().SerializeToString()
+        name, array = request_input(folder, Case(model, signature, int(batch)))
+        infer_input = InferInput(name, list(array.shape), "FP32")
+        infer_input.set_data_from_numpy(array)
+        message = InferRequest(model, [infer_input]).to_grpc().SerializeToString()
         (requests / f"{path.stem}.infer").write_bytes(message)
-    models = [Predictions(name, one) for name, one in load_models(folder).items()]
+    models = [Predictions(*item) for item in load_models(folder).items()]
     port = free_port()
     server = ModelServer(http_port=free_port(), grpc_port=port)
-    tell(
+    send(
         {
             "address": f"127.0.0.1:{port}",
             "method": "/inference.GRPCInferenceService/ModelInfer",
@@ -200,11 +200,11 @@ def kserve(folder):
         }
     )
 
-    def end():
+    def exit_with_input():
         sys.stdin.read()
-        os._exit(0)  # its own end waits half a minute for clients
+        os._exit(0)  # a regular exit waits half a minute for clients
 
-    threading.Thread(target=end, daemon=True).start()
+    threading.Thread(target=exit_with_input, daemon=True).start()
     server.start(models)
 
 

@@ -1,7 +1,4 @@
-"""Models to serve, and serialized requests to them with the answers expected.
-
-Knows no server and no load.
-"""
+"""Models to serve, serialized requests to them, and the expected answers."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +24,11 @@ PIXELS = NETWORK._replace(signature="predict_uint8")
 
 
 def write_models(folder, network):
-    """Write the models, and the requests to them, into a folder.
+    """Write the models, the requests to them and the answers into a folder.
 
     Args:
-        folder: where `models` and `requests` go.
-        network: keyword arguments of `BNInception`; None writes the tiny model alone.
+        folder: Folder for the subfolders `models` and `requests`.
+        network: Keyword arguments of `BNInception`. None writes only the tiny model.
     """
     import tensorflow as tf
 
@@ -61,7 +58,7 @@ def write_models(folder, network):
         keras.utils.set_random_seed(0)
         export_saved_model(BNInception(**network), f"{folder}/models/bn_inception")
         cases += [
-            one._replace(batch=batch) for one in (NETWORK, PIXELS) for batch in (1, 8)
+            case._replace(batch=batch) for case in (NETWORK, PIXELS) for batch in (1, 8)
         ]
     (folder / "requests").mkdir()
     for case in cases:
@@ -69,21 +66,21 @@ def write_models(folder, network):
         function = tf.saved_model.load(path).signatures[case.signature]
         (name,) = function.structured_input_signature[1]
         array = _array(case, None if network is None else network["input_shape"])
-        place = folder / "requests" / str(case)
-        np.savez(f"{place}.npz", allow_pickle=False, **{name: array})
-        # Its answer, to hold every contender against.
+        stem = folder / "requests" / str(case)
+        np.savez(f"{stem}.npz", allow_pickle=False, **{name: array})
+        # The answer, with which every contender's is compared.
         (answer,) = function(**{name: tf.constant(array)}).values()
-        np.save(f"{place}.answer.npy", answer.numpy())
-        Path(f"{place}.predict").write_bytes(_predict_request(case, name, array))
+        np.save(f"{stem}.answer.npy", answer.numpy())
+        Path(f"{stem}.predict").write_bytes(_predict_request(case, name, array))
 
 
 def _array(case, image):
-    draw = np.random.default_rng(case.batch)
+    generator = np.random.default_rng(case.batch)
     if case.model == TEXT.model:
         if case.signature == TEXT.signature:
             return np.full(case.batch, b"some bytes")
-        return draw.random((case.batch, 4), np.float32)
-    pixels = draw.integers(0, 256, (case.batch, *image), np.uint8)
+        return generator.random((case.batch, 4), np.float32)
+    pixels = generator.integers(0, 256, (case.batch, *image), np.uint8)
     if case.signature == PIXELS.signature:
         return pixels
     return pixels.astype(np.float32) / 255

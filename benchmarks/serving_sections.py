@@ -1,7 +1,4 @@
-"""What is measured of the servers, and which rows come of it.
-
-Knows loads and medians; no processes, no options and no files.
-"""
+"""The sections of the serving benchmark: which loads to measure, as rows of results."""
 
 import dataclasses
 import statistics
@@ -14,9 +11,9 @@ from benchmarks.serving_load import (
 from benchmarks.serving_requests import NETWORK, PIXELS, TEXT, TINY
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
-# What the direct calls are held at: on few cores more threads bring no more.
+# Concurrency of the direct calls: on few cores more threads gain nothing.
 THREADS = (1, 2, 4)
-# Eight images each: a longer queue of them is answered after many seconds.
+# For requests of eight images: a longer queue would take many seconds.
 LONGEST_QUEUE_OF_BATCHES = 16
 CLIENTS = 64
 
@@ -26,12 +23,12 @@ class Effort:
     """How long to measure.
 
     Attributes:
-        rounds: how often everything takes its turn.
-        tiny: seconds of each load of the tiny model.
-        network: seconds of each load of BN-Inception.
-        open_loop: seconds of a load of the tiny model with given arrivals;
-            BN-Inception has three times as long.
-        concurrencies: calls under way.
+        rounds: Number of times that every load is measured.
+        tiny: Seconds of each load of the tiny model.
+        network: Seconds of each load of BN-Inception.
+        open_loop: Seconds of each open-loop load of the tiny model. Those of
+            BN-Inception take three times as long.
+        concurrencies: Numbers of calls in flight.
     """
 
     rounds: int = 5
@@ -45,29 +42,29 @@ QUICK = Effort(rounds=2, tiny=0.2, network=0.2, open_loop=0.5, concurrencies=(1,
 
 
 def summary(load):
-    """The figures of one load; RuntimeError where nothing was answered."""
+    """Return the figures of a load; raise RuntimeError if no call was answered."""
     if not load.latencies:
-        raise RuntimeError(f"no call was answered: {load.errors}")
-    found = {"requests": len(load.latencies), "a second": load.throughput}
+        raise RuntimeError(f"No call was answered: {load.errors}")
+    figures = {"requests": len(load.latencies), "a second": load.throughput}
     for percent in (50, 95, 99):
-        found[f"p{percent} ms"] = load.percentile(percent)
+        figures[f"p{percent} ms"] = load.percentile(percent)
     if load.errors:
-        found["errors"] = sum(load.errors.values())
-    return found
+        figures["errors"] = sum(load.errors.values())
+    return figures
 
 
 def median(summaries):
-    """Medians of several rounds' figures; requests and errors are added up."""
-    found = {}
-    for key in dict.fromkeys(key for one in summaries for key in one):
-        values = [one[key] for one in summaries if key in one]
-        added = key in ("requests", "errors")
-        found[key] = sum(values) if added else statistics.median(values)
-    return found
+    """Return the medians of several rounds' figures, and the sums of counts."""
+    figures = {}
+    for key in dict.fromkeys(key for summary in summaries for key in summary):
+        values = [summary[key] for summary in summaries if key in summary]
+        is_count = key in ("requests", "errors")
+        figures[key] = sum(values) if is_count else statistics.median(values)
+    return figures
 
 
-def rounded(row):
-    """A row with three digits behind the point at most."""
+def round_row(row):
+    """Return a row with at most three digits after the decimal point."""
     return {
         key: round(value, 3) if isinstance(value, float) else value
         for key, value in row.items()
@@ -75,50 +72,50 @@ def rounded(row):
 
 
 def take_turns(cells, effort):
-    """Put loads on all cells, round after round.
+    """Measure the loads of all cells, round after round.
 
     Args:
-        cells: list of `(contender's name, target, case, concurrency)`.
-        effort: an `Effort`.
+        cells: List of `(contender's name, target, case, concurrency)`.
+        effort: An `Effort`.
 
     Yields:
         After each round, a dict from `(name, case, concurrency)` to the medians of all
-        rounds until then.
+        rounds so far.
     """
-    # First answers of a shape compile.
+    # Warm up: the first call with a shape compiles the model.
     for target, case in {(target, case) for _, target, case, _ in cells}:
         target.closed_loop(case, 2, 0.0, 4)
-    found = {}
+    summaries_of = {}
     for _ in range(effort.rounds):
         for name, target, case, concurrency in cells:
             seconds = effort.tiny if case.model == TINY.model else effort.network
-            # Of a long queue at least every one: the first answers come late.
+            # At least the whole queue, since the first answers to a long one come late.
             load = target.closed_loop(case, concurrency, seconds, max(4, concurrency))
-            found.setdefault((name, case, concurrency), []).append(summary(load))
-        yield {cell: median(summaries) for cell, summaries in found.items()}
+            summaries_of.setdefault((name, case, concurrency), []).append(summary(load))
+        yield {cell: median(summaries) for cell, summaries in summaries_of.items()}
 
 
 def network(direct, served, effort):
-    """Yield rows of BN-Inception: throughput against direct calls."""
+    """Yield rows of BN-Inception: throughput relative to direct calls."""
     cells = []
     for case in (NETWORK, PIXELS):
         for batch in (1, 8):
             longest = LONGEST_QUEUE_OF_BATCHES if batch > 1 else CLIENTS
-            # The direct loads stand among the others: what slows the machine for some
-            # seconds falls on both.
+            # The direct loads are interleaved with the others, so that a slow phase of
+            # the machine affects both.
             for concurrency in sorted({*effort.concurrencies, *THREADS}):
-                for name, target, chosen in (
+                for name, target, concurrencies in (
                     ("direct", direct, THREADS),
                     ("served", served, effort.concurrencies),
                 ):
-                    if concurrency in chosen and concurrency <= longest:
-                        one = case._replace(batch=batch)
-                        cells.append((name, target, one, concurrency))
+                    if concurrency in concurrencies and concurrency <= longest:
+                        batched = case._replace(batch=batch)
+                        cells.append((name, target, batched, concurrency))
     for figures in take_turns(cells, effort):
-        yield [_against_direct(figures, cell) for cell in figures]
+        yield [_relative_to_direct(figures, cell) for cell in figures]
 
 
-def _against_direct(figures, cell):
+def _relative_to_direct(figures, cell):
     name, case, concurrency = cell
     row = {
         "signature": case.signature,
@@ -132,13 +129,13 @@ def _against_direct(figures, cell):
         row["of direct, one thread"] = row["a second"] / direct[0]
         row["of direct, best"] = row["a second"] / max(direct)
         if concurrency == 1:
-            one = figures["direct", case, 1]
-            row["direct p50 / p50"] = one["p50 ms"] / row["p50 ms"]
-    return rounded(row)
+            single = figures["direct", case, 1]
+            row["direct p50 / p50"] = single["p50 ms"] / row["p50 ms"]
+    return round_row(row)
 
 
 def batching(plain, batched, effort):
-    """Yield rows of BN-Inception, requests of one image, gathered into eight or not."""
+    """Yield rows of BN-Inception, with and without batching of single images."""
     longer = dataclasses.replace(effort, network=2 * effort.network)
     cells = [
         (name, target, NETWORK, concurrency)
@@ -149,14 +146,14 @@ def batching(plain, batched, effort):
     for figures in take_turns(cells, longer):
         rows = []
         for (name, case, concurrency), row in figures.items():
-            alone = figures["plain", case, concurrency]["a second"]
+            plain_rate = figures["plain", case, concurrency]["a second"]
             rows.append(
-                rounded(
+                round_row(
                     {
                         "by": name,
                         "concurrency": concurrency,
                         **row,
-                        "of plain": row["a second"] / alone,
+                        "of plain": row["a second"] / plain_rate,
                     }
                 )
             )
@@ -164,7 +161,7 @@ def batching(plain, batched, effort):
 
 
 def tiny(direct, served, rest, effort):
-    """Yield rows of the tiny model: latencies over the direct call's."""
+    """Yield rows of the tiny model: latencies in excess of the direct call's."""
     cells = [("direct", direct, TINY, 1)]
     for concurrency in effort.concurrencies:
         cells.append(("gRPC", served, TINY, concurrency))
@@ -174,7 +171,7 @@ def tiny(direct, served, rest, effort):
     for figures in take_turns(cells, effort):
         direct_ms = figures["direct", TINY, 1]["p50 ms"]
         yield [
-            rounded(
+            round_row(
                 {
                     "by": name,
                     "concurrency": concurrency,
@@ -187,37 +184,37 @@ def tiny(direct, served, rest, effort):
 
 
 def at_load(contenders, cases, effort, share=0.8):
-    """Yield rows of latencies at a share of the highest throughput.
+    """Yield rows of latencies at a fraction of the highest throughput.
 
-    The highest throughput is measured anew just before each load.
+    The highest throughput is measured again just before each load.
 
     Args:
-        contenders: dict from name to `Served`.
-        cases: what to call.
-        effort: an `Effort`.
-        share: of the throughput of 16 calls under way.
+        contenders: Dict from name to `Served`.
+        cases: Cases to call.
+        effort: An `Effort`.
+        share: Fraction of the throughput with 16 calls in flight.
     """
-    found = {}
+    rows_of = {}
     for turn in range(effort.rounds):
         for case in cases:
             seconds = effort.open_loop * (1 if case.model == TINY.model else 3)
             for name, target in contenders.items():
-                most = target.closed_loop(case, 16, seconds / 3, 16).throughput
+                peak = target.closed_loop(case, 16, seconds / 3, 16).throughput
                 for arrivals, make in (
                     ("even", even_arrivals),
                     ("Poisson", lambda *x: poisson_arrivals(*x, seed=turn)),  # noqa: B023
                 ):
-                    times = make(share * most, seconds)
+                    times = make(share * peak, seconds)
                     load = target.open_loop(case, times, CLIENTS)
-                    row = {"highest a second": most, **summary(load)}
+                    row = {"highest a second": peak, **summary(load)}
                     row["p99 / p50"] = row["p99 ms"] / row["p50 ms"]
-                    perfect = perfect_queue(times, 1 / most)
+                    perfect = perfect_queue(times, 1 / peak)
                     row["p99 / p50, perfect queue"] = perfect.percentile(
                         99
                     ) / perfect.percentile(50)
-                    found.setdefault((name, case, arrivals), []).append(row)
+                    rows_of.setdefault((name, case, arrivals), []).append(row)
         yield [
-            rounded(
+            round_row(
                 {
                     "model": case.model,
                     "by": name,
@@ -225,25 +222,29 @@ def at_load(contenders, cases, effort, share=0.8):
                     **median(rows),
                 }
             )
-            for (name, case, arrivals), rows in found.items()
+            for (name, case, arrivals), rows in rows_of.items()
         ]
 
 
 def peers(direct, contenders, effort):
-    """Yield rows of all servers side by side, with the direct call among them."""
+    """Yield rows of all servers and of direct calls."""
     cells = []
     eight = NETWORK._replace(batch=8)
-    for case, chosen in ((TINY, (1, 4, 16, 64)), (NETWORK, (1, 8, 64)), (eight, (1,))):
+    for case, concurrencies in (
+        (TINY, (1, 4, 16, 64)),
+        (NETWORK, (1, 8, 64)),
+        (eight, (1,)),
+    ):
         cells.append(("direct", direct, case, 1))
         cells += [
             (name, target, case, concurrency)
-            for concurrency in chosen
+            for concurrency in concurrencies
             if concurrency in effort.concurrencies or concurrency == 8
             for name, target in contenders.items()
         ]
     for figures in take_turns(cells, effort):
         yield [
-            rounded(
+            round_row(
                 {
                     "model": case.model,
                     "batch": case.batch,

@@ -1,7 +1,4 @@
-"""Mixed requests for a long time, and what the server's memory does meanwhile.
-
-Knows every kind of call, those that are refused among them; starts no server.
-"""
+"""Mixed requests over a long time, while the server's memory is observed."""
 
 import collections
 import http.client
@@ -18,39 +15,39 @@ from benchmarks.serving_requests import NETWORK, PIXELS, TINY
 
 WINDOW = 10.0
 WARM_UP = 120.0
-# Calls a second, so that the soak fits beside other work.
+# Calls per second, few enough to leave the machine usable.
 RATE = 40.0
 THREADS = 16
 
 
-def resident(process):
-    """Resident megabytes of one process."""
+def resident_megabytes(process):
+    """Return the resident memory of a process."""
     text = Path(f"/proc/{process}/status").read_text()
     return int(text.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
 
 
 def growth(values):
-    """From the first to the last tenth of the values, in per cent."""
+    """Return the increase from the first to the last tenth of the values in %."""
     tenth = max(1, len(values) // 10)
     first, last = (statistics.mean(part) for part in (values[:tenth], values[-tenth:]))
     return 100 * (last / first - 1)
 
 
 def soak(served, seconds, rate=RATE):
-    """Ask a server of the small network everything in turn.
+    """Send a server of the small network a random mix of all kinds of calls.
 
     Args:
-        served: a `serving_contenders.Served`.
-        seconds: of the whole soak; the first of them, two minutes at most, are not
-            counted in the growth.
-        rate: calls a second, as many independent clients make them.
+        served: A `serving_contenders.Served`.
+        seconds: Duration of the soak. The growth of memory leaves out its first fifth,
+            at most two minutes.
+        rate: Calls per second, at the times of many independent clients.
 
     Yields:
-        After each ten seconds, the facts of all until then.
+        The facts so far, every ten seconds.
     """
     calls = _calls(served)
     names, weights = list(calls), [weight for weight, _, _ in calls.values()]
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     shares = np.array(weights) / sum(weights)
     latencies, unexpected = collections.defaultdict(list), collections.Counter()
     kinds = collections.deque()
@@ -68,19 +65,22 @@ def soak(served, seconds, rate=RATE):
             unexpected[f"{name}: {code}"] += 1
 
     warm_up, window = min(WARM_UP, seconds / 5), min(WINDOW, seconds / 10)
-    samples, begun = [], time.perf_counter()
-    while (passed := time.perf_counter() - begun) < seconds:
+    samples, start = [], time.perf_counter()
+    while time.perf_counter() - start < seconds:
         arrivals = poisson_arrivals(rate, window, seed=len(samples))
-        kinds.extend(draw.choice(names, len(arrivals), p=shares).tolist())
+        kinds.extend(generator.choice(names, len(arrivals), p=shares).tolist())
         load = open_loop(call, arrivals, THREADS)
         unexpected.update(load.errors)
-        passed = time.perf_counter() - begun
+        elapsed = time.perf_counter() - start
         samples.append(
-            (round(passed, 1), round(resident(served.contender.process.pid), 1))
+            (
+                round(elapsed, 1),
+                round(resident_megabytes(served.contender.process.pid), 1),
+            )
         )
         counted = [size for moment, size in samples if moment > warm_up]
         yield {
-            "minutes": round(passed / 60, 2),
+            "minutes": round(elapsed / 60, 2),
             "calls": sum(map(len, latencies.values())),
             "errors": sum(unexpected.values()),
             "unexpected": dict(unexpected),
@@ -102,7 +102,7 @@ def soak(served, seconds, rate=RATE):
 
 
 def _calls(served):
-    """Dict from a name to its weight, the status expected, and the call."""
+    """Return name to `(weight, expected status, function)` of each kind of call."""
     from tensorflow_serving.apis import (
         get_model_metadata_pb2,
         get_model_status_pb2,
@@ -124,26 +124,26 @@ def _calls(served):
         send = served.call(case)
         return lambda: send() and "OK"
 
-    def answered(call, request):
+    def make_call(call, request):
         return lambda: call(request, timeout=60) and "OK"
 
-    def refused(change):
+    def altered_tiny(change):
         request = predict_pb2.PredictRequest.FromString(served.request(TINY))
         change(request)
-        return answered(predictions.Predict, request)
+        return make_call(predictions.Predict, request)
 
     def first_input(request):
         (name,) = request.inputs
         return request.inputs[name]
 
-    def no_picture(request):
+    def invalid_image(request):
         request.model_spec.name = NETWORK.model
         request.model_spec.signature_name = "predict_encoded"
         (name,) = predict_pb2.PredictRequest.FromString(served.request(NETWORK)).inputs
         request.inputs.clear()
         request.inputs[name].dtype = 7  # DT_STRING
         request.inputs[name].tensor_shape.dim.add(size=1)
-        request.inputs[name].string_val.append(b"no picture")
+        request.inputs[name].string_val.append(b"not an image")
 
     def on_a_new_connection():
         with grpc.insecure_channel(served.facts["address"], UNLIMITED) as channel:
@@ -153,7 +153,7 @@ def _calls(served):
         return "OK"
 
     def rest(path, body=None):
-        def ask():
+        def call_once():
             connection = http.client.HTTPConnection(served.facts["rest"], timeout=60)
             try:
                 connection.request("POST" if body else "GET", path, body)
@@ -163,7 +163,7 @@ def _calls(served):
             finally:
                 connection.close()
 
-        return ask
+        return call_once
 
     tiny = f"/v1/models/{TINY.model}"
     numbers = '{"instances": [[1, 2, 3, 4]]}'
@@ -172,30 +172,30 @@ def _calls(served):
         "network": (20, "OK", predict(NETWORK)),
         "network, eight": (8, "OK", predict(NETWORK._replace(batch=8))),
         "network, pixels": (8, "OK", predict(PIXELS)),
-        "metadata": (4, "OK", answered(predictions.GetModelMetadata, metadata)),
-        "status": (4, "OK", answered(models.GetModelStatus, status)),
+        "metadata": (4, "OK", make_call(predictions.GetModelMetadata, metadata)),
+        "status": (4, "OK", make_call(models.GetModelStatus, status)),
         "new connection": (2, "OK", on_a_new_connection),
         "unknown model": (
             2,
             "NOT_FOUND",
-            refused(lambda x: setattr(x.model_spec, "name", "unknown")),
+            altered_tiny(lambda x: setattr(x.model_spec, "name", "unknown")),
         ),
         "unknown signature": (
             2,
             "FAILED_PRECONDITION",
-            refused(lambda x: setattr(x.model_spec, "signature_name", "unknown")),
+            altered_tiny(lambda x: setattr(x.model_spec, "signature_name", "unknown")),
         ),
         "wrong type": (
             2,
             "INVALID_ARGUMENT",
-            refused(lambda x: setattr(first_input(x), "dtype", 2)),
+            altered_tiny(lambda x: setattr(first_input(x), "dtype", 2)),
         ),
         "malformed": (
             2,
             "INVALID_ARGUMENT",
-            refused(lambda x: setattr(first_input(x), "tensor_content", b"short")),
+            altered_tiny(lambda x: setattr(first_input(x), "tensor_content", b"short")),
         ),
-        "no picture": (2, "INVALID_ARGUMENT", refused(no_picture)),
+        "invalid image": (2, "INVALID_ARGUMENT", altered_tiny(invalid_image)),
         "REST": (4, "200", rest(f"{tiny}:predict", numbers)),
         "REST, malformed": (2, "400", rest(f"{tiny}:predict", "{")),
         "REST, status": (1, "200", rest(tiny)),
