@@ -1,19 +1,17 @@
-"""What the flags of `bn-keras serve` do, by the command itself."""
+"""What the flags of `bn-keras serve` do, in real processes."""
 
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import trustme
+from command_line_calls import COMMAND, user_environment
 from conformance.models import Factor
 from google.protobuf.text_format import text_encoding
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -23,7 +21,6 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-COMMAND = str(Path(sys.executable).with_name("bn-keras"))
 BATCHING = """\
 max_batch_size { value: 4 }
 batch_timeout_micros { value: 1000 }
@@ -34,35 +31,31 @@ ONE = {"x": np.ones(1, np.float32)}
 TWO = {"x": np.ones(2, np.float32)}
 
 
-class Command:
-    """`bn-keras serve` as a process of its own."""
+class ServeProcess:
+    """A process that runs `bn-keras serve`."""
 
     def __init__(self, arguments, directory):
-        # As a user's: what silences TensorFlow in these tests is not in it.
-        quiet = ("TF_CPP", "GRPC_")
-        kept = {n: v for n, v in os.environ.items() if not n.startswith(quiet)}
         self.directory = directory
         self.process = subprocess.Popen(
             [COMMAND, "serve", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=kept,
+            env=user_environment(),
             text=True,
         )
-        self.line = None
-        self.address = self.rest = None
+        self.address = self.rest_address = None
 
-    def wait_until_it_serves(self):
-        self.line = self.process.stdout.readline()
-        if not self.line.startswith("serving at "):
+    def wait_until_ready(self):
+        line = self.process.stdout.readline()
+        if not line.startswith("serving at "):
             raise AssertionError(self.process.communicate()[1])
-        grpc_part, rest_part, *_ = self.line.removeprefix("serving at ").split(", ")
-        self.address = grpc_part
-        self.rest = rest_part.removeprefix("http://")
+        addresses = line.removeprefix("serving at ").split(", ")
+        self.address = addresses[0]
+        self.rest_address = addresses[1].removeprefix("http://")
         return self
 
     def request(self, method, path, body=None):
-        connection = http.client.HTTPConnection(self.rest, timeout=30)
+        connection = http.client.HTTPConnection(self.rest_address, timeout=30)
         try:
             connection.request(method, path, body)
             response = connection.getresponse()
@@ -76,7 +69,7 @@ class Command:
 
 
 def models_config(**directories):
-    """A `ModelServerConfig` of models by name."""
+    """Return a `ModelServerConfig` of models, from their names to their folders."""
     models = (
         f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}'
         for name, path in directories.items()
@@ -99,33 +92,33 @@ def authority():
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory, authority):
-    """Two servers with all flags between them, `--flag=value` and `--flag value`."""
+    """Two servers that have all flags, as `--flag=value` and as `--flag value`."""
     directory = tmp_path_factory.mktemp("serve")
-    for name in ("followed", "unfollowed"):
+    for name in ("polled", "unpolled"):
         (directory / name).mkdir()
         write(Factor(2), directory / name, 1)
     certificate = authority.issue_cert("127.0.0.1")
     key = certificate.private_key_pem.bytes()
-    (cert,) = (one.bytes() for one in certificate.cert_chain_pems)
+    (cert,) = (pem.bytes() for pem in certificate.cert_chain_pems)
     files = {
         "batching.config": BATCHING,
         "monitoring.config": 'prometheus_config { enable: true path: "/metrics" }',
         "unmonitored.config": "prometheus_config { enable: false }",
-        "models.config": models_config(first=directory / "unfollowed"),
+        "models.config": models_config(first=directory / "unpolled"),
         "ssl.config": f'server_key: "{text_encoding.CEscape(key, True)}"\n'
         f'server_cert: "{text_encoding.CEscape(cert, True)}"\n',
     }
     for name, text in files.items():
         (directory / name).write_text(text)
     port, rest_port, second_port, second_rest_port = free_ports(4)
-    with_equals = Command(
+    with_equals = ServeProcess(
         [
             f"--port={port}",
             f"--rest_api_port={rest_port}",
             "--rest_api_timeout_in_ms=1500",
             f"--grpc_socket_path={directory / 's'}",
             "--model_name=factor",
-            f"--model_base_path={directory / 'followed'}",
+            f"--model_base_path={directory / 'polled'}",
             "--file_system_poll_wait_seconds=1",
             f"--monitoring_config_file={directory / 'monitoring.config'}",
             "--enable_batching",
@@ -135,7 +128,7 @@ def commands(tmp_path_factory, authority):
         ],
         directory,
     )
-    with_spaces = Command(
+    with_spaces = ServeProcess(
         [
             *("--port", second_port),
             *("--rest_api_port", second_rest_port),
@@ -151,7 +144,7 @@ def commands(tmp_path_factory, authority):
         directory,
     )
     try:
-        yield with_equals.wait_until_it_serves(), with_spaces.wait_until_it_serves()
+        yield with_equals.wait_until_ready(), with_spaces.wait_until_ready()
     finally:
         with_equals.end()
         with_spaces.end()
@@ -185,7 +178,7 @@ def wait_until(condition):
         if condition():
             return
         time.sleep(0.02)
-    raise AssertionError("it never came to be")
+    raise AssertionError("the condition never became true")
 
 
 def answer(predictions, name, signature="", inputs=ONE):
@@ -193,9 +186,10 @@ def answer(predictions, name, signature="", inputs=ONE):
     return predictions.Predict(request, timeout=30)
 
 
-def test_ports_and_socket_are_those_of_the_flags(first, predictions):
+def test_the_server_listens_on_ports_and_socket_of_the_flags(first, predictions):
     arguments = " ".join(first.process.args)
-    for address, flag in ((first.address, "port"), (first.rest, "rest_api_port")):
+    addresses = {"port": first.address, "rest_api_port": first.rest_address}
+    for flag, address in addresses.items():
         host, _, port = address.partition(":")
         assert host == "127.0.0.1"
         assert f" --{flag}={port} " in arguments
@@ -204,7 +198,7 @@ def test_ports_and_socket_are_those_of_the_flags(first, predictions):
         assert answer(stub, "factor") == answer(predictions, "factor")
 
 
-def test_answers_are_bytes_and_batches_are_of_the_size_in_the_file(predictions):
+def test_answers_are_bytes_and_batches_have_the_sizes_in_the_file(predictions):
     seen = answer(predictions, "factor", "rows", TWO).outputs["seen"]
     assert seen.tensor_content == np.int32([4, 4]).tobytes()
     five = request_of({"x": np.ones(5, np.float32)}, "factor")
@@ -213,28 +207,28 @@ def test_answers_are_bytes_and_batches_are_of_the_size_in_the_file(predictions):
     assert "larger than maximum input batch size 4" in details
 
 
-def test_channel_arguments_reach_grpc(predictions):
+def test_channel_arguments_are_passed_to_grpc(predictions):
     large = request_of({"x": np.ones(30_000, np.float32)}, "factor")
     code, _ = rpc_error(predictions.Predict, large)
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_rest_ends_after_its_time_and_metrics_are_where_the_file_says(first):
+def test_rest_has_the_timeout_of_the_flag_and_metrics_the_path_in_the_file(first):
     path = "/v1/models/factor:predict"
     status, body = first.request("POST", path, '{"instances": [1.5]}')
     assert (status, json.loads(body)) == (200, {"predictions": [3.0]})
     slow = {"signature_name": "slow", "instances": [3_000_000]}
-    begun = time.monotonic()
+    start = time.monotonic()
     status, _ = first.request("POST", path, json.dumps(slow))
-    assert (status, time.monotonic() - begun < 2.9) == (504, True)
+    assert (status, time.monotonic() - start < 2.9) == (504, True)
     status, body = first.request("GET", "/metrics")
     count = b':tensorflow:serving:request_count{model_name="factor",status="OK"}'
     assert (status, count in body) == (200, True)
     assert first.request("GET", "/monitoring/prometheus/metrics")[0] == 404
 
 
-def test_a_new_version_is_found_by_looking_each_second(first, predictions):
-    write(Factor(3), first.directory / "followed", 2)
+def test_a_new_version_is_found_by_polling_the_folder(first, predictions):
+    write(Factor(3), first.directory / "polled", 2)
 
     def latest():
         return answer(predictions, "factor", inputs=TWO)
@@ -243,10 +237,10 @@ def test_a_new_version_is_found_by_looking_each_second(first, predictions):
     assert latest().outputs["y"].tensor_content == np.float32([3, 3]).tobytes()
 
 
-def test_tls_is_that_of_the_file(second, secure):
+def test_tls_has_the_certificate_in_the_file(second, secure):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(secure)
     assert list(answer(stub, "first").outputs["y"].float_val) == [2.0]
-    # Neither batches nor padding.
+    # Without batching the input is not padded.
     assert list(answer(stub, "first", "rows").outputs["seen"].int_val) == [1]
     with grpc.insecure_channel(second.address) as channel:
         plain = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -257,13 +251,13 @@ def test_tls_is_that_of_the_file(second, secure):
         assert second.request("GET", path)[0] == 404
 
 
-def test_the_file_of_models_is_followed_and_their_folders_are_not(second, secure):
-    # It is there when the next model is found, and looked for no more.
-    write(Factor(3), second.directory / "unfollowed", 2)
+def test_the_configuration_file_is_polled_and_the_folders_are_not(second, secure):
+    # This version exists when the configuration is read again, and is not looked for.
+    write(Factor(3), second.directory / "unpolled", 2)
     new = second.directory / "new.config"
     new.write_text(
         models_config(
-            first=second.directory / "unfollowed", added=second.directory / "followed"
+            first=second.directory / "unpolled", added=second.directory / "polled"
         )
     )
     new.rename(second.directory / "models.config")
@@ -274,23 +268,23 @@ def test_the_file_of_models_is_followed_and_their_folders_are_not(second, secure
         return call.code() == grpc.StatusCode.OK
 
     wait_until(is_added)
-    found = stub.GetModelStatus(status_request("first"), timeout=30)
-    assert [one.version for one in found.model_version_status] == [1]
+    response = stub.GetModelStatus(status_request("first"), timeout=30)
+    assert [status.version for status in response.model_version_status] == [1]
 
 
-def test_sigterm_lets_requests_end_and_the_status_is_0(second, secure):
+def test_sigterm_lets_requests_finish_and_the_status_is_0(second, secure):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(secure)
     watch = health_pb2_grpc.HealthStub(secure).Watch(
         health_pb2.HealthCheckRequest(), timeout=60
     )
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     slow = request_of({"x": np.full(1, 2_000_000)}, "first", "slow")
-    under_way = stub.Predict.future(slow, timeout=30)
-    time.sleep(0.3)  # that it has arrived
+    call = stub.Predict.future(slow, timeout=30)
+    time.sleep(0.3)  # so that the request has arrived
     second.process.send_signal(signal.SIGTERM)
     assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert not under_way.done()
-    assert list(under_way.result().outputs["y"].int64_val) == [2_000_000]
-    _, told = second.process.communicate(timeout=30)
+    assert not call.done()
+    assert list(call.result().outputs["y"].int64_val) == [2_000_000]
+    _, error = second.process.communicate(timeout=30)
     assert second.process.returncode == 0
-    assert "Traceback" not in told
+    assert "Traceback" not in error
