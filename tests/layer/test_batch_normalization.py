@@ -1,4 +1,4 @@
-"""The layer against NumPy in float64, and its manners as a Keras layer."""
+"""The layer, compared with NumPy in float64."""
 
 import keras
 import numpy as np
@@ -6,6 +6,8 @@ import pytest
 from keras import ops
 
 from bn_keras import BatchNormalization
+
+pytestmark = pytest.mark.fast
 
 SHAPES = [
     pytest.param((6, 3), -1, id="dense"),
@@ -18,9 +20,9 @@ SHAPES = [
 ]
 
 
-def axes_of(shape, axis):
-    kept = np.mod([axis] if isinstance(axis, int) else axis, len(shape))
-    return tuple(one for one in range(len(shape)) if one not in kept)
+def reduced_axes(shape, axis):
+    channel_axes = np.mod([axis] if isinstance(axis, int) else axis, len(shape))
+    return tuple(i for i in range(len(shape)) if i not in channel_axes)
 
 
 def draw(shape, seed=0):
@@ -37,7 +39,7 @@ def test_training_normalizes_by_the_biased_moments_of_the_batch(shape, axis):
     )
     values = draw(shape)
     outputs = layer(values, training=True)
-    axes = axes_of(shape, axis)
+    axes = reduced_axes(shape, axis)
     x = values.astype(np.float64)
     mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
     gamma, beta = (
@@ -51,7 +53,7 @@ def test_training_normalizes_by_the_biased_moments_of_the_batch(shape, axis):
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_moving_statistics_at_steps_one_two_three(shape, axis, unbiased):
     layer = BatchNormalization(axis, momentum=0.7, unbiased=unbiased)
-    axes = axes_of(shape, axis)
+    axes = reduced_axes(shape, axis)
     mean = variance = None
     for step in (1, 2, 3):
         values = draw(shape, seed=step)
@@ -66,7 +68,7 @@ def test_moving_statistics_at_steps_one_two_three(shape, axis, unbiased):
         np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
 
 
-def test_inference_uses_the_moving_statistics_and_leaves_them():
+def test_inference_uses_the_moving_statistics_and_does_not_change_them():
     layer = BatchNormalization(epsilon=1e-3)
     layer.build((None, 3))
     weights = [[1.0, 2.0, -1.0], [0.5, 0.0, 1.0], [1.0, 0.0, 3.0], [4.0, 1.0, 9.0]]
@@ -79,7 +81,7 @@ def test_inference_uses_the_moving_statistics_and_leaves_them():
     np.testing.assert_array_equal(layer.moving_variance, [4, 1, 9])
 
 
-def test_without_scale_and_center_there_is_nothing_to_train():
+def test_without_scale_and_center_the_layer_has_only_statistics():
     layer = BatchNormalization(scale=False, center=False)
     outputs = np.asarray(layer(draw((50, 3)), training=True))
     assert len(layer.weights) == 2
@@ -88,14 +90,14 @@ def test_without_scale_and_center_there_is_nothing_to_train():
 
 
 @pytest.mark.parametrize("values", [np.ones((1, 3)), np.ones((0, 3))])
-def test_fewer_than_two_values_leave_the_statistics_untouched(values):
+def test_fewer_than_two_values_do_not_change_the_statistics(values):
     layer = BatchNormalization(momentum=0.5)
     layer(values.astype("float32"), training=True)
     np.testing.assert_array_equal(layer.moving_mean, 0)
     np.testing.assert_array_equal(layer.moving_variance, 1)
 
 
-def test_masked_positions_do_not_count():
+def test_masked_positions_are_ignored():
     layer = BatchNormalization(momentum=0.0)
     values = draw((4, 5, 3))
     mask = np.random.default_rng(1).random((4, 5)) < 0.7
@@ -105,14 +107,14 @@ def test_masked_positions_do_not_count():
     np.testing.assert_allclose(layer.moving_variance, x.var(0, ddof=1), rtol=1e-5)
 
 
-def test_an_all_masked_batch_leaves_the_statistics_untouched():
+def test_a_fully_masked_batch_does_not_change_the_statistics():
     layer = BatchNormalization(momentum=0.5)
     layer(draw((4, 5, 3)), training=True, mask=np.zeros((4, 5), bool))
     np.testing.assert_array_equal(layer.moving_mean, 0)
     np.testing.assert_array_equal(layer.moving_variance, 1)
 
 
-def test_float16_keeps_its_statistics_in_float32():
+def test_the_statistics_of_a_float16_layer_are_float32():
     layer = BatchNormalization(momentum=0.0, dtype="float16")
     values = (1000 * np.random.default_rng(0).normal(size=(64, 2))).astype("float16")
     outputs = layer(values, training=True)
@@ -122,7 +124,7 @@ def test_float16_keeps_its_statistics_in_float32():
     np.testing.assert_allclose(layer.moving_variance, expected, rtol=1e-4)
 
 
-def test_a_frozen_layer_is_in_inference_mode():
+def test_a_layer_that_is_not_trainable_runs_in_inference_mode():
     layer = BatchNormalization()
     layer.build((None, 3))
     layer.trainable = False
@@ -131,7 +133,7 @@ def test_a_frozen_layer_is_in_inference_mode():
     np.testing.assert_array_equal(layer.moving_mean, 0)
 
 
-def test_fit_trains_with_an_unknown_batch_size():
+def test_fit_works_with_an_unknown_batch_size():
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [keras.Input((3,)), BatchNormalization(momentum=0.0), keras.layers.Dense(1)]
@@ -144,7 +146,7 @@ def test_fit_trains_with_an_unknown_batch_size():
     )
 
 
-def test_saving_and_loading_keeps_outputs_and_configuration(tmp_path):
+def test_a_saved_model_has_the_same_outputs_and_configuration(tmp_path):
     model = keras.Sequential(
         [
             keras.Input((4, 4, 2)),
@@ -161,7 +163,7 @@ def test_saving_and_loading_keeps_outputs_and_configuration(tmp_path):
     np.testing.assert_array_equal(loaded(values), model(values))
 
 
-def test_the_layer_is_registered_under_the_packages_name():
+def test_the_registered_name_of_the_layer_contains_the_package():
     name = keras.saving.get_registered_name(BatchNormalization)
     assert name == "bn_keras>BatchNormalization"
 
@@ -174,7 +176,7 @@ def test_the_layer_is_registered_under_the_packages_name():
         ({"epsilon": float("nan")}, "Received: epsilon=nan"),
     ],
 )
-def test_a_wrong_argument_is_named(arguments, message):
+def test_the_error_for_a_wrong_argument_names_it(arguments, message):
     with pytest.raises(ValueError, match=message):
         BatchNormalization(**arguments)
 
@@ -189,12 +191,12 @@ def test_a_wrong_argument_is_named(arguments, message):
         (-1, (None, 0), r"known size of at least 1\. Received: axis=-1"),
     ],
 )
-def test_a_wrong_axis_is_named(axis, shape, message):
+def test_the_error_for_a_wrong_axis_names_it(axis, shape, message):
     with pytest.raises(ValueError, match=message):
         BatchNormalization(axis).build(shape)
 
 
-def test_a_mask_of_another_rank_is_named():
+def test_the_error_for_a_mask_of_another_rank_shows_its_shape():
     with pytest.raises(ValueError, match=r"Received: mask shape \(4,\)"):
         BatchNormalization()(
             ops.ones((4, 5, 3)), training=True, mask=ops.ones((4,), "bool")

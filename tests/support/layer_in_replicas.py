@@ -1,8 +1,9 @@
-"""Run as a program, runs the layer in two replicas and writes what it answered.
+"""The layer in two replicas.
 
-Usage: `python layer_in_replicas.py mirrored|mesh FOLDER`, the former on TensorFlow, the
-latter on JAX. Compares nothing: `test_layer_distributed` does, which also imports the
-inputs from here.
+As a program: `python layer_in_replicas.py RUN FOLDER` writes the results to
+`FOLDER/RUN.npz`. The runs `mirrored` and `mirrored_slow` use TensorFlow, and `mesh` uses
+JAX. The expected values are computed by `tests/layer/test_distributed.py`, which
+imports the inputs from here.
 """
 
 import sys
@@ -15,16 +16,24 @@ MOMENTUM = 0.6
 
 
 def case(first, second, mean=2.0, masked=(), **arguments):
-    """Inputs and cotangents of two replicas, masks, and the layer's arguments."""
+    """Return inputs, cotangents and masks of two replicas, and the layer's arguments.
+
+    Args:
+        first: The shape of the inputs of the first replica.
+        second: The shape of those of the second replica.
+        mean: The mean of the inputs.
+        masked: For each replica, the fraction of positions that are not masked.
+        **arguments: Arguments of the layer.
+    """
     draw = np.random.default_rng(0)
     shapes = (first, second)
     noise = [draw.normal(size=shape) for shape in shapes]
-    # Replicas differ by two deviations: their means must be merged.
+    # The replicas differ by two deviations, so that merging must consider their means.
     x = [(mean + 2 * i + noise[i]).astype("float32") for i in (0, 1)]
-    # With a part along the normalized inputs, or gamma's gradient would be near 0.
+    # Correlated with the normalized inputs; otherwise the gradient by gamma is near 0.
     cotangent = [
-        (1 + 2 * i + own + draw.normal(size=own.shape)).astype("float32")
-        for i, own in enumerate(noise)
+        (1 + 2 * i + part + draw.normal(size=part.shape)).astype("float32")
+        for i, part in enumerate(noise)
     ]
     masks = None
     if masked:
@@ -53,7 +62,7 @@ CASES = {
     "debiased": case((6, 3), (2, 3), averaging="debiased"),
     "biased": case((6, 3), (2, 3), unbiased=False),
 }
-UNSYNCHRONIZED = {
+UNSYNCHRONIZED_CASES = {
     "equal": CASES["equal"],
     "unequal": CASES["unequal"],
     "empty": CASES["empty"],
@@ -61,23 +70,34 @@ UNSYNCHRONIZED = {
     "cumulative": case((6, 3), (2, 3), averaging="cumulative"),
     "large": case((32, 32, 32, 8), (32, 32, 32, 8)),
 }
+# Each takes half a second to compile. All others are in the slow run.
+REPRESENTATIVES = {
+    "synchronized unequal",
+    "synchronized per activation",
+    "synchronized unknown empty",
+    "synchronized one replica masked",
+    "synchronized far",
+    "synchronized debiased",
+    "unsynchronized unequal",
+    "unsynchronized cumulative",
+}
 
 
 def build(layer, shape):
-    """Build it with uneven gamma and beta."""
+    """Build a layer with different values of gamma and beta."""
     layer.build((None, *shape[1:]))
     for index, weight in enumerate((layer.gamma, layer.beta)):
         weight.assign(np.random.default_rng(index).uniform(0.5, 2, weight.shape))
 
 
 def inputs_of_fit():
-    """Seventeen examples at mean 1e4: the last global batch of 8 holds one."""
+    """Return 17 examples with mean 1e4: the last batch of 8 has one example."""
     values = 1e4 + np.random.default_rng(7).normal(size=(17, 3))
     return values.astype("float32"), np.zeros((17, 3), "float32")
 
 
 def model_for_fit(**arguments):
-    """The layer alone, not to learn."""
+    """Return a model of the layer alone that does not learn."""
     import keras
 
     from bn_keras import BatchNormalization
@@ -88,8 +108,13 @@ def model_for_fit(**arguments):
     return model
 
 
-def run_mirrored(folder):
-    """Every case under a mirrored strategy of two logical CPU devices."""
+def run_mirrored(folder, slow):
+    """Run cases under a mirrored strategy of two logical CPU devices.
+
+    Args:
+        folder: Where to save a model that was trained, unless the run is slow.
+        slow: Whether to run all other cases instead of the representatives.
+    """
     import tensorflow as tf
 
     from bn_keras import BatchNormalization
@@ -101,7 +126,7 @@ def run_mirrored(folder):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     results = {}
 
-    def distributed(values):
+    def distribute(values):
         if values is None:
             return None
         return strategy.experimental_distribute_values_from_function(
@@ -118,33 +143,40 @@ def run_mirrored(folder):
         def replica(x, cotangent, mask):
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                given = x
+                inputs = x
                 if "unknown" in name:  # the size of the batch, as in `fit`
                     shape = (None, *x.shape[1:])
-                    given = tf.raw_ops.PlaceholderWithDefault(input=x, shape=shape)
-                outputs = layer(given, training=True, mask=mask)
-            learned = [layer.gamma.value, layer.beta.value]
-            return outputs, *tape.gradient(outputs, [x, *learned], cotangent)
+                    inputs = tf.raw_ops.PlaceholderWithDefault(input=x, shape=shape)
+                outputs = layer(inputs, training=True, mask=mask)
+            sources = [x, layer.gamma.value, layer.beta.value]
+            return outputs, *tape.gradient(outputs, sources, cotangent)
 
-        given = [distributed(values) for values in (x, cotangent, masks)]
+        values = [distribute(parts) for parts in (x, cotangent, masks)]
         try:
-            found = tf.function(lambda *given: strategy.run(replica, given))(*given)
-        except RuntimeError as error:  # for the one test that it fails
+            per_replica = tf.function(lambda *args: strategy.run(replica, args))(
+                *values
+            )
+        except RuntimeError as error:  # reported by the test of this case
             results[f"{name}/error"] = np.array(str(error))
             return
-        for value, part in zip(("outputs", "x", "gamma", "beta"), found, strict=True):
-            parts = strategy.experimental_local_results(part)
-            for index, own in enumerate(parts):
-                results[f"{name}/{value}/{index}"] = own.numpy()
+        names = ("outputs", "x", "gamma", "beta")
+        for value_name, value in zip(names, per_replica, strict=True):
+            parts = strategy.experimental_local_results(value)
+            for index, part in enumerate(parts):
+                results[f"{name}/{value_name}/{index}"] = part.numpy()
         for weight in layer.weights[2:]:
             results[f"{name}/{weight.name}"] = np.asarray(weight)
 
-    for name, (x, cotangent, masks, arguments) in CASES.items():
-        run(f"synchronized {name}", True, x, cotangent, masks, arguments)
-    for name, (x, cotangent, masks, arguments) in UNSYNCHRONIZED.items():
-        run(f"unsynchronized {name}", False, x, cotangent, masks, arguments)
+    for prefix, cases in (
+        ("synchronized", CASES),
+        ("unsynchronized", UNSYNCHRONIZED_CASES),
+    ):
+        for case_name, values in cases.items():
+            name = f"{prefix} {case_name}"
+            if slow != (name in REPRESENTATIVES):
+                run(name, prefix == "synchronized", *values)
     x, y = inputs_of_fit()
-    for synchronized in (True, False):
+    for synchronized in () if slow else (True, False):
         with strategy.scope():
             model = model_for_fit(synchronized=synchronized)
         model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
@@ -153,11 +185,11 @@ def run_mirrored(folder):
         if synchronized:
             model.save(folder / "mirrored.keras")
             results["predictions"] = model(x).numpy()
-    np.savez(folder / "mirrored.npz", **results)
+    return results
 
 
 def run_mesh(folder):
-    """A training step over two devices and over one; and the saved model's answers."""
+    """Run a training step on two devices and on one, and load the saved model."""
     import keras
 
     import bn_keras  # noqa: F401  registers the layer
@@ -178,8 +210,13 @@ def run_mesh(folder):
             results[f"{name}/{weight.name}"] = np.asarray(weight.value)
         shards = len(model.layers[0].moving_mean.value.sharding.device_set)
         results[f"{name}/devices"] = np.array(shards)
-    np.savez(folder / "mesh.npz", **results)
+    return results
 
 
 if __name__ == "__main__":
-    {"mirrored": run_mirrored, "mesh": run_mesh}[sys.argv[1]](Path(sys.argv[2]))
+    run_name, folder = sys.argv[1], Path(sys.argv[2])
+    if run_name == "mesh":
+        results = run_mesh(folder)
+    else:
+        results = run_mirrored(folder, slow=run_name == "mirrored_slow")
+    np.savez(folder / f"{run_name}.npz", **results)

@@ -15,15 +15,14 @@ TENSORFLOW = keras.backend.backend() == "tensorflow"
 # How a function is run. The first mode is the cheapest one.
 MODES = ("eager", "graph", "xla", "unknown batch") if TENSORFLOW else ("xla",)
 DTYPES = ("float32", "float64") if TENSORFLOW else ("float32",)
+SLOW = pytest.mark.slow
 tensorflow_only = pytest.mark.skipif(not TENSORFLOW, reason="tests TensorFlow only")
 
 
 def modes(*defaults):
     """Return a parameter for each mode; all but the first and `defaults` are slow."""
     return [
-        pytest.param(
-            mode, marks=[] if mode in (MODES[0], *defaults) else pytest.mark.slow
-        )
+        pytest.param(mode, marks=() if mode in (MODES[0], *defaults) else SLOW)
         for mode in MODES
     ]
 
@@ -31,8 +30,8 @@ def modes(*defaults):
 def cases_in_modes(cases, representatives, modes=MODES):
     """Return the product of cases and modes as parameters.
 
-    In the first mode every case is in the default suite; in the other modes only the
-    representatives are, and the rest is slow.
+    In eager mode every case is in the default suite. In the other modes, which compile,
+    only the representatives are, and the rest is slow.
 
     Args:
         cases: Parameters with ids.
@@ -44,11 +43,7 @@ def cases_in_modes(cases, representatives, modes=MODES):
             *case.values,
             mode,
             id=f"{case.id}-{mode}",
-            marks=(
-                []
-                if mode == modes[0] or case.id in representatives
-                else [pytest.mark.slow]
-            ),
+            marks=() if mode == "eager" or case.id in representatives else SLOW,
         )
         for case in cases
         for mode in modes
