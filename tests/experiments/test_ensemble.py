@@ -1,4 +1,4 @@
-"""Figure 4: errors of single crop, multicrop and ensemble, and their intervals."""
+"""Figure 4: the errors of crops and ensemble, and their intervals."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,13 @@ from bn_keras import data
 from bn_keras.evaluation import evaluate, predict_probabilities
 from bn_keras.experiments import ensemble
 from bn_keras.experiments.curves import sample
+from bn_keras.experiments.ensemble import EXPERIMENT
 from bn_keras.models import ConvNet
 from bn_keras.training import recipes
 
 
 def answers(rng, members, images, labels, strength):
-    """Made-up probabilities that are right more often the larger the strength."""
+    """Return random probabilities that are right more often the larger the strength."""
     logits = rng.normal(size=(members, images, 5))
     logits[:, np.arange(images), labels] += strength
     exponents = np.exp(logits)
@@ -25,19 +26,26 @@ def measurements():
     labels = rng.integers(0, 5, 400)
     single = answers(rng, 6, 400, labels, 0.5)
     multiple = answers(rng, 6, 400, labels, 1.5)
-    found = ensemble.compare(single, multiple, labels)
-    return {"scale": "default", "seconds": 1.0, "images": 400, "crops": 144, **found}
+    comparison = ensemble.compare(single, multiple, labels)
+    return {
+        "scale": "default",
+        "seconds": 1.0,
+        "images": 400,
+        "crops": 144,
+    } | comparison
 
 
-def test_the_ensembles_answer_is_the_mean_of_probabilities():
-    # Two of three members are wrong, the third is sure.
+@pytest.mark.fast
+def test_the_ensemble_averages_probabilities():
+    # Two of three members are wrong, the third is certain.
     multiple = np.array([[[0.4, 0.6]], [[0.4, 0.6]], [[0.9, 0.1]]])
-    found = ensemble.compare(multiple, multiple, np.array([0]))
-    assert found["errors"]["multicrop"] == [1.0, 1.0, 0.0]
-    assert found["errors"]["ensemble"] == [0.0]
+    comparison = ensemble.compare(multiple, multiple, np.array([0]))
+    assert comparison["errors"]["multicrop"] == [1.0, 1.0, 0.0]
+    assert comparison["errors"]["ensemble"] == [0.0]
 
 
-def test_a_gains_interval_is_that_of_a_mean_of_paired_differences():
+@pytest.mark.fast
+def test_the_interval_of_a_gain_is_that_of_mean_paired_differences():
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 5, 200)
     single = answers(rng, 3, 200, labels, 0.5)
@@ -60,9 +68,10 @@ def test_a_gains_interval_is_that_of_a_mean_of_paired_differences():
     )
 
 
-def test_each_line_of_figure_4_is_a_row_with_its_gain(measurements):
-    found = ensemble.rows(measurements)
-    assert [row.paper for row in found] == [
+@pytest.mark.fast
+def test_each_line_of_figure_4_has_a_row_and_a_gain(measurements):
+    rows = EXPERIMENT.rows(measurements)
+    assert [row.paper for row in rows] == [
         "25.2 (ImageNet)",
         "21.99 (ImageNet)",
         "20.1 (ImageNet)",
@@ -70,45 +79,48 @@ def test_each_line_of_figure_4_is_a_row_with_its_gain(measurements):
         "more than 0 (1.9)",
         "more than 0 (1.9)",
     ]
-    assert found[3].agrees
-    assert found[4].agrees
+    assert rows[3].agrees
+    assert rows[4].agrees
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("low", "high", "agrees"), [(-0.001, 0.02, False), (0.001, 0.02, True)]
 )
-def test_a_gain_whose_interval_holds_zero_does_not_agree(
+def test_a_gain_whose_interval_contains_zero_does_not_agree(
     measurements, low, high, agrees
 ):
     measurements["gains"]["ensemble"] = [0.01, low, high]
-    assert ensemble.rows(measurements)[4].agrees is agrees
+    assert EXPERIMENT.rows(measurements)[4].agrees is agrees
 
 
-def test_an_ensemble_is_held_against_its_members_and_the_best_of_them():
+@pytest.mark.fast
+def test_an_ensemble_is_compared_with_its_members_and_with_the_best():
     right, wrong = [[1.0, 0.0]], [[0.0, 1.0]]
-    best, sure = right + wrong, [[0.4, 0.6], [0.0, 1.0]]
-    multiple = np.array([best, sure, sure])
-    found = ensemble.compare(multiple, multiple, np.array([0, 0]))
-    assert found["errors"]["multicrop"] == [0.5, 1.0, 1.0]
-    assert found["errors"]["ensemble"] == [0.5]
-    assert found["gains"]["ensemble"][0] == pytest.approx(1 / 3)
-    assert found["gains"]["best"][0] == 0.0
+    best, certain = right + wrong, [[0.4, 0.6], [0.0, 1.0]]
+    multiple = np.array([best, certain, certain])
+    comparison = ensemble.compare(multiple, multiple, np.array([0, 0]))
+    assert comparison["errors"]["multicrop"] == [0.5, 1.0, 1.0]
+    assert comparison["errors"]["ensemble"] == [0.5]
+    assert comparison["gains"]["ensemble"][0] == pytest.approx(1 / 3)
+    assert comparison["gains"]["best"][0] == 0.0
 
 
-def test_the_figure_has_a_bar_for_each_line(measurements):
-    (axes,) = ensemble.plot(measurements).axes
+@pytest.mark.fast
+def test_the_figure_has_one_bar_per_line(measurements):
+    (axes,) = EXPERIMENT.plot(measurements).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == [
         "single crop",
         "multicrop",
         "ensemble",
     ]
     heights = [patch.get_height() for patch in axes.patches]
-    means = [100 * np.mean(found) for found in measurements["errors"].values()]
+    means = [100 * np.mean(errors) for errors in measurements["errors"].values()]
     np.testing.assert_allclose(heights, means)
-    assert axes.get_ylabel() == "top-1 error in %"
+    assert axes.get_ylabel() == "top-1 error (%)"
 
 
-def test_probabilities_are_those_that_evaluate_scores():
+def test_probabilities_are_those_that_evaluate_uses():
     split = sample(data.digits().test, 30)
     model = ConvNet(input_shape=(8, 8, 1), classes=10)
     pairs = list(predict_probabilities(model, split, 10, batch_size=32))
@@ -119,32 +131,34 @@ def test_probabilities_are_those_that_evaluate_scores():
     assert evaluate(model, split, 10, batch_size=32).top1 == pytest.approx(top1)
 
 
-def test_a_members_answers_are_of_one_crop_and_of_all(monkeypatch):
+@pytest.mark.fast
+def test_a_member_is_asked_with_one_crop_and_with_all(monkeypatch):
     def predict(model, split, crops, *_):
         yield np.full((len(split), 10), crops / 1000), split.labels
 
     monkeypatch.setattr(ensemble, "predict_probabilities", predict)
-    monkeypatch.setattr(ensemble, "trained", lambda *_: None)
+    monkeypatch.setattr(ensemble, "train_or_load", lambda *_: None)
     sizes = {"size": 8, "width": 1 / 16, "epochs": 1, "images": 20, "crops": 10}
-    found = ensemble.answers(
+    probabilities = ensemble._predict_member(
         {}, None, member=recipes.ENSEMBLE[0].name, data="digits", **sizes
     )
-    np.testing.assert_array_equal(found["single"], np.full((20, 10), 0.001))
-    np.testing.assert_array_equal(found["multiple"], np.full((20, 10), 0.01))
+    np.testing.assert_array_equal(probabilities["single"], np.full((20, 10), 0.001))
+    np.testing.assert_array_equal(probabilities["multiple"], np.full((20, 10), 0.01))
     expected = sample(data.digits().test, 20).labels
-    np.testing.assert_array_equal(found["labels"], expected)
+    np.testing.assert_array_equal(probabilities["labels"], expected)
 
 
 @pytest.mark.slow
-def test_a_smoke_run_is_measured_once(tmp_path):
-    first = ensemble.run(tmp_path, "smoke")
-    told = []
-    again = ensemble.run(tmp_path, "smoke", on_part=lambda *a: told.append(a))
+def test_a_smoke_run_measures_each_part_once(tmp_path):
+    first = EXPERIMENT.run(tmp_path, "smoke")
+    progress = []
+    again = EXPERIMENT.run(tmp_path, "smoke", on_part=lambda *a: progress.append(a))
     assert again == first
-    assert told == [("", 2, 2)]
+    assert progress == [("", 2, 2)]
     assert len(first["errors"]["single crop"]) == 2
-    assert ensemble.rows(first)
+    assert EXPERIMENT.rows(first)
 
 
-def test_the_members_are_the_papers_six():
+@pytest.mark.fast
+def test_the_default_plan_has_the_papers_six_members():
     assert ensemble.PLANS["default"].members == len(recipes.ENSEMBLE) == 6

@@ -1,4 +1,4 @@
-"""Figures 2 and 3: steps, maxima, orders, ratios; a run at smoke scale."""
+"""Figures 2 and 3: steps, best accuracies, orders, speed-ups; a smoke run."""
 
 import json
 
@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from bn_keras.data import Arrays
-from bn_keras.experiments import inception
+from bn_keras.experiments import experiment, figure_3
 from bn_keras.experiments.curves import (
-    Curve,
-    accuracy_curve,
+    AccuracyCurve,
     halvings,
+    measure_accuracy_curve,
     sample,
-    scaled_down,
+    scale_down,
 )
+from bn_keras.experiments.inception import EXPERIMENT
 from bn_keras.experiments.parts import Measured
 from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.training import recipes
@@ -31,7 +32,7 @@ def curve(*accuracy, diverged=None):
 
 @pytest.fixture
 def measurements():
-    """Two seeds in the paper's order of maxima and of steps."""
+    """Return two seeds in the paper's order of best accuracies and of steps."""
     curves = {
         "inception": [curve(0.1, 0.2, 0.3, 0.4), curve(0.1, 0.2, 0.3, 0.4)],
         "bn-baseline": [curve(0.1, 0.3, 0.45, 0.5), curve(0.1, 0.3, 0.4, 0.5)],
@@ -54,74 +55,82 @@ def measurements():
 
 
 def row(measurements, beginning):
-    (found,) = [
-        one for one in inception.rows(measurements) if one.claim.startswith(beginning)
+    (row,) = [
+        row for row in EXPERIMENT.rows(measurements) if row.claim.startswith(beginning)
     ]
-    return found
+    return row
 
 
+@pytest.mark.fast
 def test_the_best_of_a_curve_is_the_first_of_its_maxima():
-    assert inception.best(curve(0.1, 0.4, 0.3, 0.4)) == (0.4, 10)
+    assert figure_3.best(curve(0.1, 0.4, 0.3, 0.4)) == (0.4, 10)
 
 
-def test_the_ratio_is_of_inceptions_steps_to_its_own_best(measurements):
+@pytest.mark.fast
+def test_the_speedup_is_relative_to_inceptions_steps_to_its_own_best(measurements):
     curves = measurements["curves"]["paper"]
     # Inception is at its best, 0.4, after 30 steps; BN-x5 between 0.1 and 0.5.
-    assert inception.speedups(curves, "bn-x5") == pytest.approx([30 / 7.5] * 2)
-    assert inception.speedups(curves, "bn-x5-sigmoid") == [None, None]
+    assert figure_3.speedups(curves, "bn-x5") == pytest.approx([30 / 7.5] * 2)
+    assert figure_3.speedups(curves, "bn-x5-sigmoid") == [None, None]
 
 
-def test_orders_of_the_paper_agree(measurements):
-    maxima = row(measurements, "order of the best accuracies, the paper's rates")
+@pytest.mark.fast
+def test_the_orders_of_the_paper_agree(measurements):
+    maxima = row(measurements, "order by best accuracy, the paper's rates")
     assert maxima.agrees is True
     assert maxima.measured == maxima.paper
     assert maxima.measured == (
         "BN-x30 > BN-x5 > BN-Baseline > Inception > BN-x5-Sigmoid"
     )
-    speed = row(measurements, "order of the speeds to Inception's best, the paper's")
+    speed = row(measurements, "order by speed to Inception's best, the paper's")
     assert speed.agrees is True
     assert speed.measured == speed.paper == "BN-x5 > BN-x30 > BN-Baseline > Inception"
 
 
-def test_an_order_that_one_seed_does_not_have_does_not_agree(measurements):
+@pytest.mark.fast
+def test_an_order_that_one_seed_contradicts_does_not_agree(measurements):
     curves = measurements["curves"]["paper"]
     curves["bn-x5"][1], curves["bn-x30"][1] = curves["bn-x30"][1], curves["bn-x5"][1]
-    beginning = "order of the best accuracies, the paper's rates"
+    beginning = "order by best accuracy, the paper's rates"
     assert row(measurements, beginning).agrees is False
 
 
-def test_the_comparison_that_the_paper_does_not_make_has_no_verdict(measurements):
+@pytest.mark.fast
+def test_the_tuned_comparison_which_is_not_the_papers_has_no_verdict(measurements):
     verdicts = [
-        one.agrees for one in inception.rows(measurements) if "tuned" in one.claim
+        row.agrees for row in EXPERIMENT.rows(measurements) if "tuned" in row.claim
     ]
     assert len(verdicts) == 11
     assert set(verdicts) == {None}
-    claims = [one.paper for one in inception.rows(measurements) if "tuned" in one.claim]
+    claims = [
+        row.paper for row in EXPERIMENT.rows(measurements) if "tuned" in row.claim
+    ]
     assert set(claims) == {"-"}
 
 
-def test_the_default_compares_what_it_says(monkeypatch):
-    """Inception's best of the sweep, its multiples, its decay; nothing twice."""
+@pytest.mark.fast
+def test_the_default_plan_trains_the_paper_s_and_the_tuned_rates(monkeypatch):
+    """Check the tuned rate, its multiples, the decays, and that nothing is repeated."""
     trained = []
 
     def measure(parts, *_):
         trained.extend(parts)
-        return Measured({part.name: told(**part.arguments) for part in parts}, 1.0)
+        return Measured({part.name: train(**part.arguments) for part in parts}, 1.0)
 
-    def told(*, learning_rate, halved, **_):
+    def train(*, learning_rate, halved, **_):
         best = (learning_rate, halved) == (0.03, 6)
         return {"final": 0.5 if best else 0.4, "of": [learning_rate, halved]}
 
-    monkeypatch.setattr(inception, "measure", measure)
-    found = inception.run(scale="default")
-    assert found["rates"] == {"paper": 0.0015, "tuned": 0.03}
-    assert found["halved"] == {"paper": 1, "tuned": 6}
-    assert found["seconds"] == 2.0
-    assert len(found["sweep"]) == 2 * 5
-    assert [0.06, 1, 0.4] in found["sweep"]
+    monkeypatch.setattr(experiment, "measure", measure)
+    measurements = EXPERIMENT.run(scale="default")
+    assert measurements["rates"] == {"paper": 0.0015, "tuned": 0.03}
+    assert measurements["halved"] == {"paper": 1, "tuned": 6}
+    assert measurements["seconds"] == 2.0
+    assert len(measurements["sweep"]) == 2 * 5
+    assert [0.06, 1, 0.4] in measurements["sweep"]
     of = {
         comparison: {name: curves[2]["of"] for name, curves in variants.items()}
-        for comparison, variants in found["curves"].items()
+        for comparison, variants in measurements["curves"].items()
     }
     assert of["paper"] == {
         "inception": [0.0015, 1],
@@ -142,52 +151,59 @@ def test_the_default_compares_what_it_says(monkeypatch):
     assert len({part.name for part in trained}) == len(trained) == 10 + 3 * 12 - 3
 
 
-def test_fewer_steps_than_inception_agree_with_every_seed(measurements):
-    found = row(measurements, "BN-x5, the paper's rates: times fewer steps")
-    assert found.paper == "more than 1 (14.8)"
-    assert found.measured == "4.0 (4.0 to 4.0)"
-    assert found.agrees is True
+@pytest.mark.fast
+def test_a_speedup_must_hold_for_every_seed(measurements):
+    speedup = row(measurements, "BN-x5, the paper's rates: speed-up")
+    assert speedup.paper == "more than 1 (14.8)"
+    assert speedup.measured == "4.0 (4.0 to 4.0)"
+    assert speedup.agrees is True
     for last, measured, agrees in (
         (0.4, "2.5 (1.0 to 4.0)", None),
         (0.35, "1 of 2 seeds do not reach it", False),
     ):
         measurements["curves"]["paper"]["bn-x5"][0] = curve(0.1, 0.2, 0.3, last)
-        found = row(measurements, "BN-x5, the paper's rates: times fewer steps")
-        assert (found.measured, found.agrees) == (measured, agrees)
+        speedup = row(measurements, "BN-x5, the paper's rates: speed-up")
+        assert (speedup.measured, speedup.agrees) == (measured, agrees)
 
 
-def test_an_inception_at_chance_is_no_measure(measurements):
+@pytest.mark.fast
+def test_no_verdict_is_given_if_inception_is_at_chance(measurements):
     curves = measurements["curves"]["paper"]
     curves["inception"][1] = curve(0.1, 0.1, 0.1, 0.12)
     for beginning in (
-        "BN-x5, the paper's rates: times fewer steps",
-        "order of the best accuracies, the paper's rates",
-        "order of the speeds to Inception's best, the paper's rates",
+        "BN-x5, the paper's rates: speed-up",
+        "order by best accuracy, the paper's rates",
+        "order by speed to Inception's best, the paper's rates",
     ):
         assert row(measurements, beginning).agrees is None
 
 
-def test_steps_to_inceptions_best_are_told_beside_the_runs(measurements):
-    found = row(measurements, "Inception, the paper's rates: steps to it, of 30")
-    assert found.measured == "30 (30 to 30)"
+@pytest.mark.fast
+def test_the_steps_to_inceptions_best_are_shown_with_those_of_the_run(measurements):
+    steps = row(measurements, "Inception, the paper's rates: steps to its best")
+    assert steps.claim.endswith(", of 30")
+    assert steps.measured == "30 (30 to 30)"
 
 
-def test_what_fails_in_the_paper_is_told_by_seeds(measurements):
+@pytest.mark.fast
+def test_what_fails_in_the_paper_is_reported_with_the_number_of_seeds(measurements):
     fast = row(measurements, "Inception at 5 times")
     assert fast.measured == "10.0 (10.0 to 10.0); 1 of 2 seeds diverged"
     assert fast.agrees is False
     assert row(measurements, "Inception with sigmoid").agrees is True
 
 
-def test_a_variant_that_never_gets_there_is_told(measurements):
+@pytest.mark.fast
+def test_a_variant_that_never_reaches_inceptions_best_does_not_agree(measurements):
     measurements["curves"]["paper"]["bn-x30"] = [curve(0.1, 0.2, 0.3, 0.3)] * 2
-    found = row(measurements, "BN-x30, the paper's rates: times fewer steps")
-    assert found.measured == "2 of 2 seeds do not reach it"
-    assert found.agrees is False
+    speedup = row(measurements, "BN-x30, the paper's rates: speed-up")
+    assert speedup.measured == "2 of 2 seeds do not reach it"
+    assert speedup.agrees is False
 
 
-def test_the_figure_has_a_panel_for_each_comparison(measurements):
-    left, right = inception.plot(measurements).axes
+@pytest.mark.fast
+def test_the_figure_has_one_panel_per_comparison(measurements):
+    left, right = EXPERIMENT.plot(measurements).axes
     assert len(left.get_lines()) == 7 + 1
     assert len(right.get_lines()) == 5 + 1
     assert left.get_xlabel() == "steps"
@@ -197,12 +213,13 @@ def test_the_figure_has_a_panel_for_each_comparison(measurements):
     np.testing.assert_allclose(diverged.get_ydata(), [0.1, 0.15, 0.15, 0.1])
 
 
-def test_rates_decay_as_the_variants_differ():
+@pytest.mark.fast
+def test_the_variants_differ_in_their_decay():
     slow, fast = (
-        scaled_down(recipe, 16, 0.1, 4, 0.5, halvings(recipe), 7)
+        scale_down(recipe, 16, 0.1, 4, 0.5, halvings(recipe), 7)
         for recipe in (recipes.BN_BASELINE, recipes.BN_X5)
     )
-    ends = [one.decay ** (one.epochs / one.decay_epochs) for one in (slow, fast)]
+    ends = [r.decay ** (r.epochs / r.decay_epochs) for r in (slow, fast)]
     np.testing.assert_allclose(ends, [0.5, 0.5**6])
     assert slow.local_response_normalization
     assert slow.l2 == 5 * fast.l2
@@ -213,6 +230,7 @@ def test_rates_decay_as_the_variants_differ():
     )
 
 
+@pytest.mark.fast
 def test_a_sample_is_the_same_each_time_and_of_all_classes():
     split = Arrays(np.arange(100.0).reshape(-1, 1, 1, 1), np.repeat(np.arange(10), 10))
     one, two = sample(split, 60), sample(split, 60)
@@ -221,7 +239,7 @@ def test_a_sample_is_the_same_each_time_and_of_all_classes():
     np.testing.assert_array_equal(one.images.ravel() // 10, one.labels)
 
 
-def test_a_curve_goes_on_where_it_was_cut(tmp_path):
+def test_a_curve_is_resumed_where_it_was_interrupted(tmp_path):
     images = np.eye(4, dtype="float32").reshape(4, 2, 2, 1)
     labels = np.arange(4)
     split = Arrays(images, labels)
@@ -235,7 +253,7 @@ def test_a_curve_goes_on_where_it_was_cut(tmp_path):
     model.compile(keras.optimizers.SGD(0.0), "mse")
     curves = []
     for steps in (4, 2):
-        curves.append(Curve(split, Preprocessing(), 2, tmp_path / "curve.json"))
+        curves.append(AccuracyCurve(split, Preprocessing(), 2, tmp_path / "curve.json"))
         model.fit(
             np.tile(images, (steps, 1, 1, 1)),
             np.tile(np.eye(4), (steps, 1)),
@@ -248,15 +266,15 @@ def test_a_curve_goes_on_where_it_was_cut(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_smoke_run_is_measured_once(tmp_path):
-    first = inception.run(tmp_path, "smoke")
-    told = []
-    again = inception.run(tmp_path, "smoke", on_part=lambda *a: told.append(a))
+def test_a_smoke_run_measures_each_part_once(tmp_path):
+    first = EXPERIMENT.run(tmp_path, "smoke")
+    progress = []
+    again = EXPERIMENT.run(tmp_path, "smoke", on_part=lambda *a: progress.append(a))
     assert again == first
-    assert all(done == total for _, done, total in told)
+    assert all(done == total for _, done, total in progress)
     assert json.loads(json.dumps(first)) == first
-    assert inception.rows(first)
-    inception.plot(first)
+    assert EXPERIMENT.rows(first)
+    EXPERIMENT.plot(first)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
@@ -267,27 +285,27 @@ def arguments(**changes):
 
 
 @pytest.mark.slow
-def test_a_training_that_diverges_is_at_chance():
-    found = accuracy_curve({}, None, **arguments(learning_rate=1e30))
-    assert found["diverged"] <= 3
-    assert found["final"] == 0.1
+def test_a_training_that_diverges_counts_as_being_at_chance():
+    curve = measure_accuracy_curve({}, None, **arguments(learning_rate=1e30))
+    assert curve["diverged"] <= 3
+    assert curve["final"] == 0.1
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_to_the_same_curve(tmp_path, monkeypatch):
-    whole = accuracy_curve({}, None, **arguments(epochs=2))
-    measure = Curve._measure
+def test_an_interrupted_training_is_resumed_to_the_same_curve(tmp_path, monkeypatch):
+    whole = measure_accuracy_curve({}, None, **arguments(epochs=2))
+    measure = AccuracyCurve._measure
 
-    def killed(self):
+    def interrupt(self):
         if self.step > 60:  # in the second epoch
             raise KeyboardInterrupt
         measure(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Curve, "_measure", killed)
+        patch.setattr(AccuracyCurve, "_measure", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            accuracy_curve({}, tmp_path, **arguments(epochs=2))
-    assert accuracy_curve({}, tmp_path, **arguments(epochs=2)) == whole
-    # Killed once more, after the training: nothing is trained again.
-    monkeypatch.setattr(Curve, "on_train_begin", None)
-    assert accuracy_curve({}, tmp_path, **arguments(epochs=2)) == whole
+            measure_accuracy_curve({}, tmp_path, **arguments(epochs=2))
+    assert measure_accuracy_curve({}, tmp_path, **arguments(epochs=2)) == whole
+    # Resumed after the end of the training: nothing is trained again.
+    monkeypatch.setattr(AccuracyCurve, "on_train_begin", None)
+    assert measure_accuracy_curve({}, tmp_path, **arguments(epochs=2)) == whole

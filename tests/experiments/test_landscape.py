@@ -1,4 +1,4 @@
-"""The loss landscape: its measured curves, its figure, its rows and a smoke run."""
+"""The loss landscape: curves, figure, rows and a smoke run."""
 
 import json
 
@@ -6,13 +6,18 @@ import keras
 import numpy as np
 import pytest
 
-from bn_keras.experiments import landscape
+from bn_keras.experiments import landscape_training
+from bn_keras.experiments.landscape import EXPERIMENT, PLANS
+from bn_keras.experiments.landscape_training import (
+    BATCH_SIZE,
+    train_linear,
+)
 
 POINTS = [0, 10, 20]
 
 
 def network(scale):
-    """What one seed of one network measures, rougher by that factor."""
+    """Return the curves of one training, rougher by that factor."""
     shift = {"2": [scale, 50.0, scale], "3": [3 * scale, 3 * scale, 99.0]}
     return {
         "steps": POINTS,
@@ -32,7 +37,7 @@ def network(scale):
 
 @pytest.fixture
 def measurements():
-    """Without BN 2 and 4 times as rough; its covariate shift so much larger too."""
+    """Return two seeds that are 2 and 4 times as rough, with more shift, without BN."""
 
     def facts(title):
         return {
@@ -49,15 +54,15 @@ def measurements():
     }
 
 
-def row(measurements, claim, setup="vgg"):
-    """The one row of that set-up whose claim has those words."""
-    title = measurements[setup]["title"]
-    (found,) = [
+def row(measurements, claim, network="vgg"):
+    """Return the one row of that network whose claim contains those words."""
+    title = measurements[network]["title"]
+    (row,) = [
         row
-        for row in landscape.rows(measurements)
+        for row in EXPERIMENT.rows(measurements)
         if row.claim.startswith(title) and claim in row.claim
     ]
-    return found
+    return row
 
 
 MEDIANS = [
@@ -67,90 +72,97 @@ MEDIANS = [
 ]
 
 
-@pytest.mark.parametrize("setup", ["vgg", "linear"])
+@pytest.mark.fast
+@pytest.mark.parametrize("network", ["vgg", "linear"])
 @pytest.mark.parametrize("claim", MEDIANS)
-def test_rows_name_the_factor_by_which_bn_is_smoother(measurements, setup, claim):
-    found = row(measurements, claim, setup)
-    assert found.paper == "smoother with BN"
-    assert found.measured == "without BN 3.00 (2.00 to 4.00) times as large"
-    assert found.agrees is True
+def test_rows_give_the_factor_by_which_bn_is_smoother(measurements, network, claim):
+    claimed = row(measurements, claim, network)
+    assert claimed.paper == "smoother with BN"
+    assert claimed.measured == "without BN 3.00 (2.00 to 4.00) times as large"
+    assert claimed.agrees is True
 
 
-def test_the_first_step_has_rows_of_its_own_that_judge_nothing(measurements):
+@pytest.mark.fast
+def test_the_first_step_has_separate_rows_without_a_verdict(measurements):
     measurements["vgg"]["without"][1]["smoothness"][0] = 0.8
-    found = row(measurements, "effective beta-smoothness, at the first step")
-    assert found.measured == "without BN 1.40 (0.80 to 2.00) times as large"
-    assert (found.paper, found.agrees) == ("-", None)
+    first = row(measurements, "effective beta-smoothness, at the first step")
+    assert first.measured == "without BN 1.40 (0.80 to 2.00) times as large"
+    assert (first.paper, first.agrees) == ("-", None)
     assert row(measurements, MEDIANS[2]).measured.startswith("without BN 3.00 (2.00")
 
 
+@pytest.mark.fast
 def test_claims_are_short(measurements):
     measurements["linear"]["title"] = "25-layer deep linear network"
-    assert all(len(row.claim) <= 80 for row in landscape.rows(measurements))
+    assert all(len(row.claim) <= 80 for row in EXPERIMENT.rows(measurements))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("claim", MEDIANS)
-def test_rows_disagree_where_one_seed_is_rougher_with_bn(measurements, claim):
+def test_rows_disagree_if_one_seed_is_rougher_with_bn(measurements, claim):
     measurements["vgg"]["without"][1] = network(0.5)
     assert row(measurements, claim).agrees is False
     assert row(measurements, claim, "linear").agrees is True
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("claim", MEDIANS)
-def test_rows_judge_nothing_where_no_difference_is_shown(measurements, claim):
+def test_rows_have_no_verdict_if_the_shown_difference_is_zero(measurements, claim):
     measurements["vgg"]["without"][1] = network(1.001)
     assert row(measurements, claim).agrees is None
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("value", [np.inf, np.nan, None])
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("word", ["with", "without"])
+@pytest.mark.parametrize("key", ["with", "without"])
 @pytest.mark.parametrize("claim", MEDIANS)
-def test_rows_judge_nothing_where_a_seed_diverged(
-    measurements, claim, word, seed, value
-):
+def test_rows_have_no_verdict_if_a_seed_diverged(measurements, claim, key, seed, value):
     measurements["vgg"]["without"][1 - seed] = network(0.5)
     for name in ("loss_variation", "distance_most", "smoothness"):
-        measurements["vgg"][word][seed][name][2] = value
-    found = row(measurements, claim)
-    assert found.agrees is None
-    assert "nan" in found.measured
+        measurements["vgg"][key][seed][name][2] = value
+    undecided = row(measurements, claim)
+    assert undecided.agrees is None
+    assert "nan" in undecided.measured
 
 
-def test_a_loss_that_does_not_vary_at_all_gives_no_ratio(measurements):
+@pytest.mark.fast
+def test_a_loss_that_does_not_vary_gives_no_ratio(measurements):
     measurements["vgg"]["with"][0] = network(0.0)
     assert row(measurements, MEDIANS[0]).agrees is None
 
 
-def test_rows_of_the_covariate_shift_agree_where_bn_does_not_lessen_it(measurements):
-    for setup in ("vgg", "linear"):
+@pytest.mark.fast
+def test_rows_of_the_covariate_shift_agree_if_bn_does_not_reduce_it(measurements):
+    for network in ("vgg", "linear"):
         # The mean over the layers of their medians over the steps.
-        length = row(measurements, "covariate shift, L2, layers 2 and 3", setup)
+        length = row(measurements, "covariate shift, L2, layers 2 and 3", network)
         assert length.measured == "with BN 0.38 (0.25 to 0.50) times as large"
-        angle = row(measurements, "covariate shift, cosine, layers 2 and 3", setup)
+        angle = row(measurements, "covariate shift, cosine, layers 2 and 3", network)
         assert angle.measured == (
             "with BN 0.375 (0.375 to 0.375), without BN 0.188 (0.138 to 0.238)"
         )
         assert length.agrees is False
         assert angle.agrees is False
-        facts = measurements[setup]
+        facts = measurements[network]
         facts["with"], facts["without"] = facts["without"], facts["with"]
         for claim in ("shift, L2", "shift, cosine"):
-            assert row(measurements, claim, setup).agrees is True
+            assert row(measurements, claim, network).agrees is True
 
 
-def test_cosines_that_differ_by_less_than_is_shown_decide_nothing(measurements):
+@pytest.mark.fast
+def test_cosines_that_look_equal_in_the_table_decide_nothing(measurements):
     facts = measurements["linear"]
-    for word, cosine in (("with", 0.99999), ("without", 0.99995)):
-        for seed in facts[word]:
+    for key, cosine in (("with", 0.99999), ("without", 0.99995)):
+        for seed in facts[key]:
             seed["shift_cosine"] = {"2": [cosine] * 3, "3": [cosine] * 3}
-    found = row(measurements, "shift, cosine", "linear")
-    assert found.agrees is None
-    assert found.measured.startswith("with BN 1.000 (1.000 to 1.000), without BN 1.000")
+    shift = row(measurements, "shift, cosine", "linear")
+    assert shift.agrees is None
+    assert shift.measured.startswith("with BN 1.000 (1.000 to 1.000), without BN 1.000")
 
 
-def test_the_figure_has_the_papers_panels_for_both_set_ups(measurements):
-    figure = landscape.plot(measurements)
+def test_the_figure_has_the_papers_panels_for_both_networks(measurements):
+    figure = EXPERIMENT.plot(measurements)
     grid = np.array(figure.axes).reshape(5, 2)
     assert [axes.get_ylabel() for axes in grid[:, 0]] == [
         "loss (range: variation)",
@@ -178,14 +190,14 @@ def test_the_figure_has_the_papers_panels_for_both_set_ups(measurements):
     assert names == ["With BN", "Without BN"]
 
 
-def test_the_shaded_range_is_that_over_the_rates_averaged_over_the_seeds(measurements):
-    grid = np.array(landscape.plot(measurements).axes).reshape(5, 2)
+def test_the_shading_is_the_range_over_the_rates_averaged_over_seeds(measurements):
+    grid = np.array(EXPERIMENT.plot(measurements).axes).reshape(5, 2)
     without = grid[0, 0].collections[1].get_paths()[0].vertices
     assert without[:, 1].min() == 1.0
     assert without[:, 1].max() == pytest.approx(1 + 3 * (2 + 4) / 2)
 
 
-def test_following_trains_as_plain_descent_does_and_probes_each_steps_batch():
+def test_training_is_plain_descent_and_probes_use_the_batch_of_their_step():
     rng = np.random.default_rng(5)
     batches = [(rng.normal(size=(8, 3)), rng.normal(size=(8, 1))) for _ in range(4)]
     inputs = keras.Input((3,), dtype="float64")
@@ -194,7 +206,7 @@ def test_following_trains_as_plain_descent_does_and_probes_each_steps_batch():
         inputs, keras.layers.Dense(1, use_bias=False, dtype="float64")(x)
     )
     a, b = map(np.array, model.get_weights())
-    found = landscape._follow(
+    curves = landscape_training._train_and_probe(
         model,
         keras.losses.MeanSquaredError(reduction="sum", dtype="float64"),
         iter(batches),
@@ -220,32 +232,30 @@ def test_following_trains_as_plain_descent_does_and_probes_each_steps_batch():
             expected.append((loss, *sorted(losses), varied, shift))
         a, b = stepped[0]
     measured = zip(
-        found["loss"],
-        found["loss_least"],
-        found["loss_most"],
-        found["loss_variation"],
-        found["shift_distance"]["2"],
+        curves["loss"],
+        curves["loss_least"],
+        curves["loss_most"],
+        curves["loss_variation"],
+        curves["shift_distance"]["2"],
         strict=True,
     )
-    # What is kept has four digits; Keras' learning rate is a float32.
+    # The curves have four digits, and Keras' learning rate is a float32.
     np.testing.assert_allclose(list(measured), expected, rtol=6e-4)
     np.testing.assert_allclose(model.get_weights()[0], a, rtol=1e-6, atol=1e-8)
-    assert found["steps"] == [0, 2]
-    assert list(found["shift_distance"]) == list(found["shift_cosine"]) == ["2"]
+    assert curves["steps"] == [0, 2]
+    assert list(curves["shift_distance"]) == list(curves["shift_cosine"]) == ["2"]
 
 
-def test_both_networks_of_a_seed_see_the_same_data(monkeypatch):
+def test_both_networks_of_a_seed_are_trained_on_the_same_data(monkeypatch):
     seen = []
 
-    def follow(model, loss, batches, **arguments):
+    def record(model, loss, batches, **arguments):
         seen.append((model.count_params(), *next(iter(batches))))
         return {}
 
-    monkeypatch.setattr(landscape, "_follow", follow)
+    monkeypatch.setattr(landscape_training, "_train_and_probe", record)
     for seed, bn in ((1, True), (1, False), (2, False)):
-        landscape._measure_linear(
-            None, None, seed=seed, batch_normalization=bn, **_tiny_linear()
-        )
+        train_linear(None, None, seed=seed, batch_normalization=bn, **_tiny_linear())
     (parameters, *data), (fewer, *same), (_, *other) = seen
     assert parameters > fewer
     for one, two, three in zip(data, same, other, strict=True):
@@ -253,53 +263,55 @@ def test_both_networks_of_a_seed_see_the_same_data(monkeypatch):
         assert (one != three).all()
 
 
-def test_a_seed_measures_the_same_again():
+def test_a_seed_gives_the_same_results_again():
     one, again = (
-        landscape._measure_linear(
-            None, None, seed=1, batch_normalization=True, **_tiny_linear()
-        )
+        train_linear(None, None, seed=1, batch_normalization=True, **_tiny_linear())
         for _ in range(2)
     )
     assert one == again
 
 
 def _tiny_linear():
-    return landscape.PLANS["smoke"].linear | {"steps": 1, "depth": 3, "drawn": [2, 3]}
+    return PLANS["smoke"].linear | {"steps": 1, "depth": 3, "drawn": [2, 3]}
 
 
-def test_every_plan_draws_layers_that_it_has():
+@pytest.mark.fast
+def test_every_plan_draws_layers_that_its_networks_have():
     kernels = {11: 9, 16: 14}  # convolutions of the network of 32x32, and the output
-    for plan in landscape.PLANS.values():
+    for plan in PLANS.values():
         assert all(2 <= i <= kernels[plan.vgg["depth"]] for i in plan.vgg["drawn"])
         assert all(2 <= i <= plan.linear["depth"] for i in plan.linear["drawn"])
         assert plan.vgg["steps"] / plan.vgg["every"] <= 200
         assert plan.linear["steps"] / plan.linear["every"] <= 200
 
 
-def test_the_full_plan_is_the_papers():
-    full = landscape.PLANS["full"]
+@pytest.mark.fast
+def test_the_full_plan_has_the_papers_sizes():
+    full = PLANS["full"]
     assert (full.vgg["data"], full.vgg["rate"]) == ("cifar10", 0.1)
-    assert (full.vgg["steps"], landscape._BATCH_SIZE) == (15000, 128)
+    assert (full.vgg["steps"], BATCH_SIZE) == (15000, 128)
     assert (min(full.vgg["factors"]), max(full.vgg["factors"])) == (0.5, 4)
     assert (full.linear["depth"], full.linear["rate"]) == (25, 1e-6)
     assert full.linear["steps"] == 10000
     assert (min(full.linear["factors"]), max(full.linear["factors"])) == (0.01, 30)
 
 
-def test_a_smoke_run_measures_all_and_is_taken_over_by_the_next(tmp_path):
-    told = []
-    found = landscape.run(tmp_path, "smoke", on_part=lambda *facts: told.append(facts))
-    assert told[0] == ("", 0, 4)
-    assert told[-1][1:] == (4, 4)
-    assert found == json.loads(json.dumps(found))
-    for setup in ("vgg", "linear"):
-        for word in ("with", "without"):
-            (seed,) = found[setup][word]
+def test_a_smoke_run_measures_each_part_once(tmp_path):
+    progress = []
+    measurements = EXPERIMENT.run(
+        tmp_path, "smoke", on_part=lambda *part: progress.append(part)
+    )
+    assert progress[0] == ("", 0, 4)
+    assert progress[-1][1:] == (4, 4)
+    assert measurements == json.loads(json.dumps(measurements))
+    for network in ("vgg", "linear"):
+        for key in ("with", "without"):
+            (seed,) = measurements[network][key]
             assert np.isfinite(seed["smoothness"]).all()
-    assert len(landscape.rows(found)) == 16
-    assert len(landscape.plot(found).axes) == 10
+    assert len(EXPERIMENT.rows(measurements)) == 16
+    assert len(EXPERIMENT.plot(measurements).axes) == 10
     again = []
-    assert found == landscape.run(
-        tmp_path, "smoke", on_part=lambda *facts: again.append(facts)
+    assert measurements == EXPERIMENT.run(
+        tmp_path, "smoke", on_part=lambda *part: again.append(part)
     )
     assert again == [("", 4, 4)]

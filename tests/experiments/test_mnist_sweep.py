@@ -1,16 +1,16 @@
-"""The sweep over initial weights and learning rates: its cells, rows and table."""
+"""The sweep over initial weights and learning rates: cells, rows and table."""
 
 import json
 
 import numpy as np
 import pytest
 
-from bn_keras.experiments import mnist_sweep
+from bn_keras.experiments.mnist_sweep import EXPERIMENT
 from bn_keras.training.recipes import BN_MLP, MLP
 
 
 def made_up(with_bn=((0.9, 0.96), (0.92, 0.97)), without=((0.1, 0.1), (0.95, 0.4))):
-    """Two seeds that differ by 2 points, two deviations, two rates."""
+    """Return two seeds that differ by 2 points, for two deviations and two rates."""
 
     def seeds(cells):
         return [[[value - 0.01, value + 0.01] for value in row] for row in cells]
@@ -26,8 +26,9 @@ def made_up(with_bn=((0.9, 0.96), (0.92, 0.97)), without=((0.1, 0.1), (0.95, 0.4
     }
 
 
+@pytest.mark.fast
 def test_rows_hold_what_was_measured():
-    learning, weights, rate = mnist_sweep.rows(made_up())
+    learning, weights, rate = EXPERIMENT.rows(made_up())
     assert learning.claim.endswith("of 4")
     assert learning.measured == "4.0 (4.0 to 4.0) with BN, 1.0 (1.0 to 1.0) without"
     # (0.02 + 0.01) / 2 and (0.85 + 0.3) / 2
@@ -37,18 +38,20 @@ def test_rows_hold_what_was_measured():
     json.dumps([learning, weights, rate])
 
 
-def test_rows_decide_nothing_where_both_are_alike():
+@pytest.mark.fast
+def test_rows_decide_nothing_if_both_networks_are_alike():
     cells = ((0.9, 0.4), (0.92, 0.3))
-    rows = mnist_sweep.rows(made_up(with_bn=cells, without=cells))
+    rows = EXPERIMENT.rows(made_up(with_bn=cells, without=cells))
     assert [row.agrees for row in rows] == [None, None, None]
 
 
-def test_one_seed_is_enough_to_disagree():
-    found = made_up()
-    for rates in found["accuracy"][MLP.name]:
+@pytest.mark.fast
+def test_one_seed_that_contradicts_a_claim_is_enough():
+    measurements = made_up()
+    for rates in measurements["accuracy"][MLP.name]:
         for seeds in rates:
             seeds[1] = 0.97
-    rows = mnist_sweep.rows(found)
+    rows = EXPERIMENT.rows(measurements)
     assert [row.agrees for row in rows] == [None, False, None]
     assert rows[0].measured == "4.0 (4.0 to 4.0) with BN, 2.5 (1.0 to 4.0) without"
     assert rows[2].measured == (
@@ -56,13 +59,15 @@ def test_one_seed_is_enough_to_disagree():
     )
 
 
-def test_a_rate_that_both_still_learn_with_decides_nothing():
+@pytest.mark.fast
+def test_a_highest_rate_that_both_learn_with_decides_nothing():
     cells = ((0.9, 0.96), (0.92, 0.97))
-    assert mnist_sweep.rows(made_up(with_bn=cells, without=cells))[2].agrees is None
+    assert EXPERIMENT.rows(made_up(with_bn=cells, without=cells))[2].agrees is None
 
 
-def test_the_table_is_written_into_its_cells():
-    figure = mnist_sweep.plot(made_up())
+@pytest.mark.fast
+def test_the_figure_shows_each_number_in_its_cell():
+    figure = EXPERIMENT.plot(made_up())
     panels = figure.axes[:2]
     assert [axes.get_title() for axes in panels] == ["With BN", "Without BN"]
     texts = [[text.get_text() for text in axes.texts] for axes in panels]
@@ -70,7 +75,7 @@ def test_the_table_is_written_into_its_cells():
     for axes in panels:
         assert axes.get_xlabel() == "learning rate"
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "1"]
-        # Each text stands on the cell of its number.
+        # Each text is on the cell of its number.
         cells = axes.images[0].get_array()
         for text in axes.texts:
             column, row = text.get_position()
@@ -81,13 +86,14 @@ def test_the_table_is_written_into_its_cells():
     figure.canvas.draw()
 
 
-def test_a_smoke_run_measures_once_and_goes_on_from_what_it_has(tmp_path):
+@pytest.mark.slow
+def test_a_smoke_run_measures_each_part_once(tmp_path):
     parts = []
 
     def note(name, done, total):
         parts.append((name, done, total))
 
-    found = mnist_sweep.run(tmp_path, "smoke", on_part=note)
+    measurements = EXPERIMENT.run(tmp_path, "smoke", on_part=note)
     assert [name for name, *_ in parts[1:]] == [
         "bn-mlp-0.01-1-seed0",
         "mlp-0.01-1-seed0",
@@ -95,12 +101,12 @@ def test_a_smoke_run_measures_once_and_goes_on_from_what_it_has(tmp_path):
         "mlp-0.1-1-seed0",
     ]
     parts.clear()
-    assert mnist_sweep.run(tmp_path, "smoke", on_part=note) == found
+    assert EXPERIMENT.run(tmp_path, "smoke", on_part=note) == measurements
     assert parts == [("", 4, 4)]
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(measurements)) == measurements
     # Deviations, learning rates, seeds.
-    assert np.shape(found["accuracy"][BN_MLP.name]) == (2, 1, 1)
+    assert np.shape(measurements["accuracy"][BN_MLP.name]) == (2, 1, 1)
     stored = json.loads((tmp_path / "bn-mlp-0.1-1-seed0.json").read_text())
-    assert found["accuracy"][BN_MLP.name][1][0] == [stored["measured"]]
+    assert measurements["accuracy"][BN_MLP.name][1][0] == [stored["measured"]]
     assert stored["measured"] > 0.5
-    mnist_sweep.plot(found).canvas.draw()
+    EXPERIMENT.plot(measurements).canvas.draw()

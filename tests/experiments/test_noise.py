@@ -1,4 +1,4 @@
-"""The experiment with noise behind BN and with p-norms."""
+"""The experiment with noise after BN and with p-norms."""
 
 import json
 
@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from bn_keras.experiments import noise
-from bn_keras.experiments.noisy_training import distances, typical_unit
+from bn_keras.experiments.noise import EXPERIMENT, LABELS, PLANS
+from bn_keras.experiments.noisy_training import (
+    moment_distances,
+    train_network,
+    typical_unit,
+)
 
 
 def measurements(seeds=2, **changed):
-    """Made up: every network learns to an accuracy of its own."""
+    """Return made-up measurements: each network learns to a different accuracy."""
     ends = {"none": 0.4, "bn": 0.8, "noisy-bn": 0.75, "noise": 0.1}
     ends |= {"l1": 0.75, "l2": 0.8, "linf": 0.75} | changed
     ways = {"none": 0.1, "bn": 0.01, "noisy-bn": 0.3}
@@ -34,20 +38,21 @@ def measurements(seeds=2, **changed):
         "test_every": 200,
         "target": 0.35,
         "networks": {
-            name: [one(name, seed) for seed in range(seeds)] for name in noise.LABELS
+            name: [one(name, seed) for seed in range(seeds)] for name in LABELS
         },
     }
 
 
 def agreements(found):
-    return [row.agrees for row in noise.rows(found)]
+    return [row.agrees for row in EXPERIMENT.rows(found)]
 
 
+@pytest.mark.fast
 def test_distances_are_those_between_gaussians_in_standard_deviations():
     draw = np.random.default_rng(0)
     values = draw.normal(size=(4, 5000, 3)) * [1, 2, 3] + draw.normal(size=(4, 1, 3))
     moments = np.stack([values.mean(axis=1), values.var(axis=1)], axis=1)
-    found = distances(moments)
+    found = moment_distances(moments)
     assert found.shape == (3, 3)
     for step in range(3):
         for unit in range(3):
@@ -56,37 +61,43 @@ def test_distances_are_those_between_gaussians_in_standard_deviations():
             squared = (m - n) ** 2 + v + w - 2 * np.sqrt(v * w)
             expected = np.sqrt(squared / ((v + w) / 2))
             np.testing.assert_allclose(found[step, unit], expected, rtol=1e-9)
-    # Sorted values are carried the shortest way.
+    # Pairing sorted values gives the shortest way.
     first, second = np.sort(values[0], axis=0), np.sort(values[1], axis=0)
     way = np.sqrt(((first - second) ** 2).mean(axis=0))
     scale = np.sqrt((values[0].var(axis=0) + values[1].var(axis=0)) / 2)
     np.testing.assert_allclose(found[0], way / scale, rtol=0.05, atol=0.02)
 
 
-def test_distances_know_neither_a_units_scale_nor_its_constant():
+@pytest.mark.fast
+def test_distances_do_not_depend_on_the_scale_or_constant_of_a_unit():
     draw = np.random.default_rng(1)
     mean, variance = draw.normal(size=(6, 4)), draw.uniform(1, 2, (6, 4))
     scale, shift = np.array([0.01, 1, 5, 300]), np.array([7, -100, 0, 1])
     moved = np.stack([scale * mean + shift, scale**2 * variance], axis=1)
     plain = np.stack([mean, variance], axis=1)
-    np.testing.assert_allclose(distances(moved), distances(plain), rtol=1e-9)
+    np.testing.assert_allclose(
+        moment_distances(moved), moment_distances(plain), rtol=1e-9
+    )
 
 
-def test_units_that_do_not_vary_or_are_no_numbers_have_no_distance():
+@pytest.mark.fast
+def test_units_that_do_not_vary_or_are_not_finite_have_no_distance():
     moments = np.array([[[1, 1, 1.0], [0, 2, np.nan]], [[1, 2, 1.0], [0, 2, np.inf]]])
-    found = distances(moments)
+    found = moment_distances(moments)
     np.testing.assert_allclose(found, [[np.nan, 1 / np.sqrt(2), np.nan]])
     assert typical_unit(found) == 1
     assert typical_unit(np.full((2, 3), np.nan)) == 0
 
 
+@pytest.mark.fast
 def test_the_typical_unit_has_the_median_instability():
     found = np.array([[5, 1, np.nan, 3, 9], [5, 1, np.nan, 3, 9]], float)
     assert typical_unit(found) == 0
 
 
-def test_every_claim_agrees_with_such_measurements():
-    found = noise.rows(measurements())
+@pytest.mark.fast
+def test_measurements_as_in_the_paper_agree_with_every_claim():
+    found = EXPERIMENT.rows(measurements())
     assert [row.agrees for row in found if row.paper != "-"] == [True] * 9
     assert [row.agrees for row in found if row.paper == "-"] == [None]
     assert all(len(row.claim) <= 80 for row in found)
@@ -94,14 +105,16 @@ def test_every_claim_agrees_with_such_measurements():
         "With noisy BN 0.300 (0.300 to 0.300); With BN 0.010 (0.010 to 0.010); "
         "Without BN 0.100 (0.100 to 0.100)"
     )
-    # 0.1 to 0.8 in eight points of 50 steps passes 0.35 after 175, with 0.01 more 170.
+    # From 0.1 to 0.8 in eight points of 50 steps, 0.35 is reached after 175 steps, and
+    # with 0.01 more after 170.
     assert "With BN 172 (170 to 175)" in found[3].measured
     assert "With BN 75.5 (75.0 to 76.0)" in found[4].measured  # of the last two points
-    assert found[7].claim == "training accuracy of the last quarter, in %: L1"
+    assert found[7].claim == "training accuracy over the last quarter (%): L1"
     # Six and seven sevenths of the way from 0.1 to 0.75, and 0.01 more.
     assert found[7].measured == "70.9 (70.4 to 71.4)"
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("changed", "row"),
     [
@@ -113,20 +126,21 @@ def test_every_claim_agrees_with_such_measurements():
         ({"linf": 0.45}, 9),
     ],
 )
-def test_a_claim_that_one_seed_does_not_show_does_not_agree(changed, row):
+def test_a_claim_that_one_seed_contradicts_does_not_agree(changed, row):
     assert agreements(measurements())[row] is True
     facts, other = measurements(), measurements(**changed)
     for name, ones in facts["networks"].items():
         ones[1] = other["networks"][name][1]
-        # The changed way is that of noisy BN; without BN it stays.
+        # Only noisy BN moves differently.
         if "way" in changed and name == "none":
             ones[1] = ones[0]
     assert agreements(facts)[row] is False
     assert agreements(facts).count(True) >= 6
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("seed", [0, 1])
-def test_movement_without_a_number_or_a_difference_decides_nothing(seed):
+def test_a_missing_movement_or_no_difference_decides_nothing(seed):
     facts = measurements()
     ones = [one["instability"] for one in facts["networks"]["noisy-bn"]]
     ones[seed]["2"] = None
@@ -137,28 +151,32 @@ def test_movement_without_a_number_or_a_difference_decides_nothing(seed):
     assert agreements(facts)[0] is False
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(("end", "agrees"), [(0.69, False), (0.71, True)])
-def test_as_bn_is_three_quarters_of_the_way(end, agrees):
+def test_similar_to_bn_is_three_quarters_of_the_way(end, agrees):
     assert agreements(measurements(linf=end))[9] is agrees
 
 
-def test_a_network_at_chance_does_not_tell_what_trains():
+@pytest.mark.fast
+def test_nothing_is_decided_about_noise_if_the_network_without_it_is_at_chance():
     assert agreements(measurements(none=0.11, noise=0.1))[6] is None
 
 
-def test_nothing_is_as_bn_where_bn_is_as_the_network_without():
+@pytest.mark.fast
+def test_nothing_is_decided_about_similarity_if_bn_makes_no_difference():
     found = agreements(measurements(none=0.8))
     assert [found[row] for row in (3, 4, 7, 8, 9)] == [None] * 5
 
 
-def test_networks_that_never_get_there_say_so():
-    found = noise.rows(measurements(none=0.2))
-    assert found[3].measured.endswith("; Without BN not in 400 (2 of 2 seeds)")
+@pytest.mark.fast
+def test_networks_that_never_reach_the_target_are_reported():
+    found = EXPERIMENT.rows(measurements(none=0.2))
+    assert found[3].measured.endswith("; Without BN not within 400 (2 of 2 seeds)")
     assert found[3].agrees is True
 
 
 def test_the_figure_shows_curves_units_and_norms():
-    figure = noise.plot(measurements())
+    figure = EXPERIMENT.plot(measurements())
     assert isinstance(figure, Figure)
     left, middle, right = figure.axes
     assert left.get_xlabel() == right.get_xlabel() == "steps"
@@ -178,11 +196,28 @@ def test_the_figure_shows_curves_units_and_norms():
     assert [text.get_text() for text in middle.get_yticklabels()] == texts[:3]
 
 
-def test_a_run_measures_all_networks_and_none_of_them_twice(tmp_path):
-    told = []
-    found = noise.run(tmp_path, "smoke", on_part=lambda *part: told.append(part))
-    assert told[0] == ("", 0, 5)
-    assert [done for _, done, _ in told] == list(range(6))
+def test_a_noisy_network_is_trained_tested_and_observed():
+    sizes = PLANS["smoke"]._asdict()
+    for name in ("target", "seeds", "networks"):
+        del sizes[name]
+    training = train_network({}, None, network="noisy-bn", seed=0, **sizes)
+    assert training == json.loads(json.dumps(training))
+    assert len(training["accuracy"]) == len(training["loss"]) == 4
+    assert len(training["test"]) == 1
+    assert list(training["instability"]) == ["2", "6", "8"]
+    # Without noise, only `beta` would move the mean: by less than 0.05.
+    assert training["instability"]["8"] > 0.1
+    assert len(training["unit"]["mean"]) == len(training["unit"]["deviation"]) == 20
+
+
+@pytest.mark.slow
+def test_a_smoke_run_measures_each_part_once(tmp_path):
+    progress = []
+    found = EXPERIMENT.run(
+        tmp_path, "smoke", on_part=lambda *part: progress.append(part)
+    )
+    assert progress[0] == ("", 0, 5)
+    assert [done for _, done, _ in progress] == list(range(6))
     assert json.loads(json.dumps(found)) == found
     assert {name: len(ones) for name, ones in found["networks"].items()} == {
         "none": 1,
@@ -195,12 +230,13 @@ def test_a_run_measures_all_networks_and_none_of_them_twice(tmp_path):
     assert len(one["accuracy"]) == len(one["loss"]) == 4
     assert len(one["test"]) == 1
     assert list(one["instability"]) == ["2", "6", "8"]
-    # Of BN alone the mean moves by `beta` alone.
     assert one["instability"]["8"] > 0.1
     assert found["networks"]["bn"][0]["instability"]["8"] < 0.05
-    noise.plot(found)
-    assert len(noise.rows(found)) == 8
-    told.clear()
-    again = noise.run(tmp_path, "smoke", on_part=lambda *part: told.append(part))
-    assert told == [("", 5, 5)]
+    EXPERIMENT.plot(found)
+    assert len(EXPERIMENT.rows(found)) == 8
+    progress.clear()
+    again = EXPERIMENT.run(
+        tmp_path, "smoke", on_part=lambda *part: progress.append(part)
+    )
+    assert progress == [("", 5, 5)]
     assert again == found

@@ -1,17 +1,17 @@
-"""Noise behind a normalization, p-norms, and a layer that watches moments."""
+"""Noise after a normalization, p-norms, and a layer that records moments."""
 
 import keras
 import numpy as np
 import pytest
 
 from bn_keras import BatchNormalization
+from bn_keras.experiments.layers.lp_normalization import LpNormalization
 from bn_keras.experiments.layers.noisy_normalization import (
-    LpNormalization,
     NoisyBatchNormalization,
     NoisyBias,
-    Watch,
     add_noise,
 )
+from bn_keras.experiments.layers.watch import Watch
 
 SHAPE = (6, 5, 4, 3)
 INFINITY = float("inf")
@@ -22,7 +22,7 @@ def draw(shape=SHAPE, seed=0):
 
 
 def normalized(x, p, axes, epsilon):
-    """The formula in float64; also the mean and the norm."""
+    """Return the formula in float64, and the mean and the norm."""
     x = np.asarray(x, np.float64)
     mean = x.mean(axes, keepdims=True)
     if np.isinf(p):
@@ -32,10 +32,10 @@ def normalized(x, p, axes, epsilon):
     return (x - mean) / norm, mean.ravel(), norm.ravel()
 
 
-def test_the_noise_of_a_value_given_its_channel_has_the_papers_moments():
+def test_the_noise_of_a_value_has_the_papers_moments_given_its_channel():
     zeros = np.zeros((200_000, 3), "float32")
     shift = np.asarray(add_noise(zeros, [1], keras.random.SeedGenerator(1)), float)
-    # With a = 0 what is left is m, uniform within 0.1 of the channel's mu.
+    # With a = 0 only m is left, uniform within 0.1 of the channel's mu.
     mu = shift.mean(axis=0)
     assert (np.abs(mu) < 0.5).all()
     assert np.abs(shift - mu).max() < 0.1 + 1e-3
@@ -49,15 +49,15 @@ def test_the_noise_of_a_value_given_its_channel_has_the_papers_moments():
     np.testing.assert_allclose(factor.std(axis=0), 0.1, rtol=0.01)
     kurtosis = ((factor - sigma) ** 4).mean(axis=0) / factor.var(axis=0) ** 2
     np.testing.assert_allclose(kurtosis, 3, rtol=0.03)
-    # Channels have noise of their own, and so have the values of one channel.
+    # The noise differs between channels and between the values of a channel.
     assert len(set(mu.round(4))) == len(set(sigma.round(4))) == 3
     assert abs(np.corrcoef(shift[1:, 0], shift[:-1, 0])[0, 1]) < 0.01
     assert abs(np.corrcoef(shift[:, 0], factor[:, 0])[0, 1]) < 0.01
 
 
-def test_the_noise_of_a_channel_is_drawn_anew_at_each_call():
+def test_the_noise_of_a_channel_is_drawn_again_at_each_call():
     generator = keras.random.SeedGenerator(2)
-    # Of ones and zeros the channel's mean is mu, their difference sigma.
+    # The mean over zeros is mu, that over ones mu + sigma.
     values = np.repeat([[0.0], [1.0]], 500, axis=0) * np.ones((1, 400))
     mu, sigma = [], []
     for _ in range(10):
@@ -74,7 +74,7 @@ def test_the_noise_of_a_channel_is_drawn_anew_at_each_call():
 
 @pytest.mark.parametrize("layer", [NoisyBatchNormalization, NoisyBias])
 @pytest.mark.parametrize(("axis", "shape"), [(-1, SHAPE), (1, SHAPE), (-1, (8, 4))])
-def test_training_differs_at_each_step_and_inference_does_not(layer, axis, shape):
+def test_training_is_random_and_inference_is_not(layer, axis, shape):
     noisy, x = layer(axis=axis, seed=3), draw(shape)
     first, second = (np.asarray(noisy(x, training=True)) for _ in range(2))
     assert first.shape == shape
@@ -82,7 +82,8 @@ def test_training_differs_at_each_step_and_inference_does_not(layer, axis, shape
     np.testing.assert_array_equal(noisy(x, training=False), noisy(x))
 
 
-def test_noisy_bn_without_noise_is_bn():
+@pytest.mark.fast
+def test_noisy_bn_at_inference_is_bn():
     x = draw()
     noisy, plain = (
         NoisyBatchNormalization(momentum=0.5),
@@ -94,7 +95,8 @@ def test_noisy_bn_without_noise_is_bn():
     np.testing.assert_array_equal(noisy(x), plain(x))
 
 
-def test_a_noisy_bias_is_a_bias_in_inference():
+@pytest.mark.fast
+def test_a_noisy_bias_at_inference_is_a_bias():
     layer, x = NoisyBias(axis=1), draw()
     layer.build(x.shape)
     bias = np.arange(5, dtype="float32")
@@ -102,9 +104,10 @@ def test_a_noisy_bias_is_a_bias_in_inference():
     np.testing.assert_allclose(layer(x), x + bias[:, None, None], rtol=1e-6)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3, INFINITY])
 @pytest.mark.parametrize(("axis", "shape"), [(-1, SHAPE), (1, SHAPE), (-1, (9, 4))])
-def test_p_norms_follow_the_formula_and_their_moving_averages_too(p, axis, shape):
+def test_p_norms_and_their_moving_averages_follow_the_formula(p, axis, shape):
     layer = LpNormalization(p, axis, momentum=0.8, epsilon=0.01)
     layer.build((None, *shape[1:]))
     axes = tuple(i for i in range(len(shape)) if i != axis % len(shape))
@@ -128,7 +131,8 @@ def test_p_norms_follow_the_formula_and_their_moving_averages_too(p, axis, shape
     np.testing.assert_allclose(layer(x), gamma * expected + beta, rtol=1e-4, atol=1e-4)
 
 
-def test_the_2_norm_is_bn_of_centred_inputs_alone():
+@pytest.mark.fast
+def test_the_2_norm_is_bn_only_for_centred_inputs():
     x = draw()
     centred = x - x.mean((0, 1, 2))
     ours, theirs = LpNormalization(2), keras.layers.BatchNormalization()
@@ -142,7 +146,7 @@ def test_the_2_norm_is_bn_of_centred_inputs_alone():
 
 
 @pytest.mark.parametrize("p", [1, 2, INFINITY])
-def test_a_channel_that_does_not_vary_gives_finite_gradients(p):
+def test_a_constant_channel_gives_finite_gradients(p):
     x = np.ones((4, 2), "float32")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     model.add(LpNormalization(p))
@@ -152,13 +156,15 @@ def test_a_channel_that_does_not_vary_gives_finite_gradients(p):
         assert np.isfinite(weight).all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("p", [0.5, 0, float("nan")])
 def test_a_p_below_1_is_refused(p):
     with pytest.raises(ValueError, match=f"`p` must be 1 or more.*Received: p={p}"):
         LpNormalization(p)
 
 
-def test_watch_hands_on_and_remembers_the_last_training_batch_alone():
+@pytest.mark.fast
+def test_watch_returns_its_inputs_and_records_the_last_training_batch():
     watch, x = Watch(), draw()
     np.testing.assert_array_equal(watch(draw(seed=5), training=True), draw(seed=5))
     watch(x, training=True)

@@ -1,4 +1,4 @@
-"""The loss along the gradient: exact formulas, and models that stay as they are."""
+"""The loss along the gradient: exact formulas, and models that are not changed."""
 
 import keras
 import numpy as np
@@ -7,9 +7,9 @@ import pytest
 from bn_keras import BatchNormalization
 from bn_keras.experiments.probing import (
     Shift,
+    build_loss_and_gradients,
     covariate_shift,
-    layers_of,
-    loss_and_gradients,
+    group_weights,
     probe,
 )
 from bn_keras.models import VGG
@@ -23,7 +23,7 @@ def rng():
 
 
 def quadratic(hessian):
-    """w^T H w / 2 of a vector cut into two weights."""
+    """Return w^T H w / 2 as a function of a vector split into two weights."""
 
     def compute(weights):
         w = np.concatenate(weights)
@@ -41,6 +41,7 @@ def small_model(normalized, dtype="float32"):
     return keras.Model(inputs, keras.layers.Dense(2, dtype=dtype)(x))
 
 
+@pytest.mark.fast
 def test_a_quadratic_has_the_losses_and_the_smoothness_of_its_hessian(rng):
     factor = rng.normal(size=(5, 5))
     hessian, w = factor @ factor.T, rng.normal(size=5)
@@ -55,7 +56,8 @@ def test_a_quadratic_has_the_losses_and_the_smoothness_of_its_hessian(rng):
     assert found.smoothness == pytest.approx(change / np.linalg.norm(g), rel=1e-12)
 
 
-def test_smoothness_is_the_largest_over_the_rates_where_the_hessian_changes():
+@pytest.mark.fast
+def test_smoothness_is_the_largest_over_the_rates_if_the_hessian_changes():
     # w^4 at 1: g = 4, g' = 4 (1 - 4 rate)^3.
     found = probe(lambda w: (w[0] ** 4, [4 * w[0] ** 3]), [np.array(1.0)], RATES)
     distances = [4 - 4 * (1 - 4 * rate) ** 3 for rate in RATES]
@@ -64,12 +66,14 @@ def test_smoothness_is_the_largest_over_the_rates_where_the_hessian_changes():
     assert found.distances == pytest.approx((min(distances), max(distances)))
 
 
-def test_a_point_without_slope_is_smooth():
+@pytest.mark.fast
+def test_a_point_with_a_zero_gradient_is_smooth():
     found = probe(quadratic(np.eye(3)), np.split(np.zeros(3), [2]), RATES)
     assert found == (0, (0, 0), (0, 0), 0)
 
 
-def test_what_is_no_number_counts_as_infinite():
+@pytest.mark.fast
+def test_nan_counts_as_infinite():
     def compute(weights):
         nan = np.array(1.0 if weights[0] == 1 else np.nan)
         return nan, [nan]
@@ -78,7 +82,8 @@ def test_what_is_no_number_counts_as_infinite():
     assert found == (1, (np.inf, np.inf), (np.inf, np.inf), np.inf)
 
 
-def test_covariate_shift_is_the_change_of_gradient_by_earlier_layers_alone(rng):
+@pytest.mark.fast
+def test_covariate_shift_is_the_change_of_gradient_due_to_earlier_layers(rng):
     x, y = rng.normal(size=(20, 3)), rng.normal(size=(20, 2))
     a, b, c = (rng.normal(size=s) for s in ((3, 4), (4, 4), (4, 2)))
 
@@ -103,6 +108,7 @@ def test_covariate_shift_is_the_change_of_gradient_by_earlier_layers_alone(rng):
         assert shift.cosine == pytest.approx(np.sum(before * after) / norms)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("before", "after", "shift"),
     [
@@ -113,7 +119,7 @@ def test_covariate_shift_is_the_change_of_gradient_by_earlier_layers_alone(rng):
         (1.0, np.nan, (np.inf, np.nan)),
     ],
 )
-def test_only_gradients_that_are_there_have_a_cosine(before, after, shift):
+def test_zero_and_infinite_gradients_have_no_cosine(before, after, shift):
     def compute(weights):
         return 0.0, [np.array(1.0), np.array(before if weights[0] == 1 else after)]
 
@@ -121,12 +127,12 @@ def test_only_gradients_that_are_there_have_a_cosine(before, after, shift):
     np.testing.assert_array_equal(found, Shift(*shift))
 
 
-def test_gradients_of_a_model_are_those_of_its_formula(rng):
+def test_gradients_of_a_model_follow_its_formula(rng):
     model = small_model(False, "float64")
     x, y = rng.normal(size=(6, 4)), rng.normal(size=(6, 2))
     loss = keras.losses.MeanSquaredError(reduction="sum", dtype="float64")
     weights = [rng.normal(size=v.shape) for v in model.trainable_variables]
-    value, gradients = loss_and_gradients(model, loss)(weights, x, y)
+    value, gradients = build_loss_and_gradients(model, loss)(weights, x, y)
     a, p, b, q = weights
     hidden = x @ a + p
     error = hidden @ b + q - y  # the sum of the two outputs' mean square
@@ -137,19 +143,19 @@ def test_gradients_of_a_model_are_those_of_its_formula(rng):
         np.testing.assert_allclose(gradient, formula, rtol=1e-10, atol=1e-12)
 
 
-def test_a_model_with_bn_is_probed_in_training_mode_and_stays_as_it_is(rng):
+def test_a_model_with_bn_is_probed_in_training_mode_and_not_changed(rng):
     model = small_model(True)
     x = rng.normal(3, 5, size=(8, 4)).astype("float32")
     y = rng.normal(size=(8, 2)).astype("float32")
     before = [np.array(v) for v in model.variables]
-    evaluate = loss_and_gradients(model, keras.losses.MeanSquaredError())
+    evaluate = build_loss_and_gradients(model, keras.losses.MeanSquaredError())
 
     def compute(weights):
         return evaluate(weights, x, y)
 
     weights = [keras.ops.convert_to_tensor(v) for v in model.trainable_variables]
     found = probe(compute, weights, RATES)
-    covariate_shift(compute, weights, layers_of(model), 0.1)
+    covariate_shift(compute, weights, group_weights(model), 0.1)
     for variable, old in zip(model.variables, before, strict=True):
         assert np.array(variable).tobytes() == old.tobytes()
     a, gamma, beta, b, q = (np.asarray(weight, np.float64) for weight in weights)
@@ -161,7 +167,7 @@ def test_a_model_with_bn_is_probed_in_training_mode_and_stays_as_it_is(rng):
 
 
 @pytest.mark.parametrize("normalization", [None, BatchNormalization])
-def test_each_layer_of_a_network_has_its_kernel_and_its_normalization(normalization):
+def test_each_layer_has_its_kernel_and_its_normalization(normalization):
     model = VGG(
         input_shape=(32, 32, 1),
         classes=10,
@@ -170,7 +176,7 @@ def test_each_layer_of_a_network_has_its_kernel_and_its_normalization(normalizat
         width=0.02,
         normalization=normalization,
     )
-    layers = layers_of(model)
+    layers = group_weights(model)
     names = [
         [model.trainable_variables[index].path.split("/")[0] for index in layer]
         for layer in layers
@@ -184,8 +190,9 @@ def test_each_layer_of_a_network_has_its_kernel_and_its_normalization(normalizat
     assert [name.removeprefix("vgg/") for name in names[1]] == second
 
 
-def test_another_backend_is_refused(monkeypatch):
+@pytest.mark.fast
+def test_a_backend_other_than_tensorflow_is_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    message = r"need Keras' TensorFlow backend\. Received: jax; set KERAS_BACKEND"
+    message = r"need Keras' TensorFlow backend\. Received: jax\. Set KERAS_BACKEND"
     with pytest.raises(ValueError, match=message):
-        loss_and_gradients(small_model(False), keras.losses.MeanSquaredError())
+        build_loss_and_gradients(small_model(False), keras.losses.MeanSquaredError())

@@ -1,35 +1,49 @@
-"""The report of the experiments: its HTML, and how a headless Chromium shows it."""
+"""The report of the experiments: its HTML, and how headless Chromium renders it."""
 
 import json
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import made_up_experiment
 import pytest
 from browser import CONTRASTS
 
-from bn_keras.experiments import reproducing
+from bn_keras.experiments import catalog, pages, reproducing
 from bn_keras.experiments.report import write_report
 
 NAMES = ("made-up", "second", "absent")
-EVIL = "<script>alert(1)</script>"
+SCRIPT = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Run two experiments of three at the scale `default`, and write their pages."""
+    root = tmp_path_factory.mktemp("reproduced")
+    (root / "pages").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "EXPERIMENTS", NAMES)
+        patch.setattr(pages, "PAGES", root / "pages")
+        patch.setitem(made_up_experiment.PLANS, "default", 1)
+        for name in NAMES[:2]:
+            module = f"bn_keras.experiments.{name.replace('-', '_')}"
+            patch.setitem(sys.modules, module, made_up_experiment)
+            (root / "pages" / f"{name}.md").write_text(made_up_experiment.PAGE)
+            reproducing.reproduce(name, root, "default")
+    return root
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Two experiments of three that were run at scale `default`."""
-    monkeypatch.setattr(reproducing, "EXPERIMENTS", NAMES)
-    monkeypatch.setitem(made_up_experiment.PLANS, "default", 1)
-    for name in NAMES[:2]:
-        module = f"bn_keras.experiments.{name.replace('-', '_')}"
-        monkeypatch.setitem(sys.modules, module, made_up_experiment)
-        reproducing.reproduce(name, tmp_path, "default")
-    return tmp_path / "default"
+def folder(results, tmp_path, monkeypatch):
+    """Return a copy of the results, with their pages where the report looks."""
+    monkeypatch.setattr(pages, "PAGES", results / "pages")
+    return Path(shutil.copytree(results / "default", tmp_path / "default"))
 
 
 class Page(HTMLParser):
-    """Elements, their attributes, their text; every element is closed."""
+    """The elements of a page, their attributes and their text."""
 
     def __init__(self, text):
         super().__init__()
@@ -52,7 +66,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def test_the_report_has_all_rows_and_a_section_for_each_experiment(folder):
+@pytest.mark.fast
+def test_the_report_has_all_rows_and_a_section_per_experiment(folder):
     path = write_report(folder, NAMES)
     assert path == folder / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
@@ -68,32 +83,37 @@ def test_the_report_has_all_rows_and_a_section_for_each_experiment(folder):
         *("agree with 2 of 4 claims", "Scale default: minutes", "Not run: absent."),
         *("The last value of the parabola [0, 1] 1 1.0 yes", "&amp;"),
         *("bn-keras reproduce second --scale default", "Duration0:00:00"),
-        "is no markup, and these lines are one paragraph.",
+        "is not markup, and these lines are one paragraph.",
+        "What came out of the run in the repository It went up.",
     ):
         assert text in shown or text.replace(" ", "") in shown.replace(" ", ""), text
 
 
-def test_nothing_of_the_results_becomes_markup(folder):
+@pytest.mark.fast
+def test_results_and_pages_cannot_inject_markup(folder):
     path = folder / "second" / "second.json"
     facts = json.loads(path.read_text())
     for key in ("title", "command", "remark"):
-        facts[key] = EVIL
-    facts["versions"] = {EVIL: EVIL}
-    facts["machine"] = {"cores": EVIL, "architecture": EVIL, "devices": [EVIL]}
-    facts["rows"] = [{"claim": EVIL, "paper": EVIL, "measured": EVIL, "agrees": None}]
+        facts[key] = SCRIPT
+    facts["versions"] = {SCRIPT: SCRIPT}
+    facts["machine"] = {"cores": SCRIPT, "architecture": SCRIPT, "devices": [SCRIPT]}
+    facts["rows"] = [
+        {"claim": SCRIPT, "paper": SCRIPT, "measured": SCRIPT, "agrees": None}
+    ]
     path.write_text(json.dumps(facts))
     text = write_report(folder, NAMES).read_text(encoding="utf-8")
     page = Page(text)
     assert not {tag for tag, _ in page.elements} & {"script", "b"}
     assert len(page.of("img")) == 2
     assert all("src" in one and "onerror" not in one for one in page.of("img"))
-    # Its title, remark, command, 2 of its versions, 3 of its machine, its row of 3 in
-    # both tables, and the other experiment's remark.
-    assert "".join(page.text).count(EVIL) == 1 + 1 + 1 + 2 + 3 + 2 * 3 + 1
-    assert page.of("img")[1]["alt"].startswith(EVIL)
+    # Its title, set-up, command, 2 of its versions, 3 of its machine, its row of 3 in
+    # both tables, and the other experiment's set-up.
+    assert "".join(page.text).count(SCRIPT) == 1 + 1 + 1 + 2 + 3 + 2 * 3 + 1
+    assert page.of("img")[1]["alt"].startswith(SCRIPT)
 
 
-def test_the_report_loads_nothing_and_is_the_same_each_time(folder):
+@pytest.mark.fast
+def test_the_report_loads_nothing_and_is_deterministic(folder):
     first = write_report(folder, NAMES).read_bytes()
     page = Page(first.decode())
     assert write_report(folder, NAMES).read_bytes() == first
@@ -105,27 +125,39 @@ def test_the_report_loads_nothing_and_is_the_same_each_time(folder):
     ]
 
 
-def test_a_report_of_nothing_says_so(tmp_path):
+@pytest.mark.fast
+def test_a_report_without_results_says_so(tmp_path):
     text = write_report(tmp_path, NAMES).read_text()
     assert "Not run: made-up, second, absent." in text
     assert "<table>" not in text
     assert "agree" not in text
 
 
-def test_an_experiment_without_its_figure_was_not_run(folder):
+@pytest.mark.fast
+def test_an_experiment_without_its_figure_counts_as_not_run(folder):
     (folder / "second" / "second.svg").unlink()
     assert "Not run: second, absent." in write_report(folder, NAMES).read_text()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("text", ["{", "[]", '{"title": "x"}'])
-def test_a_damaged_file_is_named_with_the_way_out(folder, text):
+def test_a_damaged_file_is_reported_with_the_remedy(folder, text):
     path = folder / "second" / "second.json"
     path.write_text(text)
     with pytest.raises(ValueError, match="`bn-keras reproduce second`") as caught:
         write_report(folder, NAMES)
-    assert f"has left in {path}. Received: a file" in str(caught.value)
-    assert "give that command again" in str(caught.value)
+    assert str(caught.value).startswith(f"{path} must hold the result of")
+    assert "Received: a file that cannot be read" in str(caught.value)
+    assert "Run that command again" in str(caught.value)
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.fast
+def test_pages_are_quoted_only_for_the_scale_that_they_are_about(folder):
+    other = folder.rename(folder.with_name("full"))
+    text = write_report(other, NAMES).read_text(encoding="utf-8")
+    assert "<h3>Set-up</h3>" in text
+    assert "What came out" not in text
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -166,7 +198,7 @@ def test_the_report_fits_and_is_readable(window, folder, width, scheme):
     window.command("Emulation.clearDeviceMetricsOverride")
 
 
-def test_the_browser_asks_nobody_and_complains_of_nothing(window, folder):
+def test_the_browser_loads_nothing_else_and_reports_no_error(window, folder):
     window.complaints()
     window.open(write_report(folder, NAMES).as_uri())
     window.until("return document.readyState === 'complete'")

@@ -1,4 +1,4 @@
-"""Section 2's warning: the layer and its bias, what is drawn and claimed."""
+"""The warning of section 2: the layer and its bias, the figure and the rows."""
 
 import copy
 
@@ -8,7 +8,9 @@ import pytest
 from keras import ops
 
 from bn_keras.experiments import section2
-from bn_keras.experiments.parts import load_data
+from bn_keras.experiments.data_sets import load_data
+from bn_keras.experiments.layers.outside_normalization import OutsideNormalization
+from bn_keras.experiments.section2 import EXPERIMENT
 
 
 def layer(end=50.0, change=1e-7, deviations=20.0):
@@ -34,7 +36,7 @@ def network(weights, accuracy):
 
 @pytest.fixture
 def measurements():
-    """As the paper has it, of two seeds."""
+    """Return two seeds that behave as the paper says."""
     kinds = {
         "bn": [layer(0.0), layer(1e-6)],
         "scaled": [layer(80.0, deviations=90.0), layer(70.0, deviations=60.0)],
@@ -56,7 +58,7 @@ def measurements():
 
 
 def descend(kind, weights, steps):
-    """The layer's descent in float64 by the formulas of sections 2 and 3."""
+    """Return the layer's descent in float64, by the formulas of sections 2 and 3."""
     digits = load_data("digits", None).train
     inputs = digits.images.reshape(len(digits), -1).astype(float)
     inputs -= inputs.mean(0)
@@ -88,26 +90,27 @@ def initial_weights(seed):
 
 
 @pytest.mark.parametrize("kind", section2.STYLES)
-def test_bias_and_loss_are_those_of_the_formulas_in_float64(kind):
-    measured = section2.measure_layer(kind, seed=1, steps=8)
+def test_bias_and_loss_follow_the_formulas_in_float64(kind):
+    measured = section2._measure_layer({}, None, kind, seed=1, steps=8)
     biases, losses, deviations = descend(kind, initial_weights(1), 8)
     assert measured["steps"] == list(range(9))
     np.testing.assert_allclose(measured["bias"], biases, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(measured["loss"], losses, rtol=1e-3)
-    # BN's bias is rounding alone.
+    # With BN the bias consists of rounding errors.
     if kind != "bn":
         np.testing.assert_allclose(measured["deviations"], deviations, rtol=1e-3)
     assert measured["change"] < 1e-5
 
 
-def test_only_the_bias_without_its_gradient_grows_by_the_formula():
-    measured = section2.measure_layer("centred", seed=0, steps=20)
+def test_the_bias_grows_by_the_formula_if_the_mean_is_outside_the_step():
+    measured = section2._measure_layer({}, None, "centred", seed=0, steps=20)
     even = np.mean(load_data("digits", None).train.labels % 2 == 0)
     np.testing.assert_allclose(measured["formula"], 2 * section2.RATE * 20 * even)
     np.testing.assert_allclose(measured["end"], measured["formula"], rtol=1e-5)
 
 
-def test_statistics_outside_the_step_are_constants_to_the_gradient():
+@pytest.mark.fast
+def test_statistics_outside_the_step_are_constant_in_the_gradient():
     tf = pytest.importorskip("tensorflow")
     x = np.array([[1.0, -2.0], [3.0, 0.5], [5.0, 4.0]], np.float32)
     outer = np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 1.0]], np.float32)
@@ -115,14 +118,14 @@ def test_statistics_outside_the_step_are_constants_to_the_gradient():
     for scaled, factor in ((False, 1.0), (True, 1 / np.sqrt(x.var(0) + 1e-3))):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            outputs = section2.OutsideNormalization(scaled)(inputs)
+            outputs = OutsideNormalization(scaled)(inputs)
             loss = tf.reduce_sum(outputs * outer)
         np.testing.assert_allclose(outputs, (x - x.mean(0)) * factor, rtol=1e-5)
         np.testing.assert_allclose(tape.gradient(loss, inputs), outer * factor, 1e-5)
 
 
-def test_figure_shows_bias_loss_and_network(measurements):
-    figure = section2.plot(measurements)
+def test_the_figure_shows_bias_loss_and_network(measurements):
+    figure = EXPERIMENT.plot(measurements)
     bias, loss, weights, descent = figure.axes
     assert (bias.get_xlabel(), bias.get_ylabel()) == ("steps", "bias b")
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("steps", "loss")
@@ -135,18 +138,20 @@ def test_figure_shows_bias_loss_and_network(measurements):
     assert bias.get_legend().get_texts()[0].get_text() == "With BN"
 
 
-def test_rows_agree_where_the_measurements_do(measurements):
-    found = section2.rows(measurements)
-    assert [row.agrees for row in found] == [True] * 4 + [None]
-    assert found[0].measured == "50.00 (50.00 to 50.00)"
-    assert found[2].measured == (
+@pytest.mark.fast
+def test_measurements_as_in_the_paper_agree(measurements):
+    rows = EXPERIMENT.rows(measurements)
+    assert [row.agrees for row in rows] == [True] * 4 + [None]
+    assert rows[0].measured == "50.00 (50.00 to 50.00)"
+    assert rows[2].measured == (
         "75.0 (60.0 to 90.0); E[x] alone outside 20.0 (20.0 to 20.0)"
     )
-    assert found[3].measured == ("62.5 (62.5 to 62.5) times; with BN 1.1 (1.1 to 1.1)")
-    assert found[4].measured == "10.0 (10.0 to 10.0); with BN 99.0 (99.0 to 99.0)"
-    assert all(len(row.claim) <= 80 for row in found)
+    assert rows[3].measured == ("62.5 (62.5 to 62.5) times; with BN 1.1 (1.1 to 1.1)")
+    assert rows[4].measured == "10.0 (10.0 to 10.0); with BN 99.0 (99.0 to 99.0)"
+    assert all(len(row.claim) <= 80 for row in rows)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("kind", "name", "value", "row"),
     [
@@ -155,48 +160,52 @@ def test_rows_agree_where_the_measurements_do(measurements):
         ("scaled", "deviations", 15.0, 2),
     ],
 )
-def test_one_seed_that_disagrees_is_enough_for_its_row(
+def test_one_seed_that_contradicts_a_claim_is_enough(
     measurements, kind, name, value, row
 ):
     changed = copy.deepcopy(measurements)
     changed["layer"][kind][1][name] = value
-    agrees = [found.agrees for found in section2.rows(changed)]
+    agrees = [one.agrees for one in EXPERIMENT.rows(changed)]
     assert agrees[row] is False
     assert agrees.count(False) == 1
 
 
-def test_network_that_does_not_blow_up_disagrees(measurements):
+@pytest.mark.fast
+def test_a_network_that_does_not_blow_up_disagrees(measurements):
     measurements["network"]["scaled"]["2.0"][0] = network(79.0, 0.995)
-    assert section2.rows(measurements)[3].agrees is False
+    assert EXPERIMENT.rows(measurements)[3].agrees is False
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("value", [np.nan, np.inf, None])
-def test_weights_that_are_no_number_blew_up(measurements, value):
-    expected = section2.rows(measurements)[3].agrees
+def test_weights_that_are_not_finite_count_as_blown_up(measurements, value):
+    expected = EXPERIMENT.rows(measurements)[3].agrees
     measurements["network"]["scaled"]["2.0"][0]["weights"][-1] = value
-    found = section2.rows(measurements)[3]
-    assert found.agrees is expected is True
-    assert found.measured.startswith("inf")
+    growth = EXPERIMENT.rows(measurements)[3]
+    assert growth.agrees is expected is True
+    assert growth.measured.startswith("inf")
 
 
-def test_networks_differ_in_what_flows_through_the_statistics():
+def test_networks_differ_only_in_the_gradient_through_the_statistics():
     first, again, outside = (
-        section2.measure_network(kind, 0, 2.0, 1) for kind in ("bn", "bn", "scaled")
+        section2._measure_network({}, None, kind, 0, 2.0, 1)
+        for kind in ("bn", "bn", "scaled")
     )
     assert first == again
     assert first["initial"] == outside["initial"]
-    # Of a layer whose scale its loss does not know, the kernel grows; the more where
-    # the gradient has a part along the kernel.
+    # If the loss does not depend on the scale of a kernel, the kernel grows; it grows
+    # more if the gradient has a component along the kernel.
     assert outside["weights"][-1] > 1.2 * first["weights"][-1]
 
 
-def test_smoke_run_ends_and_measures_nothing_a_second_time(tmp_path):
-    told = []
-    first = section2.run(tmp_path, "smoke")
-    second = section2.run(
-        tmp_path, "smoke", on_part=lambda *progress: told.append(progress)
+@pytest.mark.slow
+def test_a_smoke_run_measures_each_part_once(tmp_path):
+    progress = []
+    first = EXPERIMENT.run(tmp_path, "smoke")
+    second = EXPERIMENT.run(
+        tmp_path, "smoke", on_part=lambda *part: progress.append(part)
     )
-    assert told == [("", 6, 6)]
+    assert progress == [("", 6, 6)]
     assert second == first
-    assert len(section2.plot(first).axes) == 4
-    assert len(section2.rows(first)) == 5
+    assert len(EXPERIMENT.plot(first).axes) == 4
+    assert len(EXPERIMENT.rows(first)) == 5
