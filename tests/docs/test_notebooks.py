@@ -8,18 +8,10 @@ from nbclient import NotebookClient
 from paths import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LONGEST = "the_inception_family"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        # Two minutes by itself: a longer proof.
-        pytest.param(path, marks=[pytest.mark.slow] * (path.stem == LONGEST))
-        for path in NOTEBOOKS
-    ],
-    ids=lambda path: path.name,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_every_notebook_runs_and_draws(path, tmp_path, monkeypatch):
     monkeypatch.setenv("BN_KERAS_SCALE", "smoke")
     monkeypatch.setenv("BN_KERAS_WORKDIR", str(tmp_path / "reproduced"))
@@ -31,6 +23,7 @@ def test_every_notebook_runs_and_draws(path, tmp_path, monkeypatch):
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_every_notebook_is_committed_as_it_ran_at_default_scale(path):
     notebook = nbformat.read(path, as_version=4)
@@ -39,7 +32,7 @@ def test_every_notebook_is_committed_as_it_ran_at_default_scale(path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)]
     outputs = [output for cell in code for output in cell.outputs]
-    # The letters of a picture may hold anything.
+    # An encoded picture may contain any letters, so it is left out of the search below.
     pictures = [output.get("data", {}).pop("image/png", None) for output in outputs]
     assert any(pictures)
     assert not [one for one in outputs if one.output_type == "error"]
