@@ -299,5 +299,5 @@ class Data:
             ("classes", f"{len(self.class_names):,}: {names}"),
         ]
         if self.skipped:
-            rows.append(("skipped", f"{len(self.skipped):,} files"))
+            rows.append(("bad files skipped", f"{len(self.skipped):,}"))
         return html_table(rows, caption=self.name)

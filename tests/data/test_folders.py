@@ -251,7 +251,7 @@ except ValueError as error:
 
 
 def test_bad_files_can_be_skipped_and_are_listed(folder):
-    whole = data.image_folder(folder)
+    complete = data.image_folder(folder)
     truncate(folder / "train" / "dog" / "002.png")
     truncate(folder / "val" / "cat" / "000.png")
     opened = data.load("image_folder", folder, bad_files="skip")
@@ -259,10 +259,10 @@ def test_bad_files_can_be_skipped_and_are_listed(folder):
         "/train/dog/002.png",
         "/val/cat/000.png",
     ]
-    assert list(opened.train.paths) == list(np.delete(whole.train.paths, 8))
+    assert list(opened.train.paths) == list(np.delete(complete.train.paths, 8))
     assert labels(opened.train) == [0] * 6 + [1] * 5
     assert len(opened.test) == 5
-    assert not whole.skipped
+    assert not complete.skipped
 
 
 def test_a_class_of_only_bad_files_is_an_error(folder):

@@ -29,8 +29,8 @@ def source(tmp_path_factory):
 @pytest.fixture
 def written(source, tmp_path):
     """A folder of records, with 5 training shards."""
-    data.convert(data.image_folder(source), tmp_path / "made" / "records", shards=5)
-    return tmp_path / "made" / "records"
+    data.convert(data.image_folder(source), tmp_path / "folder" / "records", shards=5)
+    return tmp_path / "folder" / "records"
 
 
 def examples(path):
@@ -42,20 +42,20 @@ def examples(path):
 
 def test_every_file_is_written_once_with_its_own_bytes(source, written):
     for split, folder in (("train", "train"), ("test", "val")):
-        found = {}
+        contents = {}
         for shard in sorted(written.glob(f"{split}-*")):
             for example in examples(shard):
                 name = example["image/filename"].bytes_list.value[0].decode()
                 content = example["image/encoded"].bytes_list.value[0]
                 label = example["image/class/label"].int64_list.value[0]
-                assert name not in found
+                assert name not in contents
                 assert CLASSES[label] == name[0]
-                found[name] = content
+                contents[name] = content
         expected = {
             str(path.relative_to(source / folder)): path.read_bytes()
             for path in (source / folder).rglob("*.png")
         }
-        assert found == expected
+        assert contents == expected
 
 
 def test_every_shard_holds_all_classes_and_is_described(written):

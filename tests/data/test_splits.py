@@ -23,11 +23,11 @@ PREPROCESSING = Preprocessing((6, 6))
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    """60 examples of 5 classes; the corner of each picture holds its number."""
+    """60 examples of 5 classes; the corner of each image holds its number."""
     folder = tmp_path_factory.mktemp("splits")
     for split in ("train", "val"):
-        write_image_folder(folder / "pictures" / split, "abcde", COUNT // 5)
-    files = data.image_folder(folder / "pictures")
+        write_image_folder(folder / "images" / split, "abcde", COUNT // 5)
+    files = data.image_folder(folder / "images")
     records = data.convert(files, folder / "records", shards=6)
     return {
         "arrays": data.Arrays(
@@ -125,15 +125,15 @@ def test_a_stream_is_bitwise_the_same_wherever_it_begins(splits, kind, within_sh
             .as_numpy_iterator()
         )
 
-    whole = stream(epochs=3)
+    complete = stream(epochs=3)
     # Full but the last: 180 examples are 22 batches of 8 and one of 4.
-    assert [len(labels) for _, labels in whole] == [8] * 22 + [4]
+    assert [len(labels) for _, labels in complete] == [8] * 22 + [4]
     for first in (1, 8, 22):
         rest = stream(epochs=3, first_batch=first)
-        assert len(rest) == len(whole) - first
-        for (images, labels), (others, their) in zip(whole[first:], rest, strict=True):
-            np.testing.assert_array_equal(images, others)
-            np.testing.assert_array_equal(labels, their)
+        assert len(rest) == len(complete) - first
+        for batch, expected in zip(rest, complete[first:], strict=True):
+            for array, expected_array in zip(batch, expected, strict=True):
+                np.testing.assert_array_equal(array, expected_array)
 
 
 @pytest.mark.parametrize("kind", ORDERS)
@@ -141,8 +141,8 @@ def test_an_endless_stream_begins_with_the_finite_one(splits, kind):
     arguments = (8, data.Shuffling(4), PREPROCESSING, Augmentation())
     endless = splits[kind].batches(*arguments, epochs=None, first_batch=5).take(12)
     finite = splits[kind].batches(*arguments, epochs=3).skip(5).take(12)
-    for one, other in zip(collect(endless), collect(finite), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for array, expected in zip(collect(endless), collect(finite), strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -176,8 +176,8 @@ def test_the_global_seed_does_not_matter(splits, kind):
             splits[kind].batches(8, data.Shuffling(4), PREPROCESSING, Augmentation())
         )
 
-    for one, other in zip(stream(1), stream(2), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for array, expected in zip(stream(1), stream(2), strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 def test_another_process_gets_the_same_batches(splits, tmp_path):
@@ -199,15 +199,16 @@ for kind, split in {
     "files": data.image_folder("files").train,
     "records": data.records("records").train,
 }.items():
+    preprocessing, augmentation = Preprocessing((6, 6)), Augmentation()
     batches = split.batches(
-        8, data.Shuffling(9), Preprocessing((6, 6)), Augmentation(), epochs=2, first_batch=2
+        8, data.Shuffling(9), preprocessing, augmentation, epochs=2, first_batch=2
     )
     images, labels = map(np.concatenate, zip(*batches.as_numpy_iterator()))
-    np.savez(f"{kind}_theirs.npz", images=images, labels=labels)
+    np.savez(f"{kind}_expected.npz", images=images, labels=labels)
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     for kind, split in splits.items():
-        theirs = np.load(tmp_path / f"{kind}_theirs.npz")
+        expected = np.load(tmp_path / f"{kind}_expected.npz")
         images, labels = collect(
             split.batches(
                 8,
@@ -218,8 +219,8 @@ for kind, split in {
                 first_batch=2,
             )
         )
-        np.testing.assert_array_equal(images, theirs["images"])
-        np.testing.assert_array_equal(labels, theirs["labels"])
+        np.testing.assert_array_equal(images, expected["images"])
+        np.testing.assert_array_equal(labels, expected["labels"])
 
 
 def test_the_augmentation_of_an_example_differs_between_epochs():
@@ -235,7 +236,7 @@ def test_arrays_of_bytes_and_of_floats_give_the_same_inputs():
     labels = np.arange(9)
     preprocessing = Preprocessing(scale=1 / 127.5, offset=-1.0)
     for augmentation in (None, Augmentation()):
-        one, other = (
+        from_bytes, from_floats = (
             collect(
                 data.Arrays(images, labels).batches(
                     4, data.Shuffling(2), preprocessing, augmentation
@@ -243,9 +244,9 @@ def test_arrays_of_bytes_and_of_floats_give_the_same_inputs():
             )[0]
             for images in (pixels, (pixels / 255).astype("float32"))
         )
-        np.testing.assert_allclose(one, other, atol=2e-6)
-        assert one.min() >= -1 - 1e-6
-        assert one.max() <= 1 + 1e-6
+        np.testing.assert_allclose(from_bytes, from_floats, atol=2e-6)
+        assert from_bytes.min() >= -1 - 1e-6
+        assert from_bytes.max() <= 1 + 1e-6
 
 
 def test_batches_follow_the_formula_of_preprocessing():
@@ -285,6 +286,28 @@ def test_a_late_start_does_not_compute_earlier_epochs(splits, kind):
 def test_check_accepts_good_examples(splits):
     for split in (*splits.values(), data.digits().test):
         split.check()
+
+
+def test_splits_show_themselves(splits):
+    assert repr(splits["arrays"]) == "Arrays(60 examples, 8 x 8 x 3)"
+    assert repr(splits["files"]) == "Files(60 examples, ? x ? x 3)"
+    assert repr(splits["records"]) == "Records(60 examples, ? x ? x 3, 6 files)"
+
+
+def test_a_data_set_shows_itself_in_one_line_and_as_a_table(splits):
+    names = tuple(f"<{number}>" for number in range(20))
+    examples = data.Data("tiny", splits["arrays"], splits["files"], names, ("bad.png",))
+    assert repr(examples) == (
+        "Data('tiny', train=Arrays(60 examples, 8 x 8 x 3), "
+        "test=Files(60 examples, ? x ? x 3), 20 classes, 1 skipped)"
+    )
+    table = examples._repr_html_()
+    assert "<th>train</th><td>60 examples</td>" in table
+    # The names are escaped, and only the first twelve of them are shown.
+    assert "<td>20: &lt;0&gt;, &lt;1&gt;, " in table
+    assert "&lt;11&gt;, ...</td>" in table
+    assert "<th>bad files skipped</th><td>1</td>" in table
+    assert "skipped" not in data.digits()._repr_html_()
 
 
 def test_an_error_that_no_file_caused_is_not_changed(splits):

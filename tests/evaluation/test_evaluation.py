@@ -1,4 +1,4 @@
-"""What an evaluation counts, averages and refuses."""
+"""`evaluate`: its counts, its averages and its errors."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def digits():
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Picture files of several sizes, eleven of four classes."""
+    """Eleven image files of several sizes and of four classes."""
     draw = np.random.default_rng(0)
     paths = []
     for number in range(11):
@@ -52,8 +52,8 @@ def classifier(seed, classes=7, activation="softmax"):
     )
 
 
-def answering(table):
-    """A model that answers row i of `table` to the image that holds i."""
+def lookup_model(table):
+    """Return a model whose output is row i of `table` for an image of the value i."""
     table = np.array(table, "float32")
     model = keras.Sequential(
         [
@@ -67,102 +67,106 @@ def answering(table):
     return model
 
 
-def numbered(labels):
+def numbered_images(labels):
     count = len(labels)
     images = np.arange(count, dtype="float32").reshape(count, 1, 1, 1)
     return data.Arrays(images, np.array(labels))
 
 
-def test_top_one_and_top_five_count_what_they_say():
+def test_top1_and_top5_are_shares_of_images():
     table = [[6, 5, 4, 3, 2, 1, 0]] * 4
-    found = evaluate(answering(table), numbered([0, 4, 5, 1]))
-    assert (found.images, found.top1, found.top5) == (4, 0.25, 0.75)
+    evaluation = evaluate(lookup_model(table), numbered_images([0, 4, 5, 1]))
+    assert (evaluation.images, evaluation.top1, evaluation.top5) == (4, 0.25, 0.75)
 
 
 @pytest.mark.parametrize("answer", [0.0, np.nan])
-def test_a_model_that_cannot_tell_classes_apart_is_never_right(answer):
-    found = evaluate(answering([[answer] * 7] * 4), numbered(range(4)))
-    assert (found.top1, found.top5) == (0, 0)
-    assert not found.confusion.diagonal().any()
-    assert found.images == 4
+def test_a_model_with_the_same_output_for_every_class_is_never_right(answer):
+    evaluation = evaluate(lookup_model([[answer] * 7] * 4), numbered_images(range(4)))
+    assert (evaluation.top1, evaluation.top5) == (0, 0)
+    assert not evaluation.confusion.diagonal().any()
+    assert evaluation.images == 4
 
 
-def test_the_confusion_matrix_and_the_classes_add_up():
+def test_the_confusion_matrix_and_the_scores_by_class():
     table = [[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.6, 0.1, 0.3]]
-    found = evaluate(answering(table), numbered([0, 0, 2, 2]))
-    np.testing.assert_array_equal(found.confusion, [[1, 1, 0], [0, 0, 0], [1, 0, 1]])
-    first, second, third = found.per_class
+    evaluation = evaluate(lookup_model(table), numbered_images([0, 0, 2, 2]))
+    np.testing.assert_array_equal(
+        evaluation.confusion, [[1, 1, 0], [0, 0, 0], [1, 0, 1]]
+    )
+    first, second, third = evaluation.per_class
     assert first == third == (2, 0.5, 1.0)
     assert second.images == 0
     assert np.isnan([second.top1, second.top5]).all()
 
 
-def test_an_ensemble_is_the_mean_of_probabilities_not_a_vote():
-    sure, unsure = [[0.1, 0.9, 0.0]], [[0.6, 0.4, 0.0]]
-    models = [answering(table) for table in (unsure, sure, unsure)]
-    assert evaluate(models[0], numbered([0])).top1 == 1
-    assert evaluate(models, numbered([0])).top1 == 0
-    assert evaluate(models, numbered([1])).top1 == 1
+def test_an_ensemble_averages_probabilities_and_does_not_vote():
+    certain, uncertain = [[0.1, 0.9, 0.0]], [[0.6, 0.4, 0.0]]
+    models = [lookup_model(table) for table in (uncertain, certain, uncertain)]
+    assert evaluate(models[0], numbered_images([0])).top1 == 1
+    assert evaluate(models, numbered_images([0])).top1 == 0
+    assert evaluate(models, numbered_images([1])).top1 == 1
 
 
 @pytest.mark.parametrize(("crops", "ensemble"), [(1, 3), (10, 3), (144, 1)])
 def test_probabilities_are_averaged_over_crops_and_models(photographs, crops, ensemble):
     models = [classifier(seed) for seed in range(ensemble)]
     preprocessing = Preprocessing(scale=1 / 127.5, offset=-1.0)
-    found = evaluate(models, photographs, crops, preprocessing, batch_size=50)
+    evaluation = evaluate(models, photographs, crops, preprocessing, batch_size=50)
     confusion = np.zeros((7, 7), int)
-    fitted = preprocessing.resolve((None, 14, 14, 3))
+    resolved = preprocessing.resolve((None, 14, 14, 3))
     for path, label in zip(photographs.paths, photographs.labels, strict=True):
         if crops == 1:
-            images = decode_batch(tf.constant([tf.io.read_file(path).numpy()]), fitted)
+            images = decode_batch(
+                tf.constant([tf.io.read_file(path).numpy()]), resolved
+            )
             images = np.array(images) / 127.5 - 1
         else:
             pixels = np.array(Image.open(path), "float32") / 255
-            images = extract_crops(tf.constant(pixels), fitted, crops)
+            images = extract_crops(tf.constant(pixels), resolved, crops)
         answers = [np.array(model(images), np.float64) for model in models]
         confusion[label, np.mean(answers, (0, 1)).argmax()] += 1
-    np.testing.assert_array_equal(found.confusion, confusion)
+    np.testing.assert_array_equal(evaluation.confusion, confusion)
 
 
-def test_the_single_crop_is_the_exporters(photographs):
-    fitted = Preprocessing(size=(14, 14), crop_fraction=0.875, channels=3)
-    images, _ = next(iter(crop_batches(photographs, fitted, 1, 11)))
+def test_the_single_crop_is_that_of_exported_models(photographs):
+    preprocessing = Preprocessing(size=(14, 14), crop_fraction=0.875, channels=3)
+    images, _ = next(iter(crop_batches(photographs, preprocessing, 1, 11)))
     files = tf.constant([tf.io.read_file(path).numpy() for path in photographs.paths])
-    exported = np.array(decode_batch(files, fitted)) / 255
+    exported = np.array(decode_batch(files, preprocessing)) / 255
     np.testing.assert_allclose(images, exported, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 50, 5000])
-def test_batches_are_full_and_do_not_change_the_answer(photographs, batch_size):
-    fitted = Preprocessing(size=(14, 14), channels=3)
+def test_batches_are_full_and_hold_the_same_crops(photographs, batch_size):
+    preprocessing = Preprocessing(size=(14, 14), channels=3)
     if batch_size == 1:
         photographs = data.Files(photographs.paths[:2], photographs.labels[:2])
     total = len(photographs) * 144
-    batches = list(crop_batches(photographs, fitted, 144, batch_size))
+    batches = list(crop_batches(photographs, preprocessing, 144, batch_size))
     sizes = [len(labels) for _, labels in batches]
     assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
     assert sum(sizes) == total
     crops = np.concatenate([images for images, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
     np.testing.assert_array_equal(labels, np.repeat(photographs.labels, 144))
-    for number, (picture, _) in enumerate(photographs.pictures()):
-        expected = extract_crops(picture, fitted, 144)
+    for number, (image, _) in enumerate(photographs.original_images()):
+        expected = extract_crops(image, preprocessing, 144)
         np.testing.assert_array_equal(crops[number * 144 :][:144], expected)
 
 
-def test_the_model_sees_batches_of_one_size_only(photographs):
+def test_the_model_gets_batches_of_one_size(photographs):
     model = classifier(0)
-    seen = []
+    sizes = []
     predict = model.predict_on_batch
-    model.predict_on_batch = lambda images: seen.append(len(images)) or predict(images)
+    model.predict_on_batch = lambda images: sizes.append(len(images)) or predict(images)
     ten = evaluate(model, photographs, 10, batch_size=64)
-    assert seen == [64, 64]
-    seen.clear()
+    assert sizes == [64, 64]
+    sizes.clear()
     assert evaluate(model, photographs, 10).top1 == ten.top1
-    assert seen == [110]
+    assert sizes == [110]
 
 
-def test_pictures_are_read_as_they_are_needed():
+def test_images_are_read_when_they_are_needed():
     class Counting(data.Arrays):
         read_so_far = 0
 
@@ -175,42 +179,44 @@ def test_pictures_are_read_as_they_are_needed():
             return super().read(reference + tf.ensure_shape(zero, ()))
 
     split = Counting(np.zeros((400, 8, 8, 1), "float32"), np.zeros(400, np.int64))
-    fitted = Preprocessing(size=(8, 8), channels=1)
-    batches = iter(crop_batches(split, fitted, 144, 144))
+    preprocessing = Preprocessing(size=(8, 8), channels=1)
+    batches = iter(crop_batches(split, preprocessing, 144, 144))
     for _ in range(10):
         next(batches)
-    # What is under way grows with the cores, not with the pictures.
+    # How many are read ahead depends on the cores, not on the number of images.
     assert split.read_so_far < 10 + 20 + 6 * (os.cpu_count() or 1)
 
 
-def test_progress_is_told_in_pictures(photographs):
-    told = []
-    evaluate(classifier(0), photographs, 10, batch_size=25, on_batch_end=told.append)
-    assert told == [2, 5, 7, 10, 11]
+def test_progress_is_reported_in_images(photographs):
+    counts = []
+    evaluate(classifier(0), photographs, 10, batch_size=25, on_batch_end=counts.append)
+    assert counts == [2, 5, 7, 10, 11]
 
 
 def test_logits_can_be_ranked_but_not_averaged(photographs):
     model = classifier(0, activation=None)
     assert evaluate(model, photographs, preprocessing=Preprocessing()).images == 11
-    message = r"they must sum to 1\. Received: outputs .* of model 1 \(seed_0\); end it"
+    message = (
+        r"must be probabilities.* Received: outputs .* of model 1 \(seed_0\)\. End"
+    )
     with pytest.raises(ValueError, match=message):
         evaluate(model, photographs, crops=10)
     with pytest.raises(ValueError, match=r"model 2 \(seed_0\)"):
         evaluate([classifier(1), model], photographs)
 
 
-def test_models_that_do_not_fit_together_are_named(photographs):
+def test_models_of_different_shapes_are_named(photographs):
     message = r"output_shape \(6,\) of model 2 \(seed_1\), \(7,\) of model 1 \(seed_0"
     with pytest.raises(ValueError, match=message):
         evaluate([classifier(0), classifier(1, classes=6)], photographs)
     other = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     with pytest.raises(ValueError, match=r"input_shape \(8, 8, 3\) of model 2"):
         evaluate([classifier(0), other], photographs)
-    with pytest.raises(ValueError, match="Expected one model at least"):
+    with pytest.raises(ValueError, match="must have at least one model"):
         evaluate([], photographs)
 
 
-def test_a_model_of_another_form_is_an_error(digits):
+def test_a_model_that_is_not_a_classifier_is_an_error(digits):
     image = keras.Input((8, 8, 1))
     flat = keras.layers.Flatten()(image)
     with pytest.raises(ValueError, match="1 inputs and 2 outputs"):
@@ -226,7 +232,7 @@ def test_a_model_for_other_images_is_an_error(digits, shape):
         evaluate(model, digits.test)
 
 
-def test_a_model_for_other_channels_is_an_error_whatever_is_resized(digits):
+def test_a_model_for_other_channels_is_an_error_even_with_preprocessing(digits):
     with pytest.raises(ValueError, match=r"Received: images of shape \(8, 8, 1\)"):
         evaluate(classifier(0), digits.test, crops=10, preprocessing=Preprocessing())
 
@@ -235,22 +241,24 @@ def test_a_model_of_fewer_classes_is_an_error(digits):
     model = keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
     )
-    with pytest.raises(ValueError, match=r"knows 3 classes\. Received: label 9"):
+    with pytest.raises(ValueError, match=r"of 3 classes\. Received: label 9"):
         evaluate(model, digits.test)
 
 
-def test_no_pictures_are_an_error(digits):
+def test_a_split_without_images_is_an_error(digits):
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
     nothing = data.Arrays(digits.test.images[:0], digits.test.labels[:0])
-    with pytest.raises(ValueError, match=r"one picture at least\. Received: none"):
+    with pytest.raises(ValueError, match=r"at least one image\. Received: 0 images"):
         evaluate(model, nothing)
 
 
-def test_crops_are_one_ten_or_144_of_a_square(photographs):
+def test_crops_must_be_1_10_or_144_and_the_input_a_square(photographs):
     with pytest.raises(ValueError, match=r"`crops` must be one of 1, 10, 144\. .*=7"):
         evaluate(classifier(0), photographs, crops=7)
     wide = keras.Sequential([keras.Input((8, 9, 3)), keras.layers.Flatten()])
-    with pytest.raises(ValueError, match=r"must be one\. Received: \(8, 9\); take"):
+    with pytest.raises(
+        ValueError, match=r"must be a square .*Received: \(8, 9\)\. Set crops=1"
+    ):
         evaluate(wide, photographs, crops=10)
     free = keras.Sequential(
         [
@@ -260,20 +268,20 @@ def test_crops_are_one_ten_or_144_of_a_square(photographs):
             keras.layers.Softmax(),
         ]
     )
-    with pytest.raises(ValueError, match=r"must be one\. Received: None"):
+    with pytest.raises(ValueError, match=r"must be a square .*Received: None"):
         evaluate(free, photographs, crops=10)
-    found = evaluate(free, photographs, 10, Preprocessing(size=(14, 14)))
-    assert found.images == 11
+    evaluation = evaluate(free, photographs, 10, Preprocessing(size=(14, 14)))
+    assert evaluation.images == 11
 
 
 @pytest.mark.parametrize("crops", [1, 10])
-def test_a_damaged_picture_is_named(photographs, tmp_path, crops):
-    (tmp_path / "3.png").write_bytes(b"no picture")
+def test_a_damaged_image_is_named(photographs, tmp_path, crops):
+    (tmp_path / "3.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"Received: .*3\.png"):
         evaluate(classifier(0), photographs, crops)
 
 
-def test_jax_counts_the_same(photographs, tmp_path):
+def test_jax_gives_the_same_counts(photographs, tmp_path):
     model = classifier(0)
     model.save(tmp_path / "model.keras")
     expected = evaluate([model, model], photographs, 10, batch_size=64).confusion
@@ -287,8 +295,8 @@ def test_jax_counts_the_same(photographs, tmp_path):
         "paths = np.load('paths.npy', allow_pickle=True)\n"
         "model = keras.models.load_model('model.keras')\n"
         "split = data.Files(paths, np.arange(11) % 4)\n"
-        "found = evaluate([model, model], split, 10, batch_size=64)\n"
-        "np.testing.assert_array_equal(found.confusion, np.load('expected.npy'))\n"
+        "evaluation = evaluate([model, model], split, 10, batch_size=64)\n"
+        "np.testing.assert_array_equal(evaluation.confusion, np.load('expected.npy'))\n"
     )
     subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""Intervals, and the picture of the confusion matrix."""
+"""Accuracies, their intervals, and the figure of the confusion matrix."""
 
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ def test_both_ends_of_the_interval_are_as_unlikely_as_each_other(successes, tria
 
 
 @pytest.mark.parametrize("trials", [1, 7, 360])
-def test_none_or_all_right_is_an_interval_from_0_or_to_1(trials):
+def test_the_interval_ends_at_0_or_1_if_none_or_all_are_right(trials):
     z2 = 1.959963984540054**2
     for (low, high), expected in (
         (wilson_interval(0, trials), (0, z2 / (trials + z2))),
@@ -32,16 +32,16 @@ def test_none_or_all_right_is_an_interval_from_0_or_to_1(trials):
         assert high <= 1
 
 
-def test_the_interval_is_that_of_another_library():
+def test_the_interval_is_that_of_scipy():
     stats = pytest.importorskip("scipy.stats")
     for successes, trials, confidence in ((0, 5, 0.95), (4, 9, 0.99), (90, 100, 0.5)):
         test = stats.binomtest(successes, trials)
         expected = test.proportion_ci(confidence, method="wilson")
-        found = wilson_interval(successes, trials, confidence)
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
+        interval = wilson_interval(successes, trials, confidence)
+        np.testing.assert_allclose(interval, expected, rtol=1e-9, atol=1e-15)
 
 
-def evaluation(classes, seed=0):
+def random_evaluation(classes, seed=0):
     draw = np.random.default_rng(seed)
     right = np.diag(draw.integers(20, 40, classes))
     wrong = draw.poisson(10 / classes, (classes, classes))
@@ -49,20 +49,36 @@ def evaluation(classes, seed=0):
     return Evaluation(confusion, confusion.sum(1))
 
 
-def test_an_evaluation_tells_its_figures_with_their_intervals():
-    found = Evaluation(np.array([[8, 2], [1, 9]]), np.array([10, 9]))
-    assert (found.top1_interval, found.top5_interval) == (
+def test_an_evaluation_shows_its_accuracies_with_their_intervals():
+    evaluation = Evaluation(np.array([[8, 2], [1, 9]]), np.array([10, 9]))
+    assert (evaluation.top1_interval, evaluation.top5_interval) == (
         wilson_interval(17, 20),
         wilson_interval(19, 20),
     )
-    assert str(found).splitlines() == [
+    assert str(evaluation).splitlines() == [
         "images 20",
         "top1 0.8500 (0.6396 to 0.9476)",
         "top5 0.9500 (0.7639 to 0.9911)",
     ]
 
 
-def drawn(figure):
+def test_an_evaluation_shows_itself_in_one_line_and_as_a_table():
+    evaluation = Evaluation(np.array([[8, 2], [1, 9]]), np.array([10, 9]))
+    assert repr(evaluation) == (
+        "Evaluation(images=20, classes=2, top1=0.8500, top5=0.9500)"
+    )
+    table = evaluation._repr_html_()
+    assert "20 images" in table
+    assert "<th>top1</th><td>85.00%</td><td>63.96% to 94.76%</td>" in table
+    assert "<th>top5</th><td>95.00%</td><td>76.39% to 99.11%</td>" in table
+
+
+def test_the_score_of_a_class_shows_four_digits():
+    score, _ = Evaluation(np.array([[1, 2], [0, 0]]), np.array([3, 0])).per_class
+    assert repr(score) == "ClassScore(images=3, top1=0.3333, top5=1.0000)"
+
+
+def render(figure):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return canvas.get_renderer()
@@ -71,14 +87,14 @@ def drawn(figure):
 @pytest.mark.parametrize("classes", [2, 10, 40])
 def test_the_names_of_few_classes_do_not_overlap(classes):
     names = [f"a class with quite a long name {number}" for number in range(classes)]
-    figure = plot_confusion(evaluation(classes), names)
-    renderer = drawn(figure)
+    figure = plot_confusion(random_evaluation(classes), names)
+    renderer = render(figure)
     axes = figure.axes[0]
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         boxes = [label.get_window_extent(renderer) for label in labels]
         assert len(boxes) == classes
-        for one, other in pairwise(boxes):
-            assert not one.overlaps(other)
+        for box, next_box in pairwise(boxes):
+            assert not box.overlaps(next_box)
         width, height = figure.canvas.get_width_height()
         for box in boxes:
             assert box.x0 >= 0
@@ -90,7 +106,7 @@ def test_the_names_of_few_classes_do_not_overlap(classes):
 def test_the_numbers_of_few_classes_fit_their_cells():
     confusion = np.diag([12_345] * 12) + 1000
     figure = plot_confusion(Evaluation(confusion, confusion.sum(1)))
-    renderer = drawn(figure)
+    renderer = render(figure)
     axes = figure.axes[0]
     cell = np.diff(axes.transData.transform([(0, 0), (1, 0)])[:, 0])[0]
     assert len(axes.texts) == 144
@@ -100,26 +116,26 @@ def test_the_numbers_of_few_classes_fit_their_cells():
 
 
 @pytest.mark.parametrize("classes", [41, 1000])
-def test_many_classes_are_drawn_a_pixel_each_without_names(classes):
-    found = evaluation(classes)
-    figure = plot_confusion(found, [str(number) for number in range(classes)])
-    drawn(figure)
+def test_many_classes_get_at_least_a_pixel_each_and_no_names(classes):
+    evaluation = random_evaluation(classes)
+    figure = plot_confusion(evaluation, [str(number) for number in range(classes)])
+    render(figure)
     axes = figure.axes[0]
     assert not axes.texts
     assert len(axes.get_xticklabels()) < 20
     assert axes.get_window_extent().width >= classes
-    shares = found.confusion / found.confusion.sum(1, keepdims=True)
+    shares = evaluation.confusion / evaluation.confusion.sum(1, keepdims=True)
     np.testing.assert_allclose(axes.images[0].get_array().filled(0), shares)
-    # Not even the rarest confusion looks like none.
+    # Even the rarest confusion does not look like zero.
     rarest = axes.images[0].to_rgba(np.array([0.002]))[0]
     assert min(rarest[:3]) < 0.3
 
 
-def test_a_class_without_pictures_and_an_odd_name_are_drawn():
-    found = Evaluation(np.array([[0, 0], [1, 3]]), np.array([0, 4]))
-    drawn(plot_confusion(found, ("$5", "a_b^c")))
+def test_a_class_without_images_and_special_characters_can_be_drawn():
+    evaluation = Evaluation(np.array([[0, 0], [1, 3]]), np.array([0, 4]))
+    render(plot_confusion(evaluation, ("$5", "a_b^c")))
 
 
-def test_other_names_than_classes_are_an_error():
-    with pytest.raises(ValueError, match=r"`class_names` must be 3, .* Received: 2"):
-        plot_confusion(evaluation(3), ("cat", "dog"))
+def test_another_number_of_names_than_classes_is_an_error():
+    with pytest.raises(ValueError, match=r"`class_names` must have 3 .* Received: 2"):
+        plot_confusion(random_evaluation(3), ("cat", "dog"))

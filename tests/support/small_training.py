@@ -1,6 +1,6 @@
-"""A training with everything in it that is built in a moment.
+"""Train a network that is built quickly, with everything that a recipe can have.
 
-Batch normalization, dropout, momentum, a schedule, L2, crops, mirrors, colours.
+These are batch normalization, dropout, momentum, a schedule, L2 and augmentation.
 
 Usage: small_training.py WORKDIR EPOCHS
 """

@@ -1,4 +1,4 @@
-"""Several processes on loopback train as one process on the joint batch."""
+"""Several processes on this machine train as one process on the joint mini-batch."""
 
 import json
 import os
@@ -10,45 +10,48 @@ import tempfile
 import numpy as np
 import pytest
 from paths import SUPPORT
+from train_on_machines import train_small
 
 PROGRAM = SUPPORT / "train_on_machines.py"
 
 
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    for unused in sockets:
+        unused.bind(("127.0.0.1", 0))
+    ports = [unused.getsockname()[1] for unused in sockets]
+    for unused in sockets:
+        unused.close()
     return ports
 
 
 def start(workdir, epochs, distribution=(), **environment):
+    """Start a process of `train_on_machines`; return it and the file of its output."""
     workdir.mkdir(exist_ok=True)
     output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`stop` closes it)
     process = subprocess.Popen(
         [sys.executable, PROGRAM, workdir, str(epochs), *distribution],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-        # Not pipes: the processes wait for one another, and a full pipe for its reader.
+        # Not a pipe: the processes wait for one another, and one whose pipe is full
+        # would wait for its reader.
         stdout=output,
         stderr=subprocess.STDOUT,
     )
     return process, output
 
 
-def results(processes):
-    found = []
+def wait_for_results(processes):
+    results = []
     try:
         for process, output in processes:
-            process.wait(timeout=120)
+            process.wait(timeout=300)
             output.seek(0)
             text = output.read()
             assert process.returncode == 0, text[-3000:]
-            found.append(json.loads(text.splitlines()[-1]))
+            results.append(json.loads(text.splitlines()[-1]))
     finally:
         stop(processes)
-    return found
+    return results
 
 
 def stop(processes):
@@ -58,9 +61,10 @@ def stop(processes):
         output.close()
 
 
-def cluster(workdir, epochs, name, machines=2):
-    """Start `machines` processes of one training."""
+def start_cluster(workdir, epochs, name, machines=2):
+    """Start the processes of one training run."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(machines)]
+    processes = []
     for machine in range(machines):
         if name == "multi_worker":
             settings = {
@@ -79,50 +83,67 @@ def cluster(workdir, epochs, name, machines=2):
                 "KERAS_DISTRIBUTION_NUM_PROCESSES": str(machines),
                 "KERAS_DISTRIBUTION_PROCESS_ID": str(machine),
             }
-        yield start(workdir, epochs, [name], **settings)
+        processes.append(start(workdir, epochs, [name], **settings))
+    return processes
 
 
-def assert_alike(one, other):
-    for mine, its in zip(one["weights"], other["weights"], strict=True):
-        # The sums over a batch are made in another order.
-        np.testing.assert_allclose(mine, its, rtol=1e-4, atol=2e-6)
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory):
+    """The result of two epochs on one device, with TensorFlow."""
+    return train_small(tmp_path_factory.mktemp("one"), 2)
 
 
-@pytest.mark.parametrize(
-    ("name", "backend"), [("multi_worker", "tensorflow"), ("data_parallel", "jax")]
-)
-def test_two_machines_train_as_one_does_on_the_joint_batch(tmp_path, name, backend):
-    pair = results(list(cluster(tmp_path / "two", 2, name)))
-    (single,) = results([start(tmp_path / "one", 2, KERAS_BACKEND=backend)])
-    assert [found["replicas"] for found in (*pair, single)] == [2, 2, 1]
-    assert pair[0]["weights"] == pair[1]["weights"]
-    assert_alike(pair[0], single)
+def assert_weights_close(result, expected):
+    for weight, expected_weight in zip(
+        result["weights"], expected["weights"], strict=True
+    ):
+        # The order of summation over a mini-batch differs.
+        np.testing.assert_allclose(weight, expected_weight, rtol=1e-4, atol=2e-6)
+
+
+def check_two_machines(folder, name, expected):
+    results = wait_for_results(start_cluster(folder, 2, name))
+    assert [result["replicas"] for result in (*results, expected)] == [2, 2, 1]
+    assert results[0]["weights"] == results[1]["weights"]
+    assert_weights_close(results[0], expected)
     np.testing.assert_allclose(
-        pair[0]["history"]["loss"], single["history"]["loss"], rtol=1e-4
+        results[0]["history"]["loss"], expected["history"]["loss"], rtol=1e-4
     )
-    names = {path.name for path in (tmp_path / "two").iterdir()}
+    names = {path.name for path in folder.iterdir()}
     assert names == {"bn-convnet.keras", "bn-convnet.csv", "bn-convnet.json"}
-    if name == "multi_worker":  # each has all test examples
-        np.testing.assert_allclose(
-            pair[0]["history"]["val_accuracy"], single["history"]["val_accuracy"]
-        )
+    return results[0]["history"]
 
 
-def test_two_replicas_on_one_machine_train_as_one_does(tmp_path):
-    (double,) = results([start(tmp_path / "two", 2, ["mirrored"], LOGICAL_DEVICES="2")])
-    (single,) = results([start(tmp_path / "one", 2)])
-    assert (double["replicas"], single["replicas"]) == (2, 1)
-    assert_alike(double, single)
+def test_two_machines_train_as_one_does_on_the_joint_batch(tmp_path, on_one_device):
+    history = check_two_machines(tmp_path, "multi_worker", on_one_device)
+    # Each machine has all test examples.
+    np.testing.assert_allclose(
+        history["val_accuracy"], on_one_device["history"]["val_accuracy"]
+    )
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one_does_on_jax(tmp_path):
+    (expected,) = wait_for_results([start(tmp_path / "one", 2, KERAS_BACKEND="jax")])
+    (tmp_path / "two").mkdir()
+    check_two_machines(tmp_path / "two", "data_parallel", expected)
+
+
+def test_two_replicas_on_one_machine_train_as_one_does(tmp_path, on_one_device):
+    process = start(tmp_path, 2, ["mirrored"], LOGICAL_DEVICES="2")
+    (result,) = wait_for_results([process])
+    assert (result["replicas"], on_one_device["replicas"]) == (2, 1)
+    assert_weights_close(result, on_one_device)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["multi_worker", "data_parallel"])
 def test_two_machines_resume_after_a_kill(tmp_path, name):
-    whole = results(list(cluster(tmp_path / "whole", 30, name)))
-    processes = list(cluster(tmp_path / "killed", 30, name))
+    expected = wait_for_results(start_cluster(tmp_path / "uninterrupted", 30, name))
+    processes = start_cluster(tmp_path / "killed", 30, name)
     checkpoints = tmp_path / "killed" / "bn-convnet.checkpoints"
     while len(list(checkpoints.glob("step-*"))) < 2:
         assert processes[0][0].poll() is None
     stop(processes)
-    resumed = results(list(cluster(tmp_path / "killed", 30, name)))
-    assert whole[0]["weights"] == resumed[0]["weights"]
+    resumed = wait_for_results(start_cluster(tmp_path / "killed", 30, name))
+    assert resumed[0]["weights"] == expected[0]["weights"]

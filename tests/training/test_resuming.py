@@ -1,4 +1,4 @@
-"""A training that was interrupted ends as one that was not."""
+"""A training run that was interrupted ends as one that was not."""
 
 import random
 import shutil
@@ -18,6 +18,9 @@ from bn_keras import data, models
 from bn_keras.training import run_record, train
 from bn_keras.training.recipes import BN_MLP
 
+LONG_RECIPE = replace(BN_MLP, epochs=4)
+LONG_STEPS = 1437 // BN_MLP.batch_size
+
 
 @pytest.fixture(scope="module", autouse=True)
 def small_network():
@@ -27,7 +30,7 @@ def small_network():
 
 
 class StopAt(keras.callbacks.Callback):
-    """Raise in a step, as a fault would."""
+    """Raises an error in a step."""
 
     def __init__(self, step):
         super().__init__()
@@ -45,26 +48,35 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def whole(small_network, tmp_path_factory, digits):
-    """The model of a run that nothing interrupts, and its learning curve."""
-    return train(RECIPE, digits, tmp_path_factory.mktemp("whole"), verbose=0)
+def uninterrupted(small_network, tmp_path_factory, digits):
+    """The model and the learning curve of a run that nothing interrupts."""
+    return train(RECIPE, digits, tmp_path_factory.mktemp("uninterrupted"), verbose=0)
 
 
-def assert_same(model, other):
-    weights = [*model.weights, *model.optimizer.variables]
-    others = [*other.weights, *other.optimizer.variables]
-    for weight, its in zip(weights, others, strict=True):
+def assert_same(model, expected):
+    variables = [*model.weights, *model.optimizer.variables]
+    expected_variables = [*expected.weights, *expected.optimizer.variables]
+    for variable, expected_variable in zip(variables, expected_variables, strict=True):
         np.testing.assert_array_equal(
-            keras.ops.convert_to_numpy(weight), keras.ops.convert_to_numpy(its)
+            keras.ops.convert_to_numpy(variable),
+            keras.ops.convert_to_numpy(expected_variable),
         )
 
 
-# In the first epoch, at its end, in the second, and with no checkpoint yet.
-@pytest.mark.parametrize("moments", [(7,), (STEPS,), (STEPS + 5, 3), (2, 2, 9)])
-def test_an_interrupted_training_ends_with_bitwise_the_same_weights(
-    tmp_path, digits, whole, moments
+# Each run is interrupted after these numbers of steps: twice, in the second epoch and
+# after it resumed; in the first epoch; at its end; and with no checkpoint yet.
+@pytest.mark.parametrize(
+    "moments",
+    [
+        (STEPS + 5, 3),
+        pytest.param((7,), marks=pytest.mark.slow),
+        pytest.param((STEPS,), marks=pytest.mark.slow),
+        pytest.param((2, 2, 9), marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_run_ends_with_bitwise_the_same_weights(
+    tmp_path, digits, uninterrupted, moments
 ):
-    model, history = whole
     for moment in moments:
         with pytest.raises(KeyboardInterrupt):
             train(
@@ -75,15 +87,15 @@ def test_an_interrupted_training_ends_with_bitwise_the_same_weights(
                 verbose=0,
                 checkpoint_steps=4,
             )
-    resumed, curve = train(RECIPE, digits, tmp_path, verbose=0, checkpoint_steps=4)
-    assert_same(model, resumed)
+    model, history = train(RECIPE, digits, tmp_path, verbose=0, checkpoint_steps=4)
+    assert_same(model, uninterrupted[0])
     for name in ("val_loss", "val_accuracy"):
-        assert curve[name] == history[name]
+        assert history[name] == uninterrupted[1][name]
     assert {path.suffix for path in tmp_path.iterdir()} == {".keras", ".csv", ".json"}
 
 
 def test_an_interrupted_validation_leaves_no_gap_in_the_learning_curve(
-    tmp_path, digits, whole
+    tmp_path, digits, uninterrupted
 ):
     class StopInValidation(keras.callbacks.Callback):
         def on_test_begin(self, logs=None):
@@ -100,110 +112,127 @@ def test_an_interrupted_validation_leaves_no_gap_in_the_learning_curve(
             checkpoint_steps=STEPS,
         )
     model, history = train(RECIPE, digits, tmp_path, verbose=0)
-    assert_same(model, whole[0])
-    assert history == whole[1]
+    assert_same(model, uninterrupted[0])
+    assert history == uninterrupted[1]
 
 
-def test_scaled_losses_resume_bitwise_too(tmp_path, digits):
+@pytest.mark.slow
+def test_a_run_with_scaled_losses_resumes_bitwise_too(tmp_path, digits):
     recipe = replace(RECIPE, dtype="mixed_float16")
     with pytest.raises(KeyboardInterrupt):
         train(recipe, digits, tmp_path, [StopAt(7)], verbose=0, checkpoint_steps=3)
-    resumed, _ = train(recipe, digits, tmp_path, verbose=0)
-    assert_same(resumed, train(recipe, digits, verbose=0)[0])
+    model, _ = train(recipe, digits, tmp_path, verbose=0)
+    assert_same(model, train(recipe, digits, verbose=0)[0])
 
 
-def test_an_unfinished_run_leaves_the_model_before_it_and_its_facts(tmp_path, digits):
+def test_an_unfinished_run_leaves_an_earlier_model_and_its_record(tmp_path, digits):
     train(replace(BN_MLP, epochs=1), digits, tmp_path, verbose=0)
     names = ("bn-mlp.keras", "bn-mlp.json")
-    before = [(tmp_path / name).read_bytes() for name in names]
-    other = replace(BN_MLP, epochs=3, learning_rate=0.1)
+    contents = [(tmp_path / name).read_bytes() for name in names]
+    other = replace(BN_MLP, epochs=2, learning_rate=0.1)
     with pytest.raises(KeyboardInterrupt):
         train(other, digits, tmp_path, [StopAt(30)], verbose=0)
-    assert [(tmp_path / name).read_bytes() for name in names] == before
+    assert [(tmp_path / name).read_bytes() for name in names] == contents
     train(other, digits, tmp_path, verbose=0)
     assert run_record.read_for_model(tmp_path / "bn-mlp.keras").recipe == other
 
 
-def test_two_processes_do_not_train_in_one_folder(tmp_path, digits):
-    class Again(keras.callbacks.Callback):
+def test_two_processes_cannot_train_in_one_folder(tmp_path, digits):
+    class TrainAgain(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             train(replace(BN_MLP, epochs=1), digits, tmp_path, verbose=0)
 
     with pytest.raises(
         ValueError, match=r"Received: a folder in which another process trains bn-mlp"
     ):
-        train(replace(BN_MLP, epochs=1), digits, tmp_path, [Again()], verbose=0)
+        train(replace(BN_MLP, epochs=1), digits, tmp_path, [TrainAgain()], verbose=0)
     train(replace(BN_MLP, epochs=1), digits, tmp_path, verbose=0)
 
 
-def interrupted(tmp_path, digits):
-    recipe = replace(BN_MLP, epochs=4)
+@pytest.fixture(scope="module")
+def interrupted_run(digits, tmp_path_factory):
+    """The folder of a run of `LONG_RECIPE` that stopped after three epochs."""
+    folder = tmp_path_factory.mktemp("interrupted")
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, digits, tmp_path, [StopAt(23 * 3)], verbose=0)
-    newest, before = sorted(
-        (tmp_path / "bn-mlp.checkpoints").glob("step-*"), reverse=True
-    )
-    return recipe, newest, before
+        train(LONG_RECIPE, digits, folder, [StopAt(LONG_STEPS * 3)], verbose=0)
+    return folder
 
 
-def cut(path):
+@pytest.fixture
+def interrupted(interrupted_run, tmp_path):
+    """A copy of that folder, and its checkpoints, the newest first."""
+    folder = shutil.copytree(interrupted_run, tmp_path / "interrupted")
+    checkpoints = folder / "bn-mlp.checkpoints"
+    return folder, *sorted(checkpoints.glob("step-*"), reverse=True)
+
+
+def truncate(path):
     file = path / "state.weights.h5"
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def flip(path):
+def flip_a_bit(path):
     file = path / "state.weights.h5"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
-def empty(path):
+def remove(path):
     (path / "state.weights.h5").unlink()
 
 
-@pytest.mark.parametrize("damage", [cut, flip, empty])
-def test_a_damaged_checkpoint_is_left_out_with_a_warning(tmp_path, digits, damage):
-    recipe, newest, before = interrupted(tmp_path, digits)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_bit,
+        pytest.param(truncate, marks=pytest.mark.slow),
+        pytest.param(remove, marks=pytest.mark.slow),
+    ],
+)
+def test_a_damaged_checkpoint_is_left_out_with_a_warning(interrupted, digits, damage):
+    folder, newest, before = interrupted
     damage(newest)
-    begun = []
-    first = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: begun.append(epoch)
+    epochs = []
+    note_epoch = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: epochs.append(epoch)
     )
     with pytest.warns(UserWarning, match=rf"{newest.name} is damaged"):
-        model, _ = train(recipe, digits, tmp_path, [first], verbose=0)
-    assert begun == [int(before.name[-10:]) // 23, 3]
-    assert_same(model, train(recipe, digits, verbose=0)[0])
+        model, _ = train(LONG_RECIPE, digits, folder, [note_epoch], verbose=0)
+    assert epochs == [int(before.name[-10:]) // LONG_STEPS, 3]
+    assert_same(model, train(LONG_RECIPE, digits, verbose=0)[0])
 
 
-def test_checkpoints_that_are_all_damaged_are_an_error(tmp_path, digits):
-    recipe, *paths = interrupted(tmp_path, digits)
+def test_an_error_is_raised_if_all_checkpoints_are_damaged(interrupted, digits):
+    folder, *paths = interrupted
+    assert len(paths) == 2
     for path in paths:
-        flip(path)
+        flip_a_bit(path)
     with (
         pytest.warns(UserWarning, match="damaged"),
-        pytest.raises(ValueError, match=r"Received: 2, all damaged; remove the folder"),
+        pytest.raises(ValueError, match=r"Received: 2, all damaged\. Remove the fold"),
     ):
-        train(recipe, digits, tmp_path, verbose=0)
+        train(LONG_RECIPE, digits, folder, verbose=0)
 
 
-def test_a_run_of_other_facts_does_not_go_on(tmp_path, digits):
-    recipe, *_ = interrupted(tmp_path, digits)
+def test_a_run_resumes_with_more_epochs_but_not_with_another_recipe(
+    interrupted, digits
+):
+    folder, *_ = interrupted
     with pytest.raises(
-        ValueError, match=r"Received \(there, now\): learning_rate: 0.5, 0.25; name"
+        ValueError, match=r"Received \(there, now\): learning_rate: 0.5, 0.25\. Name"
     ):
-        train(replace(recipe, learning_rate=0.25), digits, tmp_path, verbose=0)
-    # More epochs are more of the same run.
-    longer = replace(recipe, epochs=5)
-    _, history = train(longer, digits, tmp_path, verbose=0)
+        train(replace(LONG_RECIPE, learning_rate=0.25), digits, folder, verbose=0)
+    longer = replace(LONG_RECIPE, epochs=5)
+    _, history = train(longer, digits, folder, verbose=0)
     assert len(history["loss"]) == 5
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_it_ends_with_bitwise_the_same_weights(
+def test_a_run_killed_at_twenty_random_moments_ends_with_bitwise_the_same_weights(
     tmp_path,
 ):
-    folders = [tmp_path / name for name in ("whole", "killed")]
+    folders = [tmp_path / name for name in ("uninterrupted", "killed")]
 
     def command(folder):
         return [sys.executable, small_training.__file__, folder, "60"]
@@ -217,14 +246,14 @@ def test_killed_at_twenty_random_moments_it_ends_with_bitwise_the_same_weights(
         process = subprocess.Popen(
             command(folders[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        # Half of them at any moment from the start, half of them while it trains.
+        # Half of them at any moment from the start, the others while it trains.
         if kills % 2:
             while process.poll() is None and set(checkpoints.glob("step-*")) <= before:
                 time.sleep(0.01)
             time.sleep(choice.uniform(0, 0.4))
         else:
             time.sleep(choice.uniform(0, 10))
-        if process.poll() is not None:  # it was faster; begin another run
+        if process.poll() is not None:  # it ended before; start another run
             assert process.returncode == 0
             shutil.rmtree(folders[1])
             kills, steps = 0, set()
@@ -235,10 +264,10 @@ def test_killed_at_twenty_random_moments_it_ends_with_bitwise_the_same_weights(
         steps |= {path.name for path in checkpoints.glob("step-*")}
     subprocess.run(command(folders[1]), check=True, capture_output=True)
     assert len(steps) > 5
-    whole, killed = (
+    uninterrupted, killed = (
         keras.models.load_model(folder / "ensemble-2.keras") for folder in folders
     )
-    assert_same(whole, killed)
+    assert_same(killed, uninterrupted)
     curves = [
         [
             line.split(",")[3:]

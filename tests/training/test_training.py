@@ -1,4 +1,4 @@
-"""A recipe trained, evaluated, saved."""
+"""Building and training by a recipe, and what a run leaves."""
 
 import io
 import re
@@ -22,50 +22,75 @@ def digits():
     return data.digits()
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_every_recipe_builds_with_or_without_batch_normalization(recipe, digits):
+# One of each network in the default suite, as an Inception takes a second to build.
+BUILT_BY_DEFAULT = ("mlp", "bn-mlp", "convnet", "bn-convnet", "inception", "bn-x5")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in BUILT_BY_DEFAULT else [pytest.mark.slow])
+        for name in RECIPES
+    ],
+)
+def test_every_recipe_builds_with_or_without_batch_normalization(name, digits):
+    recipe = RECIPES[name]
     model = build(recipe, digits)
-    found = [layer for layer in model.layers if isinstance(layer, BatchNormalization)]
-    assert bool(found) == recipe.batch_normalization
+    normalizations = [
+        layer for layer in model.layers if isinstance(layer, BatchNormalization)
+    ]
+    assert bool(normalizations) == recipe.batch_normalization
     assert model.output_shape == (None, 10)
 
 
-def test_training_leaves_a_model_that_answers_the_same(tmp_path, digits):
-    recipe = replace(BN_MLP, epochs=2)
-    model, history = train(recipe, digits, tmp_path, verbose=0)
+def test_keras_does_not_compile_with_xla_on_a_cpu(digits):
+    if keras.distribution.list_devices("gpu"):
+        pytest.skip("this machine has a GPU, for which Keras chooses XLA")
+    assert build(BN_MLP, digits).jit_compile is False
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, digits):
+    """The folder, the model and the learning curve of `BN_MLP` after two epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    model, history = train(replace(BN_MLP, epochs=2), digits, folder, verbose=0)
+    return folder, model, history
+
+
+def test_a_saved_model_gives_the_same_answers(trained, digits):
+    folder, model, history = trained
     assert history["val_accuracy"][-1] > 0.5
-    loaded = keras.models.load_model(tmp_path / "bn-mlp.keras")
+    loaded = keras.models.load_model(folder / "bn-mlp.keras")
     np.testing.assert_array_equal(
         loaded.predict(digits.test.images, verbose=0),
         model.predict(digits.test.images, verbose=0),
     )
-    lines = (tmp_path / "bn-mlp.csv").read_text().splitlines()
+    lines = (folder / "bn-mlp.csv").read_text().splitlines()
     assert len(lines) == 1 + 2
-    assert {path.suffix for path in tmp_path.iterdir()} == {".keras", ".csv", ".json"}
+    assert {path.suffix for path in folder.iterdir()} == {".keras", ".csv", ".json"}
 
 
-def test_training_ends_with_the_population_statistics(digits):
-    recipe = replace(BN_MLP, epochs=1)
-    model, _ = train(recipe, digits, verbose=0)
-    # The first hidden layer's inputs do not depend on other statistics.
+def test_training_ends_with_the_population_statistics(trained, digits):
+    _, model, _ = trained
+    # The inputs of the first normalization do not depend on other statistics.
     inputs = digits.train.images.reshape(-1, 64) @ np.asarray(
         model.get_layer("hidden_1_dense").kernel
     )
-    found = model.get_layer("hidden_1_bn")
-    np.testing.assert_allclose(found.moving_mean, inputs.mean(0), atol=1e-5)
-    np.testing.assert_allclose(found.moving_variance, inputs.var(0, ddof=1), rtol=1e-4)
+    layer = model.get_layer("hidden_1_bn")
+    np.testing.assert_allclose(layer.moving_mean, inputs.mean(0), atol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, inputs.var(0, ddof=1), rtol=1e-4)
 
 
-def test_one_seed_is_one_result(digits):
-    recipe = replace(BN_MLP, epochs=1)
-    weights = [train(recipe, digits, verbose=0)[0].get_weights() for _ in range(2)]
-    for one, other in zip(*weights, strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_the_same_seed_gives_bitwise_the_same_weights(trained, digits):
+    _, model, _ = trained
+    other, _ = train(replace(BN_MLP, epochs=2), digits, verbose=0)
+    for weight, expected in zip(other.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
 
 
 @pytest.mark.parametrize("name", ["loss", "weights"])
-def test_a_training_that_diverges_stops_and_keeps_a_finite_checkpoint(
-    tmp_path, digits, name
+def test_a_run_that_diverges_stops_and_keeps_a_finite_checkpoint(
+    tmp_path, digits, trained, name
 ):
     class Spoil(keras.callbacks.Callback):
         """Make a weight infinite, or report a loss that is, in the second epoch."""
@@ -81,7 +106,7 @@ def test_a_training_that_diverges_stops_and_keeps_a_finite_checkpoint(
                     kernel = self.model.weights[0]
                     kernel.assign(kernel + np.inf)
 
-    recipe = replace(BN_MLP, epochs=3)
+    recipe = replace(BN_MLP, epochs=2)
     with pytest.raises(
         DivergenceError,
         match=r"\w+ at step (29|30)\. Received: learning_rate=0.5, the last good",
@@ -89,13 +114,15 @@ def test_a_training_that_diverges_stops_and_keeps_a_finite_checkpoint(
         train(recipe, digits, tmp_path, [Spoil()], verbose=0, checkpoint_steps=1)
     model, _ = train(recipe, digits, tmp_path, verbose=0)
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
-    # Had an infinite weight been kept, the loss would not be finite now.
-    whole, _ = train(recipe, digits, verbose=0)
-    for one, other in zip(model.get_weights(), whole.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    # If an infinite weight had been saved, the weights would not be finite now.
+    _, expected, _ = trained
+    for weight, other in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
 
 
-def test_tensorboard_shows_percentiles_and_the_normalizations_weights(tmp_path, digits):
+def test_tensorboard_shows_percentiles_and_the_weights_of_normalizations(
+    tmp_path, digits
+):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     recipe = replace(BN_MLP, epochs=2)
@@ -107,21 +134,24 @@ def test_tensorboard_shows_percentiles_and_the_normalizations_weights(tmp_path, 
     tags = set(events.Tags()["tensors"])
 
     def values(tag):
-        return [tf.make_ndarray(one.tensor_proto) for one in events.Tensors(tag)]
+        return [tf.make_ndarray(event.tensor_proto) for event in events.Tensors(tag)]
 
     np.testing.assert_allclose(
         values("epoch/val_accuracy"), history["val_accuracy"], rtol=1e-6
     )
-    place = "hidden_3_activation"
-    levels = [values(f"{place}/percentile_{level}") for level in (15, 50, 85)]
+    levels = [
+        values(f"hidden_3_activation/percentile_{percentile}")
+        for percentile in (15, 50, 85)
+    ]
     assert np.shape(levels) == (3, 2)
     assert (np.diff(levels, axis=0) > 0).all()
-    # BN centres what the nonlinearity takes.
+    # Batch normalization centres the input of the nonlinearity.
     assert np.abs(levels[1]).max() < 1
     for name in ("gamma", "beta", "moving_mean", "moving_variance"):
         assert f"hidden_3_bn/{name}" in tags
 
 
+@pytest.mark.fast
 def test_the_learning_rate_decays_as_the_recipe_says(digits):
     recipe = replace(
         CONVNET, learning_rate=0.2, decay=0.5, decay_epochs=2, batch_size=100
@@ -132,33 +162,33 @@ def test_the_learning_rate_decays_as_the_recipe_says(digits):
     assert not schedule["staircase"]
 
 
-def test_facts_that_a_network_does_not_have_are_an_error(digits):
+@pytest.mark.fast
+def test_an_option_that_a_network_does_not_have_is_an_error(digits):
     with pytest.raises(
-        ValueError, match=r"The network MLP knows no dropout\. Received"
+        ValueError, match=r"only set options of MLP\. Received: dropout\. Leave"
     ):
         build(replace(BN_MLP, dropout=0.1), digits)
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_trains_and_leaves_the_policy_as_it_was(
-    tmp_path, digits, dtype
-):
-    before = keras.config.dtype_policy()
+def test_mixed_precision_trains_and_does_not_change_the_policy(tmp_path, digits, dtype):
+    policy = keras.config.dtype_policy()
     recipe = replace(BN_MLP, epochs=3, dtype=dtype)
     model, history = train(recipe, digits, tmp_path, verbose=0)
-    assert keras.config.dtype_policy() is before
+    assert keras.config.dtype_policy() is policy
     assert model.get_layer("hidden_2_dense").compute_dtype == dtype[6:]
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert history["val_accuracy"][-1] > 0.7
 
 
+@pytest.mark.fast
 def test_the_gradient_is_clipped_only_when_asked(digits):
     assert build(BN_MLP, digits).optimizer.global_clipnorm is None
     clipped = replace(BN_MLP, clip_norm=0.5)
     assert build(clipped, digits).optimizer.global_clipnorm == 0.5
 
 
-def test_progress_tells_epoch_throughput_time_left_loss_and_top_1(digits):
+def test_progress_shows_epoch_throughput_time_left_loss_and_top_1(digits):
     console = Console(file=io.StringIO(), width=200)
     bar = ProgressBar(0, 4, 2, 100, console)
     model = build(BN_MLP, digits)
@@ -180,7 +210,8 @@ def test_progress_tells_epoch_throughput_time_left_loss_and_top_1(digits):
     )
 
 
-def test_the_facts_of_a_run_come_back_as_they_were(tmp_path, digits):
+@pytest.mark.fast
+def test_the_record_of_a_run_is_read_as_it_was_written(tmp_path, digits):
     recipe = replace(BN_X5, width=0.5)
     preprocessing = preprocessing_for(recipe, digits)
     run = run_record.Run(recipe, "digits", 1437, ("a", "b"), preprocessing)
@@ -191,8 +222,22 @@ def test_the_facts_of_a_run_come_back_as_they_were(tmp_path, digits):
     assert run.differences(other) == ["seed: 0, 3", "examples: 1437, 1438"]
 
 
+@pytest.mark.fast
+def test_a_run_shows_itself_in_one_line_and_as_a_table(digits):
+    preprocessing = preprocessing_for(BN_MLP, digits)
+    run = run_record.Run(BN_MLP, "digits", 1437, digits.class_names, preprocessing)
+    assert repr(run).startswith(
+        "Run(recipe='bn-mlp', data='digits', examples=1437, classes=10, "
+        "preprocessing=Preprocessing(size=(8, 8), "
+    )
+    table = run._repr_html_()
+    assert "Run of bn-mlp" in table
+    assert "<th>training examples</th><td>1,437</td>" in table
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("content", ["", "{}", '{"recipe": {}}', "[1]"])
-def test_a_file_of_other_facts_is_an_error(tmp_path, content):
+def test_a_file_that_is_not_a_record_is_an_error(tmp_path, content):
     (tmp_path / "model.json").write_text(content)
-    with pytest.raises(ValueError, match=r"must hold the facts of a training run"):
+    with pytest.raises(ValueError, match=r"must hold the record of a training run"):
         run_record.read_for_model(tmp_path / "model.keras")
