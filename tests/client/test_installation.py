@@ -39,9 +39,9 @@ print(json.dumps({
 def python(tmp_path_factory):
     """The interpreter of an environment with the client alone."""
     folder = tmp_path_factory.mktemp("client") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    install = [python, "-m", "pip", "install", "--quiet"]
     constraints = ROOT / "constraints.txt"
     packages = ["numpy", "grpcio", "protobuf"]
     subprocess.run([*install, *packages, "-c", constraints], check=True)

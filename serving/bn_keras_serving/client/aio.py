@@ -5,8 +5,8 @@ import contextlib
 import functools
 import time
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
@@ -162,7 +162,7 @@ class AsyncPredictionClient:
         batch_size: int | None = None,
         in_flight: int = 8,
         progress: bool = False,
-    ) -> AsyncIterator[dict[str, np.ndarray]]:
+    ) -> AsyncGenerator[dict[str, np.ndarray], None]:
         """Yield the answers to many items in order, several requests at a time."""
         return self._stream(
             items,
@@ -184,7 +184,7 @@ class AsyncPredictionClient:
         batch_size: int = 8,
         in_flight: int = 8,
         progress: bool = False,
-    ) -> AsyncIterator[dict[str, np.ndarray]]:
+    ) -> AsyncGenerator[dict[str, np.ndarray], None]:
         """Yield the answers to many images in order, several requests at a time."""
         return self._stream(
             images,
@@ -256,7 +256,7 @@ class AsyncPredictionClient:
         predict: Callable[..., Awaitable[Answer]],
         settings: tuple[int | None, int, bool],
         **selection: Any,
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncGenerator[Answer, None]:
         batch_size, in_flight, progress = settings
         # Outside the generator, so that errors are raised by the call itself.
         streaming.check(batch_size, in_flight)
@@ -267,7 +267,7 @@ class AsyncPredictionClient:
         )
         ask = functools.partial(predict, **selection)
 
-        async def answers() -> AsyncIterator[Answer]:
+        async def answers() -> AsyncGenerator[Answer, None]:
             with bar as advance:
                 # First, or each of the first requests would look the signatures up.
                 await self._run(look_up)

@@ -219,7 +219,7 @@ async def async_answers(
     ask: Callable[[Any], Awaitable[Answer]],
     in_flight: int,
     advance: Advance,
-) -> AsyncGenerator[Answer]:
+) -> AsyncGenerator[Answer, None]:
     """Yield as `answers` does, with each request as a task of the event loop.
 
     Args:

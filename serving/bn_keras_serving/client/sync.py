@@ -1,7 +1,7 @@
 """A client of a TensorFlow Serving server, over gRPC."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import grpc
@@ -185,7 +185,7 @@ class PredictionClient:
         batch_size: int | None = None,
         in_flight: int = 8,
         progress: bool = False,
-    ) -> Iterator[dict[str, np.ndarray]]:
+    ) -> Generator[dict[str, np.ndarray], None, None]:
         """Yield the answers to many items in order, several requests at a time.
 
         Items are taken only when a request can be sent, so memory holds the items of
@@ -202,7 +202,7 @@ class PredictionClient:
                 terminal. Needs the package rich.
 
         Returns:
-            An iterator of output name to array for each item. With `batch_size` the
+            A generator of output name to array for each item. With `batch_size` the
             arrays are the item's rows.
 
         Raises:
@@ -229,7 +229,7 @@ class PredictionClient:
         batch_size: int = 8,
         in_flight: int = 8,
         progress: bool = False,
-    ) -> Iterator[dict[str, np.ndarray]]:
+    ) -> Generator[dict[str, np.ndarray], None, None]:
         """Yield the answers to many images in order, several requests at a time.
 
         As `predict_many` does, for images as `predict_images` takes them. Files are
@@ -350,7 +350,7 @@ class PredictionClient:
         predict: Callable[..., Steps],
         settings: tuple[int | None, int, bool],
         **selection: Any,
-    ) -> Iterator[Answer]:
+    ) -> Generator[Answer, None, None]:
         batch_size, in_flight, progress = settings
         # Outside the generator, so that errors are raised by the call itself.
         streaming.check(batch_size, in_flight)
@@ -366,7 +366,7 @@ class PredictionClient:
             method: Any = self._methods[call.method]
             return steps, method.future(call.request, timeout=self._timeout)
 
-        def answers() -> Iterator[Answer]:
+        def answers() -> Generator[Answer, None, None]:
             with bar as advance:
                 # First, or each of the first requests would look the signatures up.
                 self._run(look_up)

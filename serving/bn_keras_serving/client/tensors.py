@@ -46,8 +46,6 @@ _TYPES: dict[str, tuple[str, str, type[np.generic]]] = {
     "quint16": ("DT_QUINT16", "int_val", np.uint16),
 }
 _NAMES = {messages.DATA_TYPES[entry[0]]: name for name, entry in _TYPES.items()}
-# `TensorInfo` may name them; they hold handles, which no message carries.
-_HANDLES = (messages.DATA_TYPES["DT_RESOURCE"], messages.DATA_TYPES["DT_VARIANT"])
 _REFERENCE = 100  # a reference type of TensorFlow 1 is its type's number and this
 _MAXIMUM_BYTES = 2**31 - 1  # protobuf's limit
 
@@ -66,8 +64,6 @@ def numpy_dtype(data_type: int) -> np.dtype[Any]:
         TypeError: There is no such type in TensorFlow, or none in NumPy.
         ImportError: The type is one of the package ml_dtypes, which is not installed.
     """
-    if data_type % _REFERENCE in _HANDLES:
-        return np.dtype(object)
     name = _name(data_type)
     if name.startswith(("qint", "quint")):
         return np.dtype([(name, _TYPES[name][2])])
