@@ -1,1 +1,1 @@
-"""The contract of TensorFlow Serving, for the embedded server or a real one."""
+"""TensorFlow Serving's contract, tested on the embedded server or a real one."""

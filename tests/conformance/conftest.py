@@ -1,4 +1,4 @@
-"""One server for the whole suite."""
+"""Fixtures for the server under test, which the whole suite shares."""
 
 import pytest
 
@@ -7,39 +7,39 @@ from conformance.endpoint import EMBEDDED, batching_endpoint, main_endpoint
 
 @pytest.fixture(scope="session")
 def endpoint(tmp_path_factory):
-    """The server that is asked."""
+    """The server under test."""
     yield from main_endpoint(tmp_path_factory.mktemp("conformance"))
 
 
 @pytest.fixture(scope="session")
 def batching(endpoint):
-    """The same with batching, by `batching.config`."""
+    """A server with the same models and the parameters in `batching.config`."""
     yield from batching_endpoint(endpoint)
 
 
 @pytest.fixture
 def predictions(endpoint):
-    """The stub of `PredictionService`."""
+    """The stub of its PredictionService."""
     return endpoint.predictions
 
 
 @pytest.fixture
 def rest(endpoint):
-    """The endpoint, if it has REST."""
+    """The server under test, if it provides REST."""
     if endpoint.rest is None:
-        pytest.skip("TFS_REST_ENDPOINT is not given")
+        pytest.skip("TFS_REST_ENDPOINT is not set")
     return endpoint
 
 
 @pytest.fixture
 def disk(endpoint):
-    """The endpoint, if its models' folder is at hand."""
+    """The server under test, if its models' directory is accessible."""
     if endpoint.disk is None:
-        pytest.skip("TFS_MODELS is not given")
+        pytest.skip("TFS_MODELS is not set")
     return endpoint
 
 
 @pytest.fixture
 def embedded():
-    """Whether it is the embedded server that is asked."""
+    """Whether the embedded server is under test."""
     return EMBEDDED

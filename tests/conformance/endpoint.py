@@ -1,11 +1,13 @@
-"""The server that is asked: the embedded one, or that of `TFS_ENDPOINT`."""
+"""The server under test: the embedded one, or the one at `TFS_ENDPOINT`."""
 
 import dataclasses
+import gc
 import http.client
 import json
 import os
 import time
 from pathlib import Path
+from unittest import mock
 
 import grpc
 import pytest
@@ -20,6 +22,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from bn_keras_serving import PredictionServer
 from bn_keras_serving.configuration import read_batching
+from bn_keras_serving.models import versions
 from conformance.models import write_all
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -32,23 +35,23 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
 def embedded_only(reason):
-    """Mark a row that a real server has otherwise, or does not let arrange."""
+    """Mark a test of behavior that differs, or cannot be set up, on a real server."""
     return pytest.mark.skipif(not EMBEDDED, reason=f"embedded server only: {reason}")
 
 
 def known_defect(reason):
-    """Mark a row that the embedded server does not keep yet."""
+    """Mark a test that the embedded server does not pass yet."""
     return pytest.mark.xfail(EMBEDDED, strict=True, reason=reason)
 
 
 @dataclasses.dataclass
 class Endpoint:
-    """A server that serves what `conformance.models` writes.
+    """A server with the models that `conformance.models` writes.
 
     Attributes:
-        grpc: `host:port`.
-        rest: `host:port`, or None.
-        disk: folder that its models lie in, or None.
+        grpc: `host:port` for gRPC.
+        rest: `host:port` for REST, or None.
+        disk: Directory of its models, or None.
     """
 
     grpc: str
@@ -63,35 +66,35 @@ class Endpoint:
         self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
 
     def config(self):
-        """The models as the server was told them."""
+        """Return the configuration that the server was started with."""
         text = (self.disk / "models.config").read_text()
         return text_format.Parse(text, ModelServerConfig())
 
     def write(self, model, name, warm_up=()):
-        """Write the next version of a model; returns its number."""
+        """Write the next version of a model; return its number."""
         directory = self.disk / name
-        version = 1 + max(int(one.name) for one in directory.glob("[0-9]*"))
+        version = 1 + max(int(path.name) for path in directory.glob("[0-9]*"))
         write(model, directory, version, warm_up)
         return version
 
     def states(self, name):
-        """The state of each version, by number."""
-        found = self.models.GetModelStatus(status_request(name), timeout=30)
-        return {one.version: one for one in found.model_version_status}
+        """Return the status of each version, by number."""
+        response = self.models.GetModelStatus(status_request(name), timeout=30)
+        return {status.version: status for status in response.model_version_status}
 
     def wait_for(self, name, version, state, seen=None):
-        """Wait until a version is in a state; notes the states in between."""
+        """Wait until a version is in a state; append the states meanwhile to `seen`."""
         for _ in range(3000):
             states = self.states(name)
             if seen is not None:
-                seen.append({number: one.state for number, one in states.items()})
+                seen.append({number: status.state for number, status in states.items()})
             if version in states and states[version].state == STATES.Value(state):
                 return states[version]
             time.sleep(0.01)
-        raise AssertionError(f"{name} {version} never came to be {state}: {states}")
+        raise AssertionError(f"{name} {version} did not become {state}: {states}")
 
     def request(self, method, path, body=None, **headers):
-        """Ask by REST: status, body, headers."""
+        """Send a REST request; return status, body and headers."""
         connection = http.client.HTTPConnection(self.rest, timeout=30)
         try:
             connection.request(method, path, body, headers)
@@ -101,17 +104,17 @@ class Endpoint:
             connection.close()
 
     def post(self, path, document):
-        """Post a document to REST: status and the document answered."""
+        """Post a document to REST; return the status and the response's document."""
         status, body, _ = self.request("POST", path, json.dumps(document))
         return status, json.loads(body)
 
     def get(self, path):
-        """Get a document from REST: status and document."""
+        """Get a document from REST; return the status and the document."""
         status, body, _ = self.request("GET", path)
         return status, json.loads(body)
 
     def metrics(self):
-        """Sample (name and labels) to value."""
+        """Return sample (name and labels) to value."""
         status, body, _ = self.request("GET", METRICS_PATH)
         assert status == 200
         lines = body.decode().splitlines()
@@ -120,7 +123,7 @@ class Endpoint:
 
 
 def main_endpoint(directory):
-    """Yield the endpoint of most tests."""
+    """Yield the endpoint that most tests use."""
     if not EMBEDDED:
         disk = os.environ.get("TFS_MODELS")
         yield Endpoint(
@@ -130,17 +133,24 @@ def main_endpoint(directory):
         )
         return
     write_all(directory)
-    with PredictionServer(
-        config=directory / "models.config", port=0, rest_port=0, poll_seconds=0.05
-    ) as server:
+    # Two attempts for each version that fails instead of five: it takes less time, and
+    # `tests/serving/test_versions.py` tests the five.
+    gc.freeze()  # as `bn-keras serve` does
+    with (
+        mock.patch.object(versions, "LOAD_ATTEMPTS", 2),
+        PredictionServer(
+            config=directory / "models.config", port=0, rest_port=0, poll_seconds=0.02
+        ) as server,
+    ):
         yield Endpoint(server.address, server.rest_address, directory)
+    gc.unfreeze()
 
 
 def batching_endpoint(main):
-    """Yield an endpoint with batching, on the same models."""
+    """Yield an endpoint with batching and the same models."""
     if not EMBEDDED:
         if "TFS_BATCHING_ENDPOINT" not in os.environ:
-            pytest.skip("TFS_BATCHING_ENDPOINT is not given")
+            pytest.skip("TFS_BATCHING_ENDPOINT is not set")
         yield Endpoint(
             os.environ["TFS_BATCHING_ENDPOINT"],
             os.environ.get("TFS_BATCHING_REST_ENDPOINT"),

@@ -1,7 +1,6 @@
-"""The models of the conformance suite, and the files that a server is started on.
+"""The models of the conformance suite, and the configuration files of a server.
 
-`python tests/conformance/models.py DIR` writes them, for TensorFlow Serving's own
-server where it runs:
+`python tests/conformance/models.py DIR` writes them for TensorFlow Serving itself:
 
     docker run -p 8500:8500 -p 8501:8501 -v DIR:/models tensorflow/serving \\
         --model_config_file=/models/models.config \\
@@ -12,9 +11,10 @@ server where it runs:
     TFS_ENDPOINT=127.0.0.1:8500 TFS_REST_ENDPOINT=127.0.0.1:8501 TFS_MODELS=DIR \\
         python -m pytest tests/conformance
 
-A second one, `--enable_batching --batching_parameters_file=/models/batching.config`
-besides, is asked at `TFS_BATCHING_ENDPOINT` and `TFS_BATCHING_REST_ENDPOINT`. Tests
-write further versions into DIR, and may run on it again.
+A second server, with `--enable_batching` and
+`--batching_parameters_file=/models/batching.config` in addition, is expected at
+`TFS_BATCHING_ENDPOINT` and `TFS_BATCHING_REST_ENDPOINT`. The tests write further
+versions into DIR, and can be run with it again.
 """
 
 import argparse
@@ -80,7 +80,7 @@ prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
 
 
 class Factor(tf.Module):
-    """Multiplies; tells how many rows it saw; sleeps as long as it is told."""
+    """Multiplies, reports the size of its batch, and sleeps for a requested time."""
 
     def __init__(self, factor):
         super().__init__()
@@ -88,9 +88,9 @@ class Factor(tf.Module):
         def after_sleep(microseconds):
             longest = tf.reduce_max(microseconds)
             dataset = tf.data.Dataset.from_tensors(longest).apply(sleep(longest))
-            dataset = dataset.take(1)  # it would sleep once more before the end
+            dataset = dataset.take(1)  # otherwise it sleeps again before the end
             slept = dataset.reduce(tf.zeros([], tf.int64), tf.add)
-            # Something that cannot be known to be 0 before.
+            # A zero that cannot be known before the sleep.
             return tf.minimum(slept, 0)
 
         self.served = {
@@ -114,7 +114,7 @@ class Factor(tf.Module):
 
 
 class Counted(tf.Module):
-    """Counts how often it was called, by whichever signature."""
+    """Counts its calls, over all signatures."""
 
     def __init__(self):
         super().__init__()
@@ -141,7 +141,7 @@ class Counted(tf.Module):
 
 
 def warm_up_logs():
-    """One record of each kind that a warm-up may hold; `Counted` counts five calls."""
+    """Return a record of each supported kind; `Counted` counts five calls."""
     examples = input_of(example_of(1, 2))
     logs = [prediction_log_pb2.PredictionLog() for _ in range(3)]
     classify, regress, several = logs
@@ -164,18 +164,18 @@ def write_all(directory, base=None):
     """Write every model and configuration file.
 
     Args:
-        directory: Where to; must be empty.
-        base: What the server calls that directory; the same by default.
+        directory: Directory to write to, which must be empty.
+        base: Path of that directory for the server; the same by default.
     """
     directory = Path(directory).resolve()
     for name in ("multiply", "echo", "judge", "swap", "warmed", "factors"):
         (directory / name).mkdir(parents=True)
     write(Model(1), directory / "multiply", 1)
     write(Model(2), directory / "multiply", 2)
-    # None of these is a version: no integer, or no directory.
+    # None of these is a version: the name is not an integer, or it is a file.
     for name in ("3.partial", "v4", "5e0", ".6"):
         shutil.copytree(directory / "multiply" / "1", directory / "multiply" / name)
-    (directory / "multiply" / "notes.txt").write_text("no version")
+    (directory / "multiply" / "notes.txt").write_text("not a version")
     write(Echo(), directory / "echo", 1)
     write(Judge(), directory / "judge", 7)
     write(Factor(1), directory / "swap", 1)
@@ -196,7 +196,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--base",
         default="/models",
-        help="what the server calls DIR; default: %(default)s",
+        help="path of DIR for the server; default: %(default)s",
     )
     options = parser.parse_args()
     write_all(options.directory, options.base)

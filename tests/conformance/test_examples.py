@@ -1,4 +1,4 @@
-"""Classify, Regress and MultiInference on tf.Examples."""
+"""Classify, Regress and MultiInference with `tf.train.Example`."""
 
 import grpc
 import pytest
@@ -21,6 +21,10 @@ from conformance.endpoint import INVALID, NOT_FOUND
 from conformance.models import CLASSIFY, REGRESS
 
 
+def values_of(result):
+    return [regression.value for regression in result.regressions]
+
+
 def test_classify_pairs_each_label_with_its_score(predictions):
     response = predictions.Classify(classification(), timeout=30)
     assert pairs_of(response.result) == [
@@ -34,7 +38,9 @@ def test_classify_pairs_each_label_with_its_score(predictions):
     ("signature", "first"),
     [("scores", [("", 1), ("", 2)]), ("classes", [("low", 0), ("high", 0)])],
 )
-def test_classify_answers_with_labels_or_scores_alone(predictions, signature, first):
+def test_classify_answers_with_only_labels_or_only_scores(
+    predictions, signature, first
+):
     response = predictions.Classify(classification(signature), timeout=30)
     assert pairs_of(response.result)[0] == first
     assert len(response.result.classifications) == 3
@@ -43,32 +49,36 @@ def test_classify_answers_with_labels_or_scores_alone(predictions, signature, fi
 @pytest.mark.parametrize("signature", ["sum", "column"])
 def test_regress_answers_a_value_for_each_example(predictions, signature):
     response = predictions.Regress(regression(signature), timeout=30)
-    assert [one.value for one in response.result.regressions] == [3, 7, 11]
+    assert values_of(response.result) == [
+        3,
+        7,
+        11,
+    ]
 
 
-def test_features_of_the_context_belong_to_every_example(predictions):
-    given = input_pb2.Input()
-    given.example_list_with_context.context.CopyFrom(example_of(8, 9))
-    given.example_list_with_context.examples.add()
-    given.example_list_with_context.examples.add().CopyFrom(example_of(1, 2))
-    response = predictions.Regress(regression("sum", given), timeout=30)
-    assert [one.value for one in response.result.regressions] == [17, 3]
+def test_every_example_gets_the_features_of_the_context(predictions):
+    request_input = input_pb2.Input()
+    examples = request_input.example_list_with_context
+    examples.context.CopyFrom(example_of(8, 9))
+    examples.examples.add()
+    examples.examples.add().CopyFrom(example_of(1, 2))
+    response = predictions.Regress(regression("sum", request_input), timeout=30)
+    assert values_of(response.result) == [17, 3]
 
 
 def test_several_signatures_answer_the_same_examples(predictions):
     request = multi_inference(("scores", CLASSIFY), ("sum", REGRESS))
     first, second = predictions.MultiInference(request, timeout=30).results
     assert pairs_of(first.classification_result)[2] == [("", 5), ("", 6)]
-    values = [one.value for one in second.regression_result.regressions]
-    assert values == [3, 7, 11]
-    for one, signature in ((first, "scores"), (second, "sum")):
-        spec = one.model_spec
+    assert values_of(second.regression_result) == [3, 7, 11]
+    for result, signature in ((first, "scores"), (second, "sum")):
+        spec = result.model_spec
         assert (spec.name, spec.version.value) == ("judge", 7)
         assert spec.signature_name == signature
 
 
 @pytest.mark.parametrize("method", ["Classify", "MultiInference"])
-def test_the_answer_names_the_default_signature(predictions, method):
+def test_the_response_names_the_default_signature(predictions, method):
     if method == "Classify":
         spec = predictions.Classify(classification(), timeout=30).model_spec
     else:
@@ -94,9 +104,9 @@ def test_the_answer_names_the_default_signature(predictions, method):
         ("uneven", "should match in dim_size(1). Got 2 vs. 1"),
     ],
 )
-def test_classify_refuses_what_is_no_classification(predictions, signature, details):
-    code, told = rpc_error(predictions.Classify, classification(signature))
-    assert (code, details in told) == (INVALID, True), told
+def test_classify_rejects_other_signatures(predictions, signature, details):
+    code, message = rpc_error(predictions.Classify, classification(signature))
+    assert (code, details in message) == (INVALID, True), message
 
 
 @pytest.mark.parametrize(
@@ -110,25 +120,28 @@ def test_classify_refuses_what_is_no_classification(predictions, signature, deta
         ("whole", "Expected output Tensor of DT_FLOAT.  Got: "),
     ],
 )
-def test_regress_refuses_what_is_no_regression(predictions, signature, details):
-    code, told = rpc_error(predictions.Regress, regression(signature))
-    assert (code, details in told) == (INVALID, True), told
+def test_regress_rejects_other_signatures(predictions, signature, details):
+    code, message = rpc_error(predictions.Regress, regression(signature))
+    assert (code, details in message) == (INVALID, True), message
 
 
-@pytest.mark.parametrize("given", [input_pb2.Input(), input_of()])
-def test_no_examples_are_refused(predictions, given):
+@pytest.mark.parametrize("request_input", [input_pb2.Input(), input_of()])
+def test_a_request_without_examples_is_rejected(predictions, request_input):
     for call, request in (
-        (predictions.Classify, classification(given=given)),
-        (predictions.Regress, regression(given=given)),
-        (predictions.MultiInference, multi_inference(("sum", REGRESS), given=given)),
+        (predictions.Classify, classification(request_input=request_input)),
+        (predictions.Regress, regression(request_input=request_input)),
+        (
+            predictions.MultiInference,
+            multi_inference(("sum", REGRESS), request_input=request_input),
+        ),
     ):
         assert rpc_error(call, request) == (INVALID, "Input is empty.")
 
 
-def test_an_example_without_the_feature_is_the_models_error(predictions):
+def test_an_example_without_a_feature_is_an_error_of_the_model(predictions):
     request = classification(request_input=input_of(example_of(1, 2, name="z")))
-    code, told = rpc_error(predictions.Classify, request)
-    assert (code, "Feature: x" in told) == (INVALID, True), told
+    code, message = rpc_error(predictions.Classify, request)
+    assert (code, "Feature: x" in message) == (INVALID, True), message
 
 
 @pytest.mark.parametrize(
@@ -153,11 +166,11 @@ def test_an_example_without_the_feature_is_the_models_error(predictions):
     ],
     ids=["twice", "unknown", "another method", "none"],
 )
-def test_tasks_that_cannot_be_run_are_refused(predictions, request_, code, details):
+def test_tasks_that_cannot_be_run_are_rejected(predictions, request_, code, details):
     assert rpc_error(predictions.MultiInference, request_) == (code, details)
 
 
-def test_tasks_of_several_models_are_refused(predictions):
+def test_tasks_for_several_models_are_rejected(predictions):
     request = multi_inference(("scores", CLASSIFY), ("sum", REGRESS))
     request.tasks[1].model_spec.name = "multiply"
     assert rpc_error(predictions.MultiInference, request) == (
@@ -166,7 +179,7 @@ def test_tasks_of_several_models_are_refused(predictions):
     )
 
 
-def test_examples_for_no_model_are_refused(predictions):
+def test_examples_without_a_model_are_rejected(predictions):
     for call, request in (
         (predictions.Classify, classification_pb2.ClassificationRequest()),
         (predictions.Regress, regression_pb2.RegressionRequest()),

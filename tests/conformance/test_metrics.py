@@ -12,8 +12,8 @@ from conformance.endpoint import known_defect
 PREFIX = ":tensorflow:serving"
 
 
-def asked(predictions):
-    """One request of each call that is counted, and one that is refused."""
+def send_requests(predictions):
+    """Send one request to each method that is counted, and one that is rejected."""
     predictions.Predict(request_of(), timeout=30)
     with pytest.raises(grpc.RpcError):
         predictions.Predict(request_of(signature="nope"), timeout=30)
@@ -27,10 +27,10 @@ def asked(predictions):
         call(request, timeout=30)
 
 
-def test_requests_and_their_times_are_counted(rest):
-    asked(rest.predictions)
+def test_requests_and_their_latencies_are_recorded(rest):
+    send_requests(rest.predictions)
     before = rest.metrics()
-    asked(rest.predictions)
+    send_requests(rest.predictions)
     rest.post("/v1/models/multiply:predict", {"instances": [[1, 2, 3, 4]]})
     after = rest.metrics()
 
@@ -43,8 +43,8 @@ def test_requests_and_their_times_are_counted(rest):
 
     count = "request_count"
     assert added(labels(count, model_name="multiply", status="OK")) == 2
-    refused = labels(count, model_name="multiply", status="FAILED_PRECONDITION")
-    assert added(refused) == 1
+    rejected = labels(count, model_name="multiply", status="FAILED_PRECONDITION")
+    assert added(rejected) == 1
     assert added(labels(count, model_name="judge", status="OK")) == 2
 
     for api, entrypoint, name in (
@@ -56,7 +56,7 @@ def test_requests_and_their_times_are_counted(rest):
         of = {"model_name": name, "API": api, "entrypoint": entrypoint}
         assert added(labels("request_latency_count", **of)) == 1
         assert added(labels("request_latency_bucket", **of, le="+Inf")) == 1
-        # Microseconds: longer than 1, less than the time limit.
+        # In microseconds: longer than 1 and below the time-out.
         assert 1 < added(labels("request_latency_sum", **of)) < 30e6
     for api, name in (("Predict", "multiply"), ("Classify", "judge")):
         of = {"model_name": name, "API": api, "runtime": "TF1"}
@@ -74,13 +74,13 @@ def test_buckets_grow_by_a_factor_of_1_8_from_10_microseconds(rest):
     ]
     assert bounds[-1] == "+Inf"
     expected = 10 * 1.8 ** np.arange(len(bounds) - 1)
-    np.testing.assert_allclose([float(one) for one in bounds[:-1]], expected, 1e-5)
+    np.testing.assert_allclose([float(bound) for bound in bounds[:-1]], expected, 1e-5)
 
 
-@known_defect("TensorFlow's batching kernel does not tell how long it waited")
-def test_the_time_in_a_batching_queue_is_counted(batching):
+@known_defect("TensorFlow's batching kernel does not report waiting times")
+def test_the_time_in_a_batching_queue_is_recorded(batching):
     if batching.rest is None:
-        pytest.skip("the batching endpoint is given without REST")
+        pytest.skip("TFS_BATCHING_REST_ENDPOINT is not set")
     batching.predictions.Predict(request_of({"x": np.ones(1, np.float32)}, "all"))
     names = [sample.split("{")[0] for sample in batching.metrics()]
     assert f"{PREFIX}:batching_session:queuing_latency_count" in names

@@ -1,4 +1,4 @@
-"""Predict: inputs unlike the signature."""
+"""Predict: inputs that do not match the signature."""
 
 import numpy as np
 import pytest
@@ -35,9 +35,11 @@ from conformance.endpoint import INVALID, embedded_only
     ],
     ids=["missing", "extra", "another name", "another type"],
 )
-def test_inputs_unlike_the_signature_are_refused(predictions, inputs, details):
-    code, told = rpc_error(predictions.Predict, request_of(inputs))
-    assert (code, details in told) == (INVALID, True), told
+def test_inputs_that_do_not_match_the_signature_are_rejected(
+    predictions, inputs, details
+):
+    code, message = rpc_error(predictions.Predict, request_of(inputs))
+    assert (code, details in message) == (INVALID, True), message
 
 
 @pytest.mark.parametrize(
@@ -52,22 +54,22 @@ def test_inputs_unlike_the_signature_are_refused(predictions, inputs, details):
     ],
     ids=["short", "long", "negative", "300 axes", "no type", "unknown type"],
 )
-def test_a_malformed_tensor_is_refused_by_its_name(predictions, proto):
+def test_a_malformed_tensor_is_rejected_by_name(predictions, proto):
     answer = rpc_error(predictions.Predict, request_of({"x": proto}))
     assert answer == (INVALID, "tensor parsing error: x")
 
 
-@embedded_only("TensorFlow Serving allocates what a tensor claims to hold")
+@embedded_only("TensorFlow Serving allocates the declared size of a tensor")
 @pytest.mark.parametrize(
     "shape", [(2**40, 4), (2**62, 4), (2**20 + 1, 4)], ids=["40", "62", "20"]
 )
-def test_a_tensor_larger_than_its_message_is_refused(predictions, shape):
+def test_a_tensor_larger_than_its_message_is_rejected(predictions, shape):
     proto = proto_of(tf.float32, shape, float_val=[1.0])
     answer = rpc_error(predictions.Predict, request_of({"x": proto}))
     assert answer == (INVALID, "tensor parsing error: x")
 
 
-@embedded_only("TensorFlow Serving reads a tensor before it looks at its type")
+@embedded_only("TensorFlow Serving parses a tensor before it checks the type")
 @pytest.mark.parametrize(
     ("proto", "details"),
     [
@@ -78,22 +80,24 @@ def test_a_tensor_larger_than_its_message_is_refused(predictions, shape):
         (proto_of(tf.float32, (2**62, 2**62), float_val=[1.0]), "Received: shape (46"),
     ],
 )
-def test_a_tensor_unlike_the_signature_is_refused_unread(predictions, proto, details):
-    code, told = rpc_error(predictions.Predict, request_of({"x": proto}))
-    assert (code, details in told) == (INVALID, True)
+def test_a_tensor_of_another_type_or_shape_is_rejected_before_parsing(
+    predictions, proto, details
+):
+    code, message = rpc_error(predictions.Predict, request_of({"x": proto}))
+    assert (code, details in message) == (INVALID, True)
 
 
-@embedded_only("TensorFlow Serving does not look at shapes")
-def test_a_shape_unlike_the_signature_is_refused(predictions):
+@embedded_only("TensorFlow Serving does not check shapes")
+def test_a_shape_that_does_not_match_the_signature_is_rejected(predictions):
     assert rpc_error(predictions.Predict, request_of({"x": ROWS[0]})) == (
         INVALID,
-        'Expected input "x" of shape (None, 4). Received: shape (4,); a single '
-        "example needs a leading batch axis of 1.",
+        'Input "x" must have shape (None, 4). Received: shape (4,). Add a leading '
+        "batch axis of size 1 to a single example.",
     )
 
 
-@embedded_only("this aborts TensorFlow Serving, whole (tensorflow#111453)")
-def test_a_rank_that_aborts_the_kernel_leaves_the_server_alive(predictions):
+@embedded_only("this aborts the process of TensorFlow Serving (tensorflow#111453)")
+def test_a_rank_that_would_abort_the_kernel_is_rejected(predictions):
     image = np.ones((8, 8, 3), np.float32)
     for inputs in (image, np.float32(1)):
         request = request_of({"x": np.asarray(inputs)}, signature="image")
@@ -104,10 +108,10 @@ def test_a_rank_that_aborts_the_kernel_leaves_the_server_alive(predictions):
     assert set(outputs["y"].float_val) == {27.0}
 
 
-@embedded_only("TensorFlow Serving leaves an empty batch to the operations")
-def test_an_empty_batch_is_refused(predictions):
+@embedded_only("TensorFlow Serving passes an empty batch to the operations")
+def test_an_empty_batch_is_rejected(predictions):
     assert rpc_error(predictions.Predict, request_of({"x": ROWS[:0]})) == (
         INVALID,
-        'Expected input "x" of shape (None, 4) with at least one example. '
-        "Received: shape (0, 4), an empty batch; send no request for no examples.",
+        'Input "x" of shape (None, 4) must contain at least one example. Received: '
+        "shape (0, 4), an empty batch. Do not send a request without examples.",
     )

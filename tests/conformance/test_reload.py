@@ -18,7 +18,7 @@ ONE = {"x": np.ones(1, np.float32)}
 
 @pytest.fixture
 def config(disk):
-    """The list of models, for a test to change; put back at its end."""
+    """The list of models for a test to change; restored at the end."""
     yield disk.config()
     reload(disk, disk.config())
 
@@ -28,13 +28,13 @@ def reload(endpoint, config):
     return endpoint.models.HandleReloadConfigRequest(request, timeout=60)
 
 
-def refused(endpoint, config):
+def reload_error(endpoint, config):
     request = model_management_pb2.ReloadConfigRequest(config=config)
     return rpc_error(endpoint.models.HandleReloadConfigRequest, request)
 
 
 def model_of(config, name):
-    (model,) = (one for one in config.model_config_list.config if one.name == name)
+    (model,) = (m for m in config.model_config_list.config if m.name == name)
     return model
 
 
@@ -45,8 +45,8 @@ def latest(endpoint, name, label=None):
     return endpoint.predictions.Predict(request, timeout=30).model_spec.version.value
 
 
-def test_a_reload_replaces_the_whole_list_and_waits_for_the_new(disk, config):
-    # Another name for the same directory: two models.
+def test_a_reload_replaces_the_whole_list_and_waits_for_new_models(disk, config):
+    # Two models may have the same directory.
     model_of(config, "two").name = "renamed"
     response = reload(disk, config)
     assert response.HasField("status")
@@ -63,7 +63,7 @@ def test_a_reload_replaces_the_whole_list_and_waits_for_the_new(disk, config):
     assert disk.states("two")[125].state == STATES.AVAILABLE
 
 
-def test_a_changed_policy_is_followed(disk, config):
+def test_a_changed_policy_takes_effect(disk, config):
     versions = model_of(config, "specific").model_version_policy.specific.versions
     versions[:] = [125]
     reload(disk, config)
@@ -72,7 +72,7 @@ def test_a_changed_policy_is_followed(disk, config):
     assert latest(disk, "specific") == 125
 
 
-def test_labels_move_and_go(disk, config):
+def test_labels_can_be_moved_and_removed(disk, config):
     labels = model_of(config, "all").version_labels
     labels["stable"] = 124
     del labels["canary"]
@@ -88,7 +88,7 @@ def test_labels_move_and_go(disk, config):
 
 def test_a_label_for_an_unavailable_version_is_a_failed_precondition(disk, config):
     model_of(config, "all").version_labels["stable"] = 7
-    assert refused(disk, config) == (
+    assert reload_error(disk, config) == (
         FAILED_PRECONDITION,
         "Request to assign label to version 7 of model all, which is not currently "
         "available for inference",
@@ -96,9 +96,9 @@ def test_a_label_for_an_unavailable_version_is_a_failed_precondition(disk, confi
     assert latest(disk, "all", "stable") == 123
 
 
-def test_a_relative_path_is_refused(disk, config):
+def test_a_relative_path_is_reload_error(disk, config):
     model_of(config, "two").base_path = "models/two"
-    assert refused(disk, config) == (
+    assert reload_error(disk, config) == (
         INVALID,
         "Expected model two to have an absolute path or URI; got "
         "base_path()=models/two",
@@ -106,9 +106,9 @@ def test_a_relative_path_is_refused(disk, config):
     assert latest(disk, "two") == 125
 
 
-def test_a_model_listed_twice_is_refused(disk, config):
+def test_a_model_listed_twice_is_reload_error(disk, config):
     config.model_config_list.config.append(model_of(config, "two"))
-    assert refused(disk, config) == (
+    assert reload_error(disk, config) == (
         INVALID,
         "Illegal to list model two multiple times in config list",
     )
@@ -119,20 +119,20 @@ def test_a_model_listed_twice_is_refused(disk, config):
 def test_a_new_model_that_cannot_be_served_changes_nothing(disk, config):
     model_of(config, "two").name = "nowhere"
     model_of(config, "nowhere").base_path = str(disk.disk / "nowhere")
-    code, _ = refused(disk, config)
+    code, _ = reload_error(disk, config)
     assert code == FAILED_PRECONDITION
     assert latest(disk, "two") == 125
 
 
-@embedded_only("TensorFlow Serving tells what it says, paths and all")
-def test_a_refused_reload_tells_nothing_of_the_file_system(disk, config):
+@embedded_only("TensorFlow Serving does not redact paths")
+def test_a_rejected_reload_reveals_no_paths(disk, config):
     model_of(config, "two").name = "nowhere"
     model_of(config, "nowhere").base_path = str(disk.disk / "nowhere")
-    _, details = refused(disk, config)
+    _, details = reload_error(disk, config)
     assert str(disk.disk) not in details
 
 
-def test_a_reload_without_a_list_is_refused(disk):
+def test_a_reload_without_a_list_is_rejected(disk):
     request = model_management_pb2.ReloadConfigRequest()
     assert rpc_error(disk.models.HandleReloadConfigRequest, request) == (
         INVALID,

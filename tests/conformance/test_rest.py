@@ -11,7 +11,7 @@ ROWS = [[1.0, 2.5, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]
 DOUBLED = [[2.0, 5.0, 6.0, 8.0], [10.0, 12.0, 14.0, 16.0]]
 
 
-def test_rows_are_answered_by_rows(rest):
+def test_rows_are_answered_by_row(rest):
     status, answer = rest.post("/v1/models/multiply:predict", {"instances": ROWS})
     assert status == 200
     assert answer == {
@@ -22,13 +22,13 @@ def test_rows_are_answered_by_rows(rest):
     }
 
 
-def test_columns_are_answered_by_columns(rest):
+def test_columns_are_answered_by_column(rest):
     status, answer = rest.post("/v1/models/multiply:predict", {"inputs": {"x": ROWS}})
     assert status == 200
     assert answer == {"outputs": {"total": [sum(row) for row in ROWS], "y": DOUBLED}}
 
 
-def test_one_input_and_one_output_need_no_names(rest):
+def test_a_single_input_or_output_needs_no_name(rest):
     document = {"instances": [1, 2]}
     answer = rest.post("/v1/models/all:predict", document)
     assert answer == (200, {"predictions": [125.0, 250.0]})
@@ -40,13 +40,13 @@ def test_one_input_and_one_output_need_no_names(rest):
     ("part", "factor"),
     [("", 125), ("/versions/123", 123), ("/labels/stable", 123)],
 )
-def test_the_path_names_version_or_label(rest, part, factor):
+def test_the_path_may_contain_a_version_or_label(rest, part, factor):
     path = f"/v1/models/all{part}:predict"
     document = {"signature_name": "serving_default", "instances": [1.0]}
     assert rest.post(path, document) == (200, {"predictions": [float(factor)]})
 
 
-def test_a_named_signature_of_several_inputs(rest):
+def test_a_signature_with_several_inputs_can_be_chosen(rest):
     document = {
         "signature_name": "pair",
         "instances": [{"a": row, "b": row} for row in ROWS],
@@ -55,19 +55,19 @@ def test_a_named_signature_of_several_inputs(rest):
     assert (status, answer) == (200, {"predictions": DOUBLED})
 
 
-def test_bytes_come_and_go_in_base64(rest):
+def test_bytes_are_in_base64_in_both_directions(rest):
     picture = bytes(range(256))
-    coded = {"b64": base64.b64encode(picture).decode()}
+    encoded = {"b64": base64.b64encode(picture).decode()}
     document = {
         "signature_name": "picture",
-        "instances": [{"picture_bytes": coded, "size": 4}],
+        "instances": [{"picture_bytes": encoded, "size": 4}],
     }
     status, answer = rest.post("/v1/models/all:predict", document)
     assert status == 200
-    assert answer == {"predictions": [{"length": 260, "picture_bytes": coded}]}
+    assert answer == {"predictions": [{"length": 260, "picture_bytes": encoded}]}
 
 
-def test_numbers_that_json_has_no_words_for_go_there_and_back(rest):
+def test_nan_and_infinity_pass_in_both_directions(rest):
     body = b'{"instances": [[NaN, Infinity, -Infinity, 1.1]]}'
     status, answer, _ = rest.request("POST", "/v1/models/multiply:predict", body)
     assert status == 200
@@ -76,7 +76,7 @@ def test_numbers_that_json_has_no_words_for_go_there_and_back(rest):
     assert np.float32(row["y"][3]) == np.float32(1.1) * 2
 
 
-def test_classify_and_regress_take_examples(rest):
+def test_classify_and_regress_accept_examples(rest):
     examples = [{"x": [1.0, 2.0]}, {"x": [3.5, 4.0]}]
     assert rest.post("/v1/models/judge:classify", {"examples": examples}) == (
         200,
@@ -94,7 +94,7 @@ def test_classify_and_regress_take_examples(rest):
     assert answer == (200, {"results": [2.0, 4.0]})
 
 
-def test_status_is_told(rest):
+def test_status_is_available(rest):
     version = {
         "version": "2",
         "state": "AVAILABLE",
@@ -104,12 +104,12 @@ def test_status_is_told(rest):
     assert rest.get("/v1/models/multiply") == expected
     assert rest.get("/v1/models/multiply/versions/2") == expected
     _, several = rest.get("/v1/models/all")
-    versions = [one["version"] for one in several["model_version_status"]]
+    versions = [status["version"] for status in several["model_version_status"]]
     assert versions == ["125", "124", "123"]
 
 
 @pytest.mark.parametrize("part", ["", "/versions/2"])
-def test_metadata_is_told(rest, part):
+def test_metadata_is_available(rest, part):
     status, answer = rest.get(f"/v1/models/multiply{part}/metadata")
     assert status == 200
     spec = answer["model_spec"]
@@ -170,9 +170,9 @@ def test_metadata_is_told(rest, part):
     ],
     ids=range(9),
 )
-def test_a_refusal_is_a_document_with_its_status(rest, path, document, status, error):
-    found, answer = rest.post(path, document)
-    assert (found, list(answer)) == (status, ["error"])
+def test_an_error_is_a_document_with_its_status(rest, path, document, status, error):
+    received, answer = rest.post(path, document)
+    assert (received, list(answer)) == (status, ["error"])
     assert error in answer["error"]
 
 
@@ -185,9 +185,9 @@ def test_a_refusal_is_a_document_with_its_status(rest, path, document, status, e
         ("/v1/models", 400, "Missing model name in request."),
     ],
 )
-def test_what_is_not_served_is_not_found(rest, path, status, error):
-    found, answer = rest.get(path)
-    assert found == status
+def test_unknown_models_and_versions_are_not_found(rest, path, status, error):
+    received, answer = rest.get(path)
+    assert received == status
     assert error in answer["error"]
 
 
@@ -199,7 +199,7 @@ def test_a_failed_precondition_is_400(rest):
 
 def test_a_full_queue_is_503(batching):
     if batching.rest is None:
-        pytest.skip("the batching endpoint is given without REST")
+        pytest.skip("TFS_BATCHING_REST_ENDPOINT is not set")
     document = {"signature_name": "slow", "instances": [500_000] * 4}
     with futures.ThreadPoolExecutor(6) as pool:
         path = "/v1/models/all:predict"

@@ -1,4 +1,4 @@
-"""Warm-up: what a version brings along is run before it is served."""
+"""Warm-up: the requests in a version are run before it is served."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ ONE = np.ones(1, np.float32)
 
 
 def calls(endpoint):
-    """How often the latest version was called before; and its number."""
+    """Return how often the latest version has been called, and its number."""
     response = endpoint.predictions.Predict(request_of({"x": ONE}, "warmed"))
     return response.outputs["calls"].float_val[0] - 1, response.model_spec.version.value
 
 
 def test_records_of_every_kind_are_run_before_the_first_request(endpoint):
     before, _ = calls(endpoint)
-    # The one of several signatures calls two.
+    # MultiInference calls two signatures.
     assert before >= 5
 
 
@@ -29,7 +29,7 @@ def test_a_thousand_records_are_run(disk):
     assert calls(disk) == (1000, version)
 
 
-def of_another_kind():
+def unsupported_record():
     log = prediction_log_pb2.PredictionLog()
     log.session_run_log.SetInParent()
     return log
@@ -39,12 +39,12 @@ def of_another_kind():
     "bad",
     [
         [predict_log(x=ONE), predict_log(x=tf.ones([1], tf.int32))],
-        [of_another_kind()],
+        [unsupported_record()],
         [predict_log(x=ONE)] * 1001,
     ],
     ids=["one fails", "unknown kind", "1,001"],
 )
-def test_a_bad_record_fails_the_load_and_the_good_version_stays(disk, bad):
+def test_a_bad_record_fails_the_load_and_the_old_version_stays(disk, bad):
     _, good = calls(disk)
     version = disk.write(Counted(), "warmed", bad)
     status = disk.wait_for("warmed", version, "END").status

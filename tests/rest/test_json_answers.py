@@ -1,4 +1,4 @@
-"""Answers as JSON, by the cases of `json_tensor_test.cc`."""
+"""Responses as JSON: the cases of `json_tensor_test.cc` and further ones."""
 
 import base64
 import json
@@ -7,44 +7,45 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
 from bn_keras_serving.common import tensors
 from bn_keras_serving.common.errors import InvalidRequestError
 from bn_keras_serving.rest import json_answers
 
+pytestmark = pytest.mark.fast
+
 INTS = np.array([[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 0], [1, 2]]], np.int32)
 
 
-def outputs(**given):
-    return {name: tensors.to_typed_fields(np.asarray(one)) for name, one in
-            given.items()}  # fmt: skip
+def outputs(**arrays):
+    return {
+        name: tensors.to_typed_fields(np.asarray(array))
+        for name, array in arrays.items()
+    }
 
 
-def rows(**given):
-    return json.loads(json_answers.encode_predictions(outputs(**given), by_row=True))
+def rows(**arrays):
+    return json.loads(json_answers.encode_predictions(outputs(**arrays), by_row=True))
 
 
-def columns(**given):
-    return json.loads(json_answers.encode_predictions(outputs(**given), by_row=False))
+def columns(**arrays):
+    return json.loads(json_answers.encode_predictions(outputs(**arrays), by_row=False))
 
 
 def strings(*values):
     return np.array(values, np.object_)
 
 
-def test_one_output_stands_for_itself():
+def test_a_single_output_is_a_plain_value():
     assert rows(y=INTS) == {"predictions": INTS.tolist()}
     assert columns(y=INTS) == {"outputs": INTS.tolist()}
     assert rows(y=INTS[0, 0]) == {"predictions": [1, 2]}
     assert columns(y=np.float32(1)) == {"outputs": 1.0}
 
 
-def test_several_outputs_make_objects():
-    given = {
+def test_several_outputs_are_objects():
+    arrays = {
         "i": INTS,
         "s": strings([b"foo", b"bar"], [b"baz", "數".encode()]),
         "f": np.array([[1], [2]], np.float32),
@@ -52,10 +53,10 @@ def test_several_outputs_make_objects():
         "s_bytes": strings([b"hello", b"\xff"], [b"", b"serving"]),
     }
     encoded = [
-        [{"b64": base64.b64encode(one).decode()} for one in row]
-        for row in given["s_bytes"]
+        [{"b64": base64.b64encode(value).decode()} for value in row]
+        for row in arrays["s_bytes"]
     ]
-    assert rows(**given) == {
+    assert rows(**arrays) == {
         "predictions": [
             {
                 "d": 8.0 + row,
@@ -67,7 +68,7 @@ def test_several_outputs_make_objects():
             for row in range(2)
         ]
     }
-    assert columns(**given) == {
+    assert columns(**arrays) == {
         "outputs": {
             "d": [8.0, 9.0],
             "f": [[1.0], [2.0]],
@@ -78,12 +79,12 @@ def test_several_outputs_make_objects():
     }
 
 
-def test_bytes_are_in_base64_where_the_name_says_so():
-    given = strings([b"hello", b"world"])
-    assert rows(y_bytes=given) == {
+def test_strings_are_in_base64_if_the_name_ends_with_bytes():
+    arrays = strings([b"hello", b"world"])
+    assert rows(y_bytes=arrays) == {
         "predictions": [[{"b64": "aGVsbG8="}, {"b64": "d29ybGQ="}]]
     }
-    assert rows(bytes_y=given) == {"predictions": [["hello", "world"]]}
+    assert rows(bytes_y=arrays) == {"predictions": [["hello", "world"]]}
     with pytest.raises(InvalidRequestError, match="y has bytes that are not UTF-8"):
         rows(y=strings(b"\xff"))
 
@@ -95,7 +96,7 @@ def test_an_empty_batch_is_an_empty_list():
     assert columns(y=empty, z=np.zeros(1)) == {"outputs": {"y": [], "z": [0.0]}}
 
 
-def test_floats_have_few_digits_and_always_a_sign_that_they_are_floats():
+def test_floats_have_few_digits_but_always_look_like_floats():
     values = [9000000, 999999, 0.5, 0.0003, 0.00003, 555557.5, 0.2, 1 / 3, 3, -0.0]
     text = json_answers.encode_predictions(outputs(y=np.float32(values)), by_row=True)
     assert text.decode() == (
@@ -105,11 +106,11 @@ def test_floats_have_few_digits_and_always_a_sign_that_they_are_floats():
     assert columns(y=np.array([0.1, 1 / 3])) == {"outputs": [0.1, 1 / 3]}
 
 
-def test_what_is_no_number_is_written_as_the_real_server_does():
-    given = np.array([math.nan, math.inf, 3, -math.inf])
+def test_nan_and_infinity_are_written_as_in_tensorflow_serving():
+    arrays = np.array([math.nan, math.inf, 3, -math.inf])
     for dtype in (np.float32, np.float64):
         text = json_answers.encode_predictions(
-            outputs(y=given.astype(dtype)), by_row=True
+            outputs(y=arrays.astype(dtype)), by_row=True
         )
         assert text == b'{"predictions": [NaN, Infinity, 3.0, -Infinity]}'
 
@@ -117,17 +118,17 @@ def test_what_is_no_number_is_written_as_the_real_server_does():
 @pytest.mark.parametrize(
     "dtype", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint32, np.uint64]
 )
-def test_integers_keep_their_bounds(dtype):
+def test_the_largest_and_smallest_integers_are_exact(dtype):
     bounds = [np.iinfo(dtype).min, np.iinfo(dtype).max]
     assert rows(y=np.array(bounds, dtype)) == {"predictions": bounds}
 
 
-def test_true_and_false_are_written_so():
+def test_booleans_are_true_and_false():
     assert rows(y=np.array([True, False])) == {"predictions": [True, False]}
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arrays", "message"),
     [
         ({}, "Cannot convert empty tensor map to JSON"),
         ({"y": np.ones(2, np.complex64)}, "tensor type: complex64"),
@@ -139,13 +140,13 @@ def test_true_and_false_are_written_so():
         ),
     ],
 )
-def test_what_has_no_form_in_json_is_refused(given, message):
+def test_outputs_without_a_form_in_json_are_rejected(arrays, message):
     with pytest.raises(InvalidRequestError) as raised:
-        rows(**given)
+        rows(**arrays)
     assert message in str(raised.value)
 
 
-def test_tensors_come_as_bytes_as_well():
+def test_tensors_may_be_encoded_as_bytes():
     proto = tf.make_tensor_proto(INTS)
     assert proto.tensor_content
     assert json.loads(json_answers.encode_predictions({"y": proto}, by_row=False)) == {
@@ -156,9 +157,9 @@ def test_tensors_come_as_bytes_as_well():
 def test_classifications_are_pairs():
     result = classification_pb2.ClassificationResult()
     for scores in ([0.2, 0.7], [0.9, math.nan]):
-        one = result.classifications.add()
+        classification = result.classifications.add()
         for label, score in zip(("car", ""), scores, strict=True):
-            one.classes.add(label=label, score=score)
+            classification.classes.add(label=label, score=score)
     assert json_answers.encode_classifications(result) == (
         b'{"results": [[["car", 0.2], ["", 0.7]], [["car", 0.9], ["", NaN]]]}'
     )
@@ -173,27 +174,12 @@ def test_regressions_are_numbers():
     )
 
 
-def test_no_results_are_refused():
+def test_empty_results_are_rejected():
     with pytest.raises(InvalidRequestError, match="empty ClassificationResults"):
         json_answers.encode_classifications(classification_pb2.ClassificationResult())
     with pytest.raises(InvalidRequestError, match="empty RegressionResults"):
         json_answers.encode_regressions(regression_pb2.RegressionResult())
 
 
-def test_a_refusal_is_an_object():
+def test_an_error_is_an_object():
     assert json_answers.encode_error('Bad "key"') == b'{"error": "Bad \\"key\\""}'
-
-
-@settings(max_examples=200, deadline=None)
-@given(arrays.arrays(np.float32, st.integers(1, 20)))
-def test_float32_comes_back_from_its_fewest_digits(array):
-    found = json_answers.round_to_shortest(array)
-    with np.errstate(all="ignore"):
-        np.testing.assert_array_equal(found.astype(np.float32), array)
-
-
-def test_the_fewest_digits_are_numpy_s():
-    rng = np.random.default_rng(5)
-    array = (rng.normal(size=5000) * 10 ** rng.uniform(-9, 9, 5000)).astype(np.float32)
-    expected = [float(str(one)) for one in array]
-    assert json_answers.round_to_shortest(array).tolist() == expected

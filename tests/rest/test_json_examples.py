@@ -1,4 +1,4 @@
-"""JSON requests for Classify and Regress, by the cases of `json_tensor_test.cc`."""
+"""JSON requests for Classify and Regress: the cases of `json_tensor_test.cc`."""
 
 import math
 
@@ -9,13 +9,15 @@ from tensorflow_serving.apis import input_pb2
 from bn_keras_serving.common.errors import InvalidRequestError
 from bn_keras_serving.rest import json_examples, json_text
 
+pytestmark = pytest.mark.fast
+
 
 def read(text):
     return json_examples.decode_examples(json_text.parse(text.encode()))
 
 
 def features(example):
-    """`{name: (kind, values)}` of an example."""
+    """Return `{name: (kind, values)}` of an example."""
     return {
         name: (
             feature.WhichOneof("kind"),
@@ -26,7 +28,7 @@ def features(example):
 
 
 def test_examples_without_context():
-    found = read(
+    decoded = read(
         """{"examples": [
             {"names": ["foo", "bar"], "ratings": [8.0, 9.0], "age": 20},
             {"names": ["baz"], "ratings": 6.0}
@@ -47,31 +49,31 @@ def test_examples_without_context():
         }""",
         input_pb2.Input(),
     )
-    assert found == expected
+    assert decoded == expected
 
 
-def test_a_context_is_shared_by_all_examples():
-    found = read(
+def test_all_examples_share_the_context():
+    decoded = read(
         """{
             "signature_name": "custom",
             "context": {"query": "pizza", "location": ["sfo"]},
             "examples": [{"a": 1}, {"a": -Infinity}]
         }"""
     )
-    assert found.WhichOneof("kind") == "example_list_with_context"
-    given = found.example_list_with_context
-    assert features(given.context) == {
+    assert decoded.WhichOneof("kind") == "example_list_with_context"
+    examples = decoded.example_list_with_context
+    assert features(examples.context) == {
         "query": ("bytes_list", [b"pizza"]),
         "location": ("bytes_list", [b"sfo"]),
     }
-    assert [features(one) for one in given.examples] == [
+    assert [features(example) for example in examples.examples] == [
         {"a": ("int64_list", [1])},
         {"a": ("float_list", [-math.inf])},
     ]
 
 
-def test_each_kind_of_value_has_its_list():
-    found = read(
+def test_each_type_of_value_goes_into_its_list():
+    decoded = read(
         """{"examples": [{
             "mixed": [1, true, false, -9223372036854775808],
             "binary": ["text", {"b64": "/w=="}],
@@ -79,16 +81,16 @@ def test_each_kind_of_value_has_its_list():
             "none": []
         }]}"""
     )
-    (example,) = found.example_list.examples
+    (example,) = decoded.example_list.examples
     assert example.features.feature["none"].WhichOneof("kind") is None
     del example.features.feature["none"]
-    found = features(example)
-    assert found["mixed"] == ("int64_list", [1, 1, 0, -(2**63)])
-    assert found["binary"] == ("bytes_list", [b"text", b"\xff"])
-    assert found["floats"][0] == "float_list"
-    assert found["floats"][1][0] == 1.5
-    assert math.isnan(found["floats"][1][1])
-    assert found["floats"][1][2] == math.inf
+    decoded = features(example)
+    assert decoded["mixed"] == ("int64_list", [1, 1, 0, -(2**63)])
+    assert decoded["binary"] == ("bytes_list", [b"text", b"\xff"])
+    assert decoded["floats"][0] == "float_list"
+    assert decoded["floats"][1][0] == 1.5
+    assert math.isnan(decoded["floats"][1][1])
+    assert decoded["floats"][1][2] == math.inf
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_each_kind_of_value_has_its_list():
         ('{"examples": [{"a": {"b64": "!"}}]}', "Unable to base64 decode"),
     ],
 )
-def test_what_makes_no_example_is_refused_in_the_words_of_the_source(text, message):
+def test_invalid_examples_are_rejected_as_in_tensorflow_serving(text, message):
     with pytest.raises(InvalidRequestError) as raised:
         read(text)
     assert message in str(raised.value)

@@ -1,4 +1,4 @@
-"""REST as TensorFlow Serving's `g3doc/api_rest.md` and handlers describe it."""
+"""The REST interface that TensorFlow Serving's `g3doc/api_rest.md` describes."""
 
 import base64
 import json
@@ -10,14 +10,16 @@ from dispatcher_double import METRICS, DispatcherDouble, RunningRestServer, sign
 
 from bn_keras_serving.dispatch.error_mapping import StatusError
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def served():
-    with RunningRestServer() as one:
-        yield one
+    with RunningRestServer() as server:
+        yield server
 
 
-def test_rows_are_answered_by_rows_and_columns_by_columns(served):
+def test_rows_are_answered_by_row_and_columns_by_column(served):
     rows = [[1.0, 2.5], [3.0, 4.0]]
     doubled = [[2.0, 5.0], [6.0, 8.0]]
     path = "/v1/models/m:predict"
@@ -26,7 +28,7 @@ def test_rows_are_answered_by_rows_and_columns_by_columns(served):
     assert served.send(path, {"inputs": {"x": rows}}) == (200, {"outputs": doubled})
 
 
-def test_a_named_signature_with_several_inputs_answers_objects(served):
+def test_a_signature_with_several_outputs_returns_objects(served):
     document = {
         "signature_name": "pair",
         "instances": [{"a": [1, 2], "b": [3, 4]}, {"a": [5, 6], "b": [7, 8]}],
@@ -42,7 +44,7 @@ def test_a_named_signature_with_several_inputs_answers_objects(served):
     )
 
 
-def test_classify_and_regress_answer_results(served):
+def test_classify_and_regress_return_results(served):
     document = {"examples": [{"x": 1.0}, {"x": 2.0}]}
     assert served.send("/v1/models/m:classify", document) == (
         200,
@@ -66,7 +68,7 @@ def test_classify_and_regress_answer_results(served):
     ],
 )
 @pytest.mark.parametrize("verb", ["", "/metadata", ":predict", ":CLASSIFY"])
-def test_the_path_names_model_version_and_label(path, name, version, label, verb):
+def test_the_path_contains_model_version_and_label(path, name, version, label, verb):
     with RunningRestServer(DispatcherDouble(names=(name,))) as served:
         if verb.startswith(":"):
             document = {"instances": [[1, 2]], "examples": [{"x": 1.0}]}
@@ -102,10 +104,12 @@ def test_status_and_metadata_are_the_protocol_buffers_as_json(served):
             ]
         },
     )
-    status, found = served.send("/v1/models/m/metadata")
+    status, metadata = served.send("/v1/models/m/metadata")
     assert status == 200
-    assert found["model_spec"] == {"name": "m", "signature_name": "", "version": "2"}
-    definition = found["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert metadata["model_spec"] == {"name": "m", "signature_name": "", "version": "2"}
+    definition = metadata["metadata"]["signature_def"]["signature_def"][
+        "serving_default"
+    ]
     assert definition["inputs"]["x"] == {
         "name": "x:0",
         "dtype": "DT_FLOAT",
@@ -146,7 +150,7 @@ def test_status_and_metadata_are_the_protocol_buffers_as_json(served):
         ),
     ],
 )
-def test_a_wrong_route_is_refused_in_the_words_of_the_source(
+def test_an_unknown_route_is_rejected_as_in_tensorflow_serving(
     served, method, path, message
 ):
     status, body, headers = served.request(method, path, b"{}")
@@ -164,7 +168,7 @@ def test_other_paths_are_not_found(served):
     assert served.request("POST", METRICS)[0] == 405
 
 
-def test_a_preflight_without_cors_is_answered_emptily(served):
+def test_a_preflight_without_cors_gets_an_empty_response(served):
     status, body, headers = served.request(
         "OPTIONS", "/v1/models/m:predict", Origin="https://example.org"
     )
@@ -223,7 +227,7 @@ CODES = {
 
 
 @pytest.mark.parametrize("code", [*grpc.StatusCode][1:], ids=lambda code: code.name)
-def test_every_code_has_its_http_status(served, code):
+def test_every_status_code_has_its_http_status(served, code):
     served.dispatcher.error = StatusError(code, 'it "failed"\n')
     assert served.send("/v1/models/m:predict", {"instances": [[1, 2]]}) == (
         CODES[code.name],
@@ -232,7 +236,7 @@ def test_every_code_has_its_http_status(served, code):
     assert served.request_counts() == {"m": {code.name: 1}}
 
 
-def test_what_nobody_foresaw_is_500_and_tells_nothing(served, caplog):
+def test_an_unexpected_error_is_500_and_reveals_nothing(served, caplog):
     served.dispatcher.error = RuntimeError("/srv/secret")
     status, answer = served.send("/v1/models/m:predict", {"instances": [[1, 2]]})
     assert status == 500
@@ -240,7 +244,7 @@ def test_what_nobody_foresaw_is_500_and_tells_nothing(served, caplog):
     assert "secret" in caplog.text
 
 
-def test_an_unknown_model_is_404_and_makes_no_metric(served):
+def test_an_unknown_model_is_404_and_adds_no_metric(served):
     assert served.send("/v1/models/half:predict", {"instances": [1.0]}) == (
         404,
         {"error": "Servable not found for request: Latest(half)"},
@@ -249,7 +253,7 @@ def test_an_unknown_model_is_404_and_makes_no_metric(served):
     assert served.request_counts() == {"": {"NOT_FOUND": 2}}
 
 
-def test_requests_are_counted_under_the_labels_of_the_source(served):
+def test_requests_are_counted_with_the_labels_of_tensorflow_serving(served):
     served.send("/v1/models/m:predict", {"instances": [[1, 2]]})
     served.send("/v1/models/m:Classify", {"examples": [{"x": 1.0}]})
     served.send("/v1/models/m")
@@ -268,12 +272,12 @@ def test_requests_are_counted_under_the_labels_of_the_source(served):
         ) in lines
 
 
-def test_metrics_are_told_nowhere_unless_asked_for():
+def test_metrics_can_be_disabled():
     with RunningRestServer(metrics_path=None) as served:
         assert served.request("GET", METRICS)[0] == 404
 
 
-def test_images_come_in_base64_and_bytes_leave_in_it(served):
+def test_images_and_byte_outputs_are_in_base64(served):
     picture = bytes(range(256))
     served.dispatcher.signatures = {
         "serving_default": signature(

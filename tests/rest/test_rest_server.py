@@ -1,4 +1,4 @@
-"""The HTTP server under load, slow and vanished clients, and its stop."""
+"""The HTTP server: load, slow and disappearing clients, and its shutdown."""
 
 import gzip
 import http.client
@@ -17,23 +17,23 @@ from bn_keras_serving.rest import RestServer
 
 @pytest.fixture
 def served():
-    with RunningRestServer() as one:
-        yield one
+    with RunningRestServer() as server:
+        yield server
 
 
-def test_a_body_is_read_up_to_its_cap():
+def test_a_body_above_the_limit_is_rejected():
     with RunningRestServer(message_bytes=1000) as served:
         document = b'{"instances": [[1, 2]]}'
         path = "/v1/models/m:predict"
         assert served.request("POST", path, document.ljust(1000))[0] == 200
         status, body, _ = served.request("POST", path, document.ljust(1001))
         assert status == 413
-        assert json.loads(body) == {"error": "Expected a body of at most 1000 bytes"}
+        assert json.loads(body) == {"error": "A body must have at most 1000 bytes."}
         bomb = gzip.compress(document.ljust(100_000))
         assert len(bomb) < 1000
         headers = {"Content-Encoding": "gzip"}
         status, body, _ = served.request("POST", path, bomb, **headers)
-        assert (status, b"at most 1000 bytes in a compressed" in body) == (400, True)
+        assert (status, b"must contain at most 1000 bytes" in body) == (400, True)
         small = gzip.compress(document)
         assert served.request("POST", path, small, **headers)[0] == 200
         assert served.request_counts() == {
@@ -42,30 +42,36 @@ def test_a_body_is_read_up_to_its_cap():
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body", "words"),
+    ("encoding", "body", "message"),
     [
-        ("gzip", b'{"instances": [[1, 2]]}', "gzip's form"),
-        ("gzip", gzip.compress(b'{"instances": [[1, 2]]}')[:-9], "gzip's form"),
+        ("gzip", b'{"instances": [[1, 2]]}', "must be in gzip format"),
+        (
+            "gzip",
+            gzip.compress(b'{"instances": [[1, 2]]}')[:-9],
+            "must be in gzip format",
+        ),
         ("br", b"", "Received: 'br'"),
     ],
     ids=("plain", "cut", "br"),
 )
-def test_a_body_unlike_its_encoding_is_refused(served, encoding, body, words, caplog):
+def test_a_body_that_contradicts_its_encoding_is_rejected(
+    served, encoding, body, message, caplog
+):
     status, answer, _ = served.request(
         "POST", "/v1/models/m:predict", body, **{"Content-Encoding": encoding}
     )
-    assert (status, words in json.loads(answer)["error"]) == (400, True)
+    assert (status, message in json.loads(answer)["error"]) == (400, True)
     assert not caplog.records
 
 
-def test_what_is_no_http_is_no_news(served, caplog):
+def test_invalid_http_is_rejected_without_a_log_entry(served, caplog):
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\n" + b"x" * 100_000 + b"\r\n\r\n")
         assert b" 400 " in raw.recv(1000)
     assert not caplog.records
 
 
-def test_one_request_too_many_is_429_while_others_run_and_status_is_told():
+def test_one_request_too_many_is_429_and_the_state_stays_available():
     with RunningRestServer(workers=1, concurrent_requests=2) as served:
         served.dispatcher.hold = True
         document = {"instances": [[1, 2]]}
@@ -77,14 +83,14 @@ def test_one_request_too_many_is_429_while_others_run_and_status_is_told():
             until(lambda: served.server._inference._places._value == 0)
             status, answer = served.send("/v1/models/m:predict", document)
             assert status == 429
-            assert "try again later" in answer["error"]
+            assert "Try again later" in answer["error"]
             assert served.send("/v1/models/m")[0] == 200
             served.dispatcher.release.set()
-            assert [one.result()[0] for one in waiting] == [200, 200]
+            assert [call.result()[0] for call in waiting] == [200, 200]
         assert served.send("/v1/models/m:predict", document)[0] == 200
 
 
-def test_what_takes_too_long_is_504_and_keeps_its_place_until_it_ends():
+def test_a_late_answer_is_504_and_keeps_its_place_until_it_ends():
     with RunningRestServer(timeout_seconds=0.2, concurrent_requests=1) as served:
         served.dispatcher.hold = True
         document = {"instances": [[1, 2]]}
@@ -99,22 +105,22 @@ def test_what_takes_too_long_is_504_and_keeps_its_place_until_it_ends():
         assert served.send("/v1/models/m:predict", document)[0] == 200
 
 
-def test_a_request_whose_time_is_over_never_reaches_the_model():
+def test_a_model_does_not_run_after_the_time_out():
     with RunningRestServer(timeout_seconds=0.2, workers=1) as served:
         served.dispatcher.hold = True
         document = {"instances": [[1, 2]]}
         with futures.ThreadPoolExecutor(2) as clients:
-            for one in [
+            calls = [
                 clients.submit(served.send, "/v1/models/m:predict", document)
                 for _ in range(2)
-            ]:
-                assert one.result()[0] == 504
+            ]
+            assert [call.result()[0] for call in calls] == [504, 504]
         served.dispatcher.release.set()
         until(lambda: served.server._inference._places._value == 8)
         assert [api for api, _ in served.dispatcher.requests].count("Predict") == 1
 
 
-def test_a_client_that_left_is_not_worked_for():
+def test_a_model_does_not_run_for_a_client_that_has_left():
     with RunningRestServer(workers=1) as served:
         served.dispatcher.hold = True
         document = json.dumps({"instances": [[1, 2]]}).encode()
@@ -123,7 +129,7 @@ def test_a_client_that_left_is_not_worked_for():
         second = open_request(served.port, document, len(document))
         until(lambda: served.server._inference._places._value == 6)
         second.close()
-        # Its place is free again: the work waited for a worker and was taken back.
+        # Its place is free again: the work had not begun and was cancelled.
         until(lambda: served.server._inference._places._value == 7)
         served.dispatcher.release.set()
         assert first.recv(100).startswith(b"HTTP/1.1 200")
@@ -132,18 +138,18 @@ def test_a_client_that_left_is_not_worked_for():
         assert [api for api, _ in served.dispatcher.requests].count("Predict") == 1
 
 
-def test_slow_senders_hold_up_nobody_and_are_told_in_time():
+def test_slow_senders_do_not_delay_others_and_time_out():
     with RunningRestServer(timeout_seconds=0.5, concurrent_requests=1) as served:
         slow = [open_request(served.port, b'{"inst', 1000) for _ in range(20)]
         document = {"instances": [[1, 2]]}
         assert served.send("/v1/models/m:predict", document)[0] == 200
-        for one in slow:
-            one.settimeout(30)
-            assert one.recv(100).startswith(b"HTTP/1.1 504")
-            one.close()
+        for connection in slow:
+            connection.settimeout(30)
+            assert connection.recv(100).startswith(b"HTTP/1.1 504")
+            connection.close()
 
 
-def test_a_stop_lets_requests_end_and_takes_no_more():
+def test_stop_finishes_running_requests_and_accepts_no_more():
     with RunningRestServer() as served:
         served.dispatcher.hold = True
         with futures.ThreadPoolExecutor(2) as clients:
@@ -159,13 +165,13 @@ def test_a_stop_lets_requests_end_and_takes_no_more():
             assert not stopped.done()
             served.dispatcher.release.set()
             assert running.result() == (200, {"predictions": [[2.0, 4.0]]})
-            began = time.monotonic()
+            start = time.monotonic()
             stopped.result()
-            assert time.monotonic() - began < 5  # the idle connection holds up nothing
+            assert time.monotonic() - start < 5  # despite the idle connection
             idle.close()
 
 
-def test_a_stop_ends_with_its_grace_whatever_runs():
+def test_stop_takes_no_longer_than_its_grace_period():
     with RunningRestServer() as served:
         served.dispatcher.hold = True
         with futures.ThreadPoolExecutor(1) as clients:
@@ -173,15 +179,15 @@ def test_a_stop_ends_with_its_grace_whatever_runs():
                 served.send, "/v1/models/m:predict", {"instances": [[1, 2]]}
             )
             assert served.dispatcher.running.wait(30)
-            began = time.monotonic()
+            start = time.monotonic()
             served.server.stop(0.3)
-            assert 0.2 < time.monotonic() - began < 3
+            assert 0.2 < time.monotonic() - start < 3
             with pytest.raises((OSError, http.client.HTTPException)):
                 running.result()
-        served.server.stop(0)  # once more does nothing
+        served.server.stop(0)  # a second call does nothing
 
 
-def test_after_its_workers_are_gone_the_server_is_unavailable(served):
+def test_the_server_is_unavailable_without_its_workers(served):
     served.workers.shutdown()
     assert served.send("/v1/models/m:predict", {"instances": [[1, 2]]}) == (
         503,
@@ -189,7 +195,7 @@ def test_after_its_workers_are_gone_the_server_is_unavailable(served):
     )
 
 
-def test_a_taken_port_is_told_and_nothing_is_left_behind(served):
+def test_a_port_in_use_is_reported_and_leaves_nothing_behind(served):
     threads = threading.active_count()
     other = RunningRestServer()
     taken = RestServer(
@@ -207,14 +213,14 @@ def test_a_taken_port_is_told_and_nothing_is_left_behind(served):
     other.server.stop(0)  # never started
 
 
-def test_the_server_tells_no_version_of_itself(served):
+def test_the_server_reveals_no_version(served):
     _, _, headers = served.request("GET", "/v1/models/m")
     assert headers["Server"] == "bn-keras"
     assert "secret" not in str(served.request("GET", "/v1/nothing"))
 
 
-def test_a_long_body_waits_for_no_continue(served):
-    """As curl does, for bodies above 1 MiB."""
+def test_a_client_that_expects_100_continue_gets_it(served):
+    """Check the header that curl sends for bodies above 1 MiB."""
     with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
         client.sendall(head(23, "Expect: 100-continue\r\n"))
         assert client.recv(100).startswith(b"HTTP/1.1 100 ")
@@ -222,7 +228,7 @@ def test_a_long_body_waits_for_no_continue(served):
         assert client.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
-def test_answers_of_a_large_image_are_exact(served):
+def test_the_answer_to_a_large_image_is_exact(served):
     rng = np.random.default_rng(3)
     image = rng.random((1, 8192, 2), np.float32)
     status, answer = served.send(

@@ -1,4 +1,4 @@
-"""The status page, in a headless Chromium that drives its form."""
+"""The status page and its form, in a headless Chromium."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from PIL import Image
 from bn_keras_serving.dispatch.error_mapping import StatusError
 from bn_keras_serving.rest import status_page
 
-EVIL = "<script>alert(1)</script>"
+MARKUP = "<script>alert(1)</script>"
 SCORES = (tf.float32, [None, 4])
 IMAGE = (tf.float32, [None, 4, 6, 3])
 ENTER, TAB = "\ue007", "\ue004"
@@ -31,10 +31,10 @@ def picture(tmp_path):
 
 
 def with_signatures(**signatures):
-    inference = DispatcherDouble()
-    inference.signatures = signatures
-    inference.given = []
-    return inference
+    dispatcher = DispatcherDouble()
+    dispatcher.signatures = signatures
+    dispatcher.inputs = []
+    return dispatcher
 
 
 def answer_of(window):
@@ -43,7 +43,7 @@ def answer_of(window):
 
 
 def rows_of(window):
-    """The answer's table: texts of the cells, and width of each bar in percent."""
+    """Return the table of the answer: cells, and the width of each bar in percent."""
     window.until("return document.querySelector('#answer tbody')")
     return window.run(
         """return [...document.querySelectorAll('#answer tbody tr')].map((row) => [
@@ -53,17 +53,19 @@ def rows_of(window):
 
 
 def test_the_page_shows_models_versions_states_errors_and_requests(window):
-    inference = DispatcherDouble(names=("digits", EVIL), error="No <b>file</b> & more")
-    metrics = inference.metrics
+    dispatcher = DispatcherDouble(
+        names=("digits", MARKUP), error="No <b>file</b> & more"
+    )
+    metrics = dispatcher.metrics
     for microseconds in range(1000, 2000):
         metrics.record_request("digits", "Predict", "GRPC", "OK", microseconds)
     metrics.record_request("digits", "Predict", "GRPC", "UNAVAILABLE", 5.0)
-    with RunningRestServer(inference) as served:
+    with RunningRestServer(dispatcher) as served:
         window.open(served.address)
         window.until("return document.querySelectorAll('#models section').length == 2")
         shown = window.text("#models")
         for text in (
-            *("digits", EVIL, "AVAILABLE", "END", "No <b>file</b> & more"),
+            *("digits", MARKUP, "AVAILABLE", "END", "No <b>file</b> & more"),
             *("UNAVAILABLE", "1,000", "gRPC Predict", "1.50 ms", "1.95 ms", "1.99 ms"),
         ):
             assert text in shown
@@ -71,18 +73,18 @@ def test_the_page_shows_models_versions_states_errors_and_requests(window):
         shown = window.text("#models")
         assert "x: float (any, 2)" in shown
         assert "__saved_model_init_op" not in shown
-        # Nothing of the server became markup.
+        # No text from the server has become markup.
         assert window.run("return document.querySelectorAll('script, b').length") == 1
         assert window.complaints() == []
 
 
-def test_the_page_refreshes_itself_and_says_when_the_server_is_gone(window):
-    inference = DispatcherDouble(names=("digits",))
-    with RunningRestServer(inference) as served:
+def test_the_page_refreshes_itself_and_reports_a_stopped_server(window):
+    dispatcher = DispatcherDouble(names=("digits",))
+    with RunningRestServer(dispatcher) as served, window.fast_timers(30):
         window.open(served.address)
         window.until("return document.querySelector('summary')")
         window.run("document.querySelector('details').open = true")
-        inference.metrics.record_request("digits", "predict", "REST", "OK", 2.5e6)
+        dispatcher.metrics.record_request("digits", "predict", "REST", "OK", 2.5e6)
         window.until(
             "return document.querySelector('#models').innerText.includes('2.50 s')"
         )
@@ -91,27 +93,27 @@ def test_the_page_refreshes_itself_and_says_when_the_server_is_gone(window):
         "return document.querySelector('#age').innerText.includes('does not answer')"
     )
     assert "digits" in window.text("#models")
-    window.complaints()
+    window.complaints()  # Chromium reports the failed requests
 
 
-def test_a_picture_is_sent_as_it_is_where_the_model_decodes(window, picture):
-    inference = with_signatures(
+def test_a_picture_is_sent_unchanged_if_the_model_decodes_it(window, picture):
+    dispatcher = with_signatures(
         serving_default=signature({"x": IMAGE}, {"y": SCORES}),
         predict_encoded=signature({"image": (tf.string, [None])}, {"y": SCORES}),
     )
-    inference.functions["predict_encoded"] = lambda image: (
-        inference.given.extend(image),
+    dispatcher.functions["predict_encoded"] = lambda image: (
+        dispatcher.inputs.extend(image),
         {"y": np.array([[0.25, 1.0, -0.5, np.nan]], np.float32)},
     )[1]
-    with RunningRestServer(inference) as served:
+    with RunningRestServer(dispatcher) as served:
         window.open(served.address)
-        window.until("return !document.querySelector('#by-picture').hidden")
+        window.until("return !document.querySelector('#by-image').hidden")
         window.type("#file", str(picture))
         window.run("document.querySelector('#file').focus()")
         window.press(TAB, ENTER)
-        # NaN is no number to draw.
+        # NaN cannot be drawn as a bar.
         assert "NaN" in answer_of(window)
-        inference.functions["predict_encoded"] = lambda image: {
+        dispatcher.functions["predict_encoded"] = lambda image: {
             "y": np.array([[0.25, 1.0, -0.5, 0.125]], np.float32)
         }
         window.run("document.querySelector('#answer').replaceChildren()")
@@ -122,49 +124,49 @@ def test_a_picture_is_sent_as_it_is_where_the_model_decodes(window, picture):
             ["3", "0.1250", 12.5],
             ["2", "-0.5000", 50],
         ]
-        assert inference.given == [picture.read_bytes()]
+        assert dispatcher.inputs == [picture.read_bytes()]
         assert window.complaints() == []
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_is_drawn_at_the_model_s_size_otherwise(window, picture, channels):
+def test_a_picture_is_scaled_to_the_model_otherwise(window, picture, channels):
     image = (tf.float32, [None, 4, 6, channels])
-    inference = with_signatures(
+    dispatcher = with_signatures(
         serving_default=signature({"image": image}, {"y": SCORES})
     )
-    inference.functions[""] = lambda image: (
-        inference.given.append(image),
+    dispatcher.functions[""] = lambda image: (
+        dispatcher.inputs.append(image),
         {
             "scores": np.array([[0.25, 0.75]], np.float32),
-            "classes": np.array([[b"cat", EVIL.encode()]], np.object_),
+            "classes": np.array([[b"cat", MARKUP.encode()]], np.object_),
         },
     )[1]
-    with RunningRestServer(inference) as served:
+    with RunningRestServer(dispatcher) as served:
         window.open(served.address)
-        window.until("return !document.querySelector('#by-picture').hidden")
-        assert re.search(r"drawn at 6 \W 4 and", window.text("#how"))
+        window.until("return !document.querySelector('#by-image').hidden")
+        assert re.search(r"scaled to 6 \W 4 pixels", window.text("#how"))
         window.run("document.querySelector('#try button').click()")
-        assert answer_of(window) == "Choose a picture first."
+        assert answer_of(window) == "Choose an image first."
         window.type("#file", str(picture))
         window.run("document.querySelector('#try button').click()")
         assert rows_of(window) == [
-            [EVIL, "0.7500", 100],
+            [MARKUP, "0.7500", 100],
             ["cat", "0.2500", pytest.approx(100 / 3, abs=0.01)],
         ]
-        (given,) = inference.given
-        with Image.open(picture) as one:
-            small = np.asarray(one.resize((6, 4), Image.Resampling.NEAREST)) / 255
+        (sent,) = dispatcher.inputs
+        with Image.open(picture) as image:
+            small = np.asarray(image.resize((6, 4), Image.Resampling.NEAREST)) / 255
         if channels == 1:
             small = small @ [[0.299], [0.587], [0.114]]
-        np.testing.assert_allclose(given, small[None], atol=1e-6)
+        np.testing.assert_allclose(sent, small[None], atol=1e-6)
         assert window.complaints() == []
 
 
-def test_any_other_model_takes_json(window):
+def test_other_models_accept_json(window):
     with RunningRestServer(DispatcherDouble()) as served:
         window.open(served.address)
         window.until("return !document.querySelector('#by-text').hidden")
-        # The example is one that the model takes.
+        # The example is one that the model accepts.
         assert window.run("return document.querySelector('#text').value") == (
             '{"instances":[{"x":[0,0]}]}'
         )
@@ -180,17 +182,16 @@ def test_any_other_model_takes_json(window):
             "document.querySelector('#try button').click()"
         )
         assert answer_of(window).startswith("JSON Parse error")
-        window.complaints()  # Chromium tells of the 400
+        window.complaints()  # Chromium reports the 400
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_page_fits_and_is_readable(window, width, scheme):
-    with RunningRestServer(
-        DispatcherDouble(names=("digits", "x" * 200), error="E" * 500)
-    ) as one:
+    dispatcher = DispatcherDouble(names=("digits", "x" * 200), error="E" * 500)
+    with RunningRestServer(dispatcher) as served:
         window.look(width, scheme)
-        window.open(one.address)
+        window.open(served.address)
         window.until("return document.querySelector('summary')")
         assert window.run(
             "const root = document.documentElement;"
@@ -201,13 +202,14 @@ def test_the_page_fits_and_is_readable(window, width, scheme):
         assert min(ratios) >= 4.5  # Web Content Accessibility Guidelines 2, level AA
         unlabelled = window.run(
             "return [...document.querySelectorAll('input, select, textarea')]"
-            ".filter((one) => !one.labels.length).length"
+            ".filter((field) => !field.labels.length).length"
         )
         assert unlabelled == 0
         window.command("Emulation.clearDeviceMetricsOverride")
 
 
-def test_the_page_loads_nothing_from_elsewhere():
+@pytest.mark.fast
+def test_the_page_loads_nothing_from_other_servers():
     text = status_page.page().decode()
     assert re.findall(r"""(?:src|href)=["'](?!data:|status\.json)""", text) == []
     assert "http" not in text
@@ -217,14 +219,15 @@ def test_the_page_loads_nothing_from_elsewhere():
     assert "unsafe" not in policy
 
 
-def test_status_json_tells_what_the_protocol_tells():
-    inference = DispatcherDouble(names=("b", "a"), error="it failed")
-    inference.metrics.record_request("a", "Predict", "GRPC", "OK", 5.0)
-    inference.metrics.record_request("no", "Predict", "GRPC", "NOT_FOUND", 5.0)
-    found = json.loads(status_page.status_json(inference))
-    assert [model["name"] for model in found["models"]] == ["a", "b"]
-    assert found["unknown_models"] == {"NOT_FOUND": 1}
-    first = found["models"][0]
+@pytest.mark.fast
+def test_status_json_agrees_with_the_protocol():
+    dispatcher = DispatcherDouble(names=("b", "a"), error="it failed")
+    dispatcher.metrics.record_request("a", "Predict", "GRPC", "OK", 5.0)
+    dispatcher.metrics.record_request("no", "Predict", "GRPC", "NOT_FOUND", 5.0)
+    status = json.loads(status_page.status_json(dispatcher))
+    assert [model["name"] for model in status["models"]] == ["a", "b"]
+    assert status["unknown_models"] == {"NOT_FOUND": 1}
+    first = status["models"][0]
     assert first["versions"] == [
         {"version": "2", "state": "AVAILABLE", "error": ""},
         {"version": "1", "state": "END", "error": "it failed"},
@@ -238,12 +241,13 @@ def test_status_json_tells_what_the_protocol_tells():
     }
 
 
-def test_a_model_that_cannot_tell_is_shown_without():
-    inference = DispatcherDouble()
+@pytest.mark.fast
+def test_a_model_without_metadata_is_listed_without():
+    dispatcher = DispatcherDouble()
 
-    def refuse(*_, **__):
+    def fail(*_, **__):
         raise StatusError(None, "no")
 
-    inference.answer = refuse
-    (model,) = json.loads(status_page.status_json(inference))["models"]
+    dispatcher.answer = fail
+    (model,) = json.loads(status_page.status_json(dispatcher))["models"]
     assert (model["versions"], model["signatures"]) == ([], {})

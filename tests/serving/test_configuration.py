@@ -1,4 +1,4 @@
-"""The real server's configuration files, as text and as what they mean."""
+"""TensorFlow Serving's configuration files."""
 
 import os
 import traceback
@@ -20,6 +20,8 @@ from bn_keras_serving.configuration import (
     single_model,
 )
 
+pytestmark = pytest.mark.fast
+
 PEM = "-----BEGIN {0}-----\nc2VjcmV0\n-----END {0}-----\n"
 
 
@@ -34,9 +36,8 @@ def file(tmp_path):
 
 
 def models_of(*configs):
-    return (
-        f"model_config_list {{ {' '.join(f'config {{ {one} }}' for one in configs)} }}"
-    )
+    text = " ".join(f"config {{ {config} }}" for config in configs)
+    return f"model_config_list {{ {text} }}"
 
 
 def model(rest="", name="m", base_path="/models/m", platform="tensorflow"):
@@ -45,11 +46,11 @@ def model(rest="", name="m", base_path="/models/m", platform="tensorflow"):
     )
 
 
-def test_a_file_with_everything_the_real_server_knows_is_read(file):
+def test_a_file_with_every_field_is_read(file):
     text = models_of(
         model(
             """
-        # Comments and both styles of lists are the text form's own.
+        # The text format has comments and two styles of lists.
         model_version_policy: { specific { versions: [1, 2], versions: 3 } }
         version_labels { key: "stable" value: 1 }
         version_labels { key: "canary", value: 2 };
@@ -65,11 +66,11 @@ def test_a_file_with_everything_the_real_server_knows_is_read(file):
     assert second.name == "old"
 
 
-def test_an_empty_file_is_a_server_without_models(file):
+def test_an_empty_file_configures_no_models(file):
     assert read_models(file("# nothing yet\n")) == ModelServerConfig()
 
 
-def test_one_model_is_what_the_two_flags_mean():
+def test_a_single_model_equals_the_two_flags():
     config = single_model("m", "/models/m")
     check_models(config)
     assert config == text_format.Parse(models_of(model()), ModelServerConfig())
@@ -80,7 +81,7 @@ def test_one_model_is_what_the_two_flags_mean():
     [
         (
             "\n\nmodel_config_list { config { nam: 'm' } }",
-            "Received: in line 3, Message type .* has no field named .nam.; correct",
+            r"Received: in line 3, Message type .* has no field named .nam.\. Correct",
         ),
         ("model_config_list {\n config {", r'Received: in line \d, Expected "}"'),
         ("model_config_list { config { name: 'm\n' } }", "line 1, .*missing ending"),
@@ -92,23 +93,25 @@ def test_one_model_is_what_the_two_flags_mean():
             models_of("model_version_policy { latest {} all {} }"),
             "another member of oneof",
         ),
-        (b"name: '\xff'", "Received: a file that is not UTF-8; correct the path"),
+        (b"name: '\xff'", "Received: a file that is not in UTF-8. Correct the path"),
     ],
 )
-def test_a_file_that_is_no_text_form_names_itself_and_the_line(file, text, message):
+def test_the_error_for_a_malformed_file_names_the_file_and_the_line(
+    file, text, message
+):
     path = file(text)
     with pytest.raises(ValueError, match=message) as raised:
         read_models(path)
-    told = str(raised.value)
-    assert told.startswith(f"Expected {path} to be a ModelServerConfig in text form. ")
-    assert "\n" not in told
+    error = str(raised.value)
+    assert error.startswith(f"{path} must be a ModelServerConfig in text format. ")
+    assert "\n" not in error
 
 
 @pytest.mark.parametrize(
     "read", [read_models, read_batching, read_monitoring, read_tls]
 )
-def test_a_file_that_is_not_there_is_told(tmp_path, read):
-    with pytest.raises(ValueError, match=r"absent to be a .*No such file.*correct the"):
+def test_a_missing_file_is_reported(tmp_path, read):
+    with pytest.raises(ValueError, match=r"absent must be a .*No such file.*Correct"):
         read(tmp_path / "absent")
     with pytest.raises(ValueError, match="Received: Is a directory"):
         read(tmp_path)
@@ -129,7 +132,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path, read):
         (models_of(model(base_path="")), r"got base_path\(\)=$"),
         (
             models_of(model(base_path="gs://bucket/m")),
-            r"directory of this machine; got base_path\(\)=gs://bucket/m; copy",
+            r"directory of this machine; got base_path\(\)=gs://bucket/m\. Copy",
         ),
         (
             models_of(model(platform="pytorch")),
@@ -151,15 +154,15 @@ def test_a_file_that_is_not_there_is_told(tmp_path, read):
         ),
         (
             models_of(model(name="")),
-            "each model to have a name.*base_path=/models/m",
+            "Each model must have a name.*base_path=/models/m",
         ),
         (
             "custom_model_config { type_url: 'x/y' }",
-            "not yet support custom model config. Received: custom_model_config; use",
+            "not yet support custom model config. Received: custom_model_config. Use",
         ),
     ],
 )
-def test_what_cannot_be_served_is_refused_in_the_real_servers_words(
+def test_what_cannot_be_served_is_rejected_as_in_tensorflow_serving(
     file, text, message
 ):
     with pytest.raises(InvalidRequestError, match=message) as raised:
@@ -170,7 +173,7 @@ def test_what_cannot_be_served_is_refused_in_the_real_servers_words(
     assert str(raised_for_file.value) == f"{path}: {raised.value}"
 
 
-def test_batching_without_values_has_the_real_servers_defaults(file):
+def test_batching_has_the_defaults_of_tensorflow_serving(file):
     expected = BatchingParameters(
         max_batch_size=1000,
         batch_timeout_micros=0,
@@ -184,7 +187,7 @@ def test_batching_without_values_has_the_real_servers_defaults(file):
     assert read_batching(file("")) == BatchingParameters() == expected
 
 
-def test_batching_reads_every_field(file):
+def test_every_field_of_batching_is_read(file):
     text = """
     max_batch_size { value: 128 }
     batch_timeout_micros { value: 2000 }
@@ -208,7 +211,7 @@ def test_batching_reads_every_field(file):
         ("max_batch_size { value: 4 } allowed_batch_sizes: [1, 2, 4]", (1, 2, 4)),
         ("allowed_batch_sizes: 1000", (1000,)),
         (
-            # The real server insists on the 8, which it never runs.
+            # TensorFlow Serving requires the 8, although it never runs it.
             "max_batch_size { value: 8 } max_execution_batch_size { value: 4 } "
             "enable_large_batch_splitting { value: true } allowed_batch_sizes: [2,4,8]",
             (2, 4),
@@ -219,14 +222,14 @@ def test_batching_reads_every_field(file):
             (2, 8),
         ),
         (
-            # Without splitting the size of an execution has no meaning.
+            # Without splitting, the size of an execution is ignored.
             "max_batch_size { value: 8 } max_execution_batch_size { value: 4 } "
             "allowed_batch_sizes: 8",
             (8,),
         ),
     ],
 )
-def test_sizes_that_the_real_server_allows_are_allowed(file, text, sizes):
+def test_sizes_that_tensorflow_serving_accepts_are_accepted(file, text, sizes):
     assert read_batching(file(text)).allowed_batch_sizes == sizes
 
 
@@ -243,8 +246,8 @@ def test_sizes_that_the_real_server_allows_are_allowed(file, text, sizes):
         ("max_execution_batch_size { value: 0 }", "max_execution_batch_size=0"),
         (
             "max_batch_size { value: 4 } allowed_batch_sizes: [1, 2]",
-            r"last equal to `max_batch_size`\. Received: allowed_batch_sizes=\[1, 2\], "
-            "max_batch_size=4",
+            r"last must equal `max_batch_size`\. Received: allowed_batch_sizes="
+            r"\[1, 2\], max_batch_size=4",
         ),
         ("max_batch_size { value: 4 } allowed_batch_sizes: [2, 1, 4]", "increasing"),
         ("max_batch_size { value: 4 } allowed_batch_sizes: [4, 4]", "increasing"),
@@ -252,19 +255,19 @@ def test_sizes_that_the_real_server_allows_are_allowed(file, text, sizes):
         (
             "enable_large_batch_splitting { value: true } "
             "max_execution_batch_size { value: 4 } allowed_batch_sizes: [2, 1000]",
-            r"last equal to `max_execution_batch_size`.*sizes=\[2\],.*size=4",
+            r"last must equal `max_execution_batch_size`.*sizes=\[2\],.*size=4",
         ),
         (
             "enable_large_batch_splitting { value: true } max_batch_size { value: 4 } "
             "max_execution_batch_size { value: 5 }",
             "`max_execution_batch_size` must be at most `max_batch_size`",
         ),
-        ("pad_variable_length_inputs: true", "pad_variable_length_inputs=true; send"),
+        ("pad_variable_length_inputs: true", "pad_variable_length_inputs=true. Send"),
         ("max_batch_size: 4", "in line 1, "),
         ("batching { }", "in line 1, .*has no field named .batching"),
     ],
 )
-def test_batching_that_cannot_be_is_refused(file, text, message):
+def test_invalid_batching_parameters_are_rejected(file, text, message):
     path = file(text)
     with pytest.raises(ValueError, match=message) as raised:
         read_batching(path)
@@ -282,11 +285,11 @@ def test_batching_that_cannot_be_is_refused(file, text, message):
         ),
     ],
 )
-def test_monitoring_is_read(file, text, expected):
+def test_a_monitoring_file_is_read(file, text, expected):
     assert read_monitoring(file(text)) == expected
 
 
-def test_a_path_of_metrics_begins_with_a_slash(file):
+def test_the_path_of_the_metrics_must_begin_with_a_slash(file):
     with pytest.raises(
         ValueError, match=r"must begin with /\. Received: path='metrics'"
     ):
@@ -301,7 +304,7 @@ KEY, CERTIFICATE = PEM.format("KEY"), PEM.format("CERTIFICATE")
 PAIR = f"server_key: {quoted(KEY)} server_cert: {quoted(CERTIFICATE)} "
 
 
-def test_keys_are_read_and_not_shown(file):
+def test_keys_are_read_but_never_shown(file):
     tls = read_tls(file(PAIR))
     assert tls == ServerTls(KEY, CERTIFICATE, None, False)
     assert "c2VjcmV0" not in repr(tls)
@@ -314,10 +317,10 @@ def test_keys_are_read_and_not_shown(file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "`server_key` must be a PEM text. Received: nothing; put the contents"),
+        ("", "`server_key` must be a PEM text. Received: nothing. Insert the contents"),
         (
             "server_key: '/etc/server.key'",
-            "`server_key` must be a PEM text. Received: 15 characters of something",
+            "`server_key` must be a PEM text. Received: 15 characters of other",
         ),
         (f"server_key: {quoted(KEY)}", "`server_cert` must be a PEM"),
         (f"{PAIR} client_verify: true", "`custom_ca` must be a PEM"),
@@ -325,8 +328,8 @@ def test_keys_are_read_and_not_shown(file):
         (f'\nserver_key: "{KEY}"', "in line 2, an error that is not shown"),
     ],
 )
-def test_keys_that_are_none_are_refused_and_not_shown(file, text, message):
+def test_invalid_keys_are_rejected_but_never_shown(file, text, message):
     with pytest.raises(ValueError, match=message) as raised:
         read_tls(file(text))
-    # A traceback shows the cause too.
+    # A traceback would show the cause as well.
     assert "c2VjcmV0" not in "".join(traceback.format_exception(raised.value))

@@ -1,4 +1,4 @@
-"""Faults of the directories that a server reads while it serves."""
+"""Damaged, incomplete and deleted versions on disk, while others are served."""
 
 import random
 import re
@@ -14,11 +14,11 @@ from serving_models import ROWS, Model, predict_log, request_of, write
 
 
 def publish(source, target, change=lambda path: None):
-    """Copy a version beside, change it, and rename it as an exporter does."""
-    beside = target.with_name(f"unfinished-{target.name}")
-    shutil.copytree(source, beside)
-    change(beside)
-    beside.rename(target)
+    """Copy a version under a temporary name, change it, and rename it to its number."""
+    unfinished = target.with_name(f"unfinished-{target.name}")
+    shutil.copytree(source, unfinished)
+    change(unfinished)
+    unfinished.rename(target)
 
 
 def version_and_factor(served, name):
@@ -32,9 +32,9 @@ def state(served, name, version):
 
 
 def flip(path, seed, bits=64):
-    chosen, data = random.Random(seed), bytearray(path.read_bytes())
+    generator, data = random.Random(seed), bytearray(path.read_bytes())
     for _ in range(bits):
-        data[chosen.randrange(len(data))] ^= 1 << chosen.randrange(8)
+        data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
     path.write_bytes(data)
 
 
@@ -68,34 +68,31 @@ def add_failing_warm_up(version):
         file.write(predict_log(x=ROWS[:, :2]).SerializeToString())
 
 
-def add_torn_warm_up(version):
+def add_truncated_warm_up(version):
     add_failing_warm_up(version)
     truncate(version / "assets.extra" / "tf_serving_warmup_requests")
 
 
-# How a version is broken, and what its status tells of that.
+# How a version is damaged, and a part of the error in its status.
 BROKEN = {
-    "weights of which bits are flipped": (
-        lambda one: flip(weights(one), 1),
-        "DataLoss",
-    ),
-    "an index of which bits are flipped": (lambda one: flip(index(one), 1), ""),
-    "a graph of which bits are flipped": (lambda one: flip(graph(one), 1), ""),
-    "half of the weights": (lambda one: truncate(weights(one)), ""),
-    "half of the graph": (lambda one: truncate(graph(one)), "parse file"),
-    "no weights": (lambda one: weights(one).unlink(), ""),
-    "no graph": (lambda one: graph(one).unlink(), "does not exist"),
-    "an empty graph": (lambda one: graph(one).write_bytes(b""), ""),
-    "a directory for a graph": (lambda one: replace_by_directory(graph(one)), ""),
-    "a warm-up that fails": (add_failing_warm_up, r"shape \(2, 2\)"),
-    "half of a warm-up": (add_torn_warm_up, "truncated|corrupted"),
+    "flipped bits in the weights": (lambda path: flip(weights(path), 1), "DataLoss"),
+    "flipped bits in the index": (lambda path: flip(index(path), 1), ""),
+    "flipped bits in the graph": (lambda path: flip(graph(path), 1), ""),
+    "half of the weights": (lambda path: truncate(weights(path)), ""),
+    "half of the graph": (lambda path: truncate(graph(path)), "parse file"),
+    "no weights": (lambda path: weights(path).unlink(), ""),
+    "no graph": (lambda path: graph(path).unlink(), "does not exist"),
+    "an empty graph": (lambda path: graph(path).write_bytes(b""), ""),
+    "a directory as graph": (lambda path: replace_by_directory(graph(path)), ""),
+    "a failing warm-up": (add_failing_warm_up, r"shape \(2, 2\)"),
+    "half of a warm-up": (add_truncated_warm_up, "truncated|corrupted"),
 }
 OTHERS = ("deleted", "copied slowly", "flipped", "emptied")
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Version 2 multiplies by 2, version 3 by 3, and so on."""
+    """Version 2 multiplies by 2, and version 3 by 3."""
     directory = tmp_path_factory.mktemp("saved")
     for version in (2, 3):
         write(Model(version), directory, version)
@@ -129,17 +126,17 @@ def served(root):
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_version_that_cannot_be_loaded_changes_nothing(served, root, saved, name):
-    change, told = BROKEN[name]
+    change, error = BROKEN[name]
     publish(saved / "3", root / name / "3", change)
     wait_until(lambda: state(served, name, 3)[0] == "END")
-    assert re.search(told, state(served, name, 3)[1]), state(served, name, 3)[1]
+    assert re.search(error, state(served, name, 3)[1]), state(served, name, 3)[1]
     assert version_and_factor(served, name) == (2, 2.0)
-    # Nothing is stuck: the next good version is taken.
+    # The next good version is loaded.
     publish(saved / "3", root / name / "4")
     wait_until(lambda: version_and_factor(served, name) == (4, 3.0))
 
 
-def test_a_version_copied_slowly_in_place_is_tried_until_it_is_whole(
+def test_a_version_that_is_copied_in_place_is_tried_until_it_is_complete(
     served, root, saved
 ):
     directory = root / "copied slowly" / "3"
@@ -149,14 +146,14 @@ def test_a_version_copied_slowly_in_place_is_tried_until_it_is_whole(
     wait_until(lambda: version_and_factor(served, "copied slowly") == (3, 3.0))
 
 
-def test_requests_to_a_deleted_version_end_well(served, root, saved):
-    """Requests under way are answered; later ones are told that there is none."""
-    answers, refusals = [], []
+def test_requests_to_a_deleted_version_are_answered_or_rejected(served, root, saved):
+    """Running requests are answered; later ones learn that there is no version."""
+    answers, errors = [], []
     deleted = threading.Event()
 
-    def ask():
+    def send_requests():
         with served.predict() as predict:
-            while not refusals:
+            while not errors:
                 late = deleted.is_set()
                 try:
                     answer = predict(request_of(name="deleted"), timeout=60)
@@ -165,24 +162,24 @@ def test_requests_to_a_deleted_version_end_well(served, root, saved):
                     )
                     answers.append(late)
                 except grpc.RpcError as error:
-                    refusals.append((error.code(), late))
+                    errors.append((error.code(), late))
 
-    askers = [threading.Thread(target=ask) for _ in range(4)]
-    for one in askers:
-        one.start()
+    clients = [threading.Thread(target=send_requests) for _ in range(4)]
+    for client in clients:
+        client.start()
     wait_until(lambda: len(answers) > 50)
     shutil.rmtree(root / "deleted" / "2")
     deleted.set()
-    for one in askers:
-        one.join(60)
-    assert {code for code, _ in refusals} == {grpc.StatusCode.NOT_FOUND}
+    for client in clients:
+        client.join(60)
+    assert {code for code, _ in errors} == {grpc.StatusCode.NOT_FOUND}
     wait_until(lambda: state(served, "deleted", 2)[0] == "END")
     publish(saved / "3", root / "deleted" / "3")
     wait_until(lambda: state(served, "deleted", 3)[0] == "AVAILABLE")
     assert version_and_factor(served, "deleted") == (3, 3.0)
 
 
-def test_files_deleted_under_a_served_version_are_not_missed(served, root):
+def test_a_loaded_version_does_not_need_its_files(served, root):
     for path in (root / "emptied" / "2").rglob("*"):
         if path.is_file():
             path.unlink()
@@ -190,15 +187,15 @@ def test_files_deleted_under_a_served_version_are_not_missed(served, root):
 
 
 @pytest.mark.parametrize("count", [5, pytest.param(200, marks=pytest.mark.slow)])
-def test_no_graph_of_flipped_bits_ends_the_process(served, root, saved, count):
-    """Whatever TensorFlow makes of it, the process and its other models live."""
+def test_no_graph_with_flipped_bits_crashes_the_process(served, root, saved, count):
+    """Whether or not TensorFlow accepts a damaged graph, the process survives."""
     for seed in range(count):
         version = 1000 * count + seed
         bits = (1, 3, 64)[seed % 3]
         publish(
             saved / "2",
             root / "flipped" / str(version),
-            lambda one, seed=seed, bits=bits: flip(graph(one), seed, bits),
+            lambda path, seed=seed, bits=bits: flip(graph(path), seed, bits),
         )
         wait_until(
             lambda version=version: (

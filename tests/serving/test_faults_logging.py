@@ -1,4 +1,4 @@
-"""A server that cannot write down what it has to say."""
+"""A server that cannot write its log."""
 
 import errno
 import os
@@ -22,16 +22,13 @@ pytestmark = pytest.mark.skipif(not FULL.exists(), reason="/dev/full is Linux's"
 
 
 @pytest.fixture
-def directory(tmp_path):
-    directory = tmp_path / "model"
-    directory.mkdir()
-    write(Model(2), directory, 2)
-    return directory
+def directory(doubling, tmp_path):
+    return shutil.copytree(doubling, tmp_path / "model")
 
 
 @pytest.fixture(params=["full disk", "file of a bounded size"])
 def served(request, directory):
-    """A server whose log takes nothing, or 4,096 bytes."""
+    """A server whose log cannot be written at all, or beyond 4,096 bytes."""
     if request.param == "full disk":
         with (
             FULL.open("w") as full,
@@ -41,18 +38,20 @@ def served(request, directory):
         options = {"log": FULL}
     else:
         options = {"log": directory.parent / "log", "file_bytes": BYTES}
-    with ServedProcess(directory=directory, **options) as process:
+    with ServedProcess(directory=directory, poll_seconds=0.01, **options) as process:
         yield process
         assert process.exit_status() is None
-    assert process.exit_status() == 0, "it stops in order, too"
+    assert process.exit_status() == 0, "the server must stop in order"
     if request.param != "full disk":
         assert options["log"].stat().st_size == BYTES
 
 
-def test_it_serves_and_swaps_while_its_disk_is_full(served, directory):
+def test_the_server_answers_and_swaps_versions_while_its_disk_is_full(
+    served, directory
+):
     with served.predict() as predict:
         for number in range(60):
-            # Each of these versions fails to load, and that is logged.
+            # An empty version fails to load, which is logged.
             (directory / str(10 + number)).mkdir()
             wait_until(
                 lambda version=10 + number: (
@@ -73,8 +72,8 @@ def test_it_serves_and_swaps_while_its_disk_is_full(served, directory):
         assert answer.outputs["y"].float_val[1] == 3
 
 
-def test_the_command_serves_though_nobody_reads_what_it_prints(directory):
-    """Its first line tells the address; on a full disk it is lost, no more."""
+def test_the_command_serves_although_its_output_cannot_be_written(directory):
+    """On a full disk only the line with the address is lost."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with FULL.open("w") as full:

@@ -1,4 +1,4 @@
-"""Versions that are swapped, one after the other, while clients ask."""
+"""Versions that replace one another while clients send requests."""
 
 import collections
 import shutil
@@ -14,16 +14,16 @@ from serving_models import function, request_of, write
 
 CLIENTS = 8
 BATCHING = {"max_batch_size": 4, "batch_timeout_micros": 500}
-# Stands in the saved graph for the number of the version.
-MARK = struct.pack("<f", 12345.678)
+# A placeholder in the saved graph for the number of the version.
+PLACEHOLDER = struct.pack("<f", 12345.678)
 
 
 class Numbered(tf.Module):
-    """Answers the number of its version, beside what it was sent."""
+    """Outputs the number of its version, and its input."""
 
     def __init__(self):
         super().__init__()
-        (number,) = struct.unpack("<f", MARK)
+        (number,) = struct.unpack("<f", PLACEHOLDER)
         self.served = {
             "serving_default": function(
                 lambda x: {"number": tf.constant(number) + 0 * x, "sent": x},
@@ -33,24 +33,24 @@ class Numbered(tf.Module):
 
 
 @pytest.fixture(scope="module")
-def mold(tmp_path_factory):
-    """A version saved once, of which all others are made."""
-    path = write(Numbered(), tmp_path_factory.mktemp("mold"), 1)
-    assert MARK in (path / "saved_model.pb").read_bytes()
+def template(tmp_path_factory):
+    """A version that is saved once; all others are edited copies."""
+    path = write(Numbered(), tmp_path_factory.mktemp("template"), 1)
+    assert PLACEHOLDER in (path / "saved_model.pb").read_bytes()
     return path
 
 
-def publish(mold, directory, version):
-    beside = directory / "unfinished"
-    shutil.copytree(mold, beside)
-    graph = beside / "saved_model.pb"
+def publish(template, directory, version):
+    unfinished = directory / "unfinished"
+    shutil.copytree(template, unfinished)
+    graph = unfinished / "saved_model.pb"
     number = struct.pack("<f", version)
-    graph.write_bytes(graph.read_bytes().replace(MARK, number))
-    beside.rename(directory / str(version))
+    graph.write_bytes(graph.read_bytes().replace(PLACEHOLDER, number))
+    unfinished.rename(directory / str(version))
 
 
-class Askers:
-    """Clients that ask without end, and compare what they are told."""
+class Clients:
+    """Clients that send requests until they are stopped, and check the answers."""
 
     def __init__(self, served):
         self.answers = collections.Counter()  # by version
@@ -59,20 +59,21 @@ class Askers:
         self._served = served
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._ask, args=(one,)) for one in range(CLIENTS)
+            threading.Thread(target=self._run, args=(number,))
+            for number in range(CLIENTS)
         ]
 
     def __enter__(self):
-        for one in self._threads:
-            one.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_):
         self._stop.set()
-        for one in self._threads:
-            one.join(120)
+        for thread in self._threads:
+            thread.join(120)
 
-    def _ask(self, client):
+    def _run(self, client):
         sent, last = 0, 0
         with self._served.predict() as predict:
             while not self._stop.is_set():
@@ -85,9 +86,9 @@ class Askers:
                     continue
                 version = answer.model_spec.version.value
                 numbers = answer.outputs["number"].float_val
-                told = list(answer.outputs["sent"].float_val)
-                if list(numbers) != [version] * 2 or told != [client, sent]:
-                    self.mixed_up.append((version, numbers, told))
+                returned = list(answer.outputs["sent"].float_val)
+                if list(numbers) != [version] * 2 or returned != [client, sent]:
+                    self.mixed_up.append((version, numbers, returned))
                 if version < last:
                     self.mixed_up.append((version, "after", last))
                 self.answers[version] += 1
@@ -104,12 +105,12 @@ class Askers:
         pytest.param(200, BATCHING, marks=pytest.mark.slow),
     ],
 )
-def test_no_answer_fails_or_is_mixed_up_while_versions_swap(
-    mold, tmp_path, swaps, batching
+def test_every_request_gets_its_own_answer_while_versions_swap(
+    template, tmp_path, swaps, batching
 ):
     directory = tmp_path / "numbered"
     directory.mkdir()
-    publish(mold, directory, 1)
+    publish(template, directory, 1)
     memory = []
     with (
         ServedProcess(
@@ -118,24 +119,24 @@ def test_no_answer_fails_or_is_mixed_up_while_versions_swap(
             poll_seconds=0.01,
             batching=batching,
         ) as served,
-        Askers(served) as askers,
+        Clients(served) as clients,
     ):
-        began = time.monotonic()
+        start = time.monotonic()
         for version in range(2, swaps + 2):
-            publish(mold, directory, version)
-            wait_until(lambda version=version: askers.answers[version])
+            publish(template, directory, version)
+            wait_until(lambda version=version: clients.answers[version])
             shutil.rmtree(directory / str(version - 1))
             if version % max(1, swaps // 20) == 0:
                 memory.append(served.memory() >> 20)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start
         descriptors = served.descriptors()
         assert served.exit_status() is None
-    asked = sum(askers.answers.values())
-    print(f"{swaps} swaps, {asked} answers, {seconds:.0f} s, {memory} MiB")  # noqa: T201
-    assert askers.failed == []
-    assert askers.mixed_up == []
-    assert set(askers.answers) == set(range(1, swaps + 2))
+    answers = sum(clients.answers.values())
+    print(f"{swaps} swaps, {answers} answers, {seconds:.0f} s, {memory} MiB")  # noqa: T201
+    assert clients.failed == []
+    assert clients.mixed_up == []
+    assert set(clients.answers) == set(range(1, swaps + 2))
     assert descriptors < 300
-    # With batching, TensorFlow keeps the queues of all versions: 0.12 MiB for each.
-    kept = 0.2 * swaps if batching else 0.0
-    assert memory[-1] - memory[0] < 32 + kept
+    # With batching, TensorFlow never frees the queue of a version: 0.12 MiB each.
+    queues = 0.2 * swaps if batching else 0.0
+    assert memory[-1] - memory[0] < 32 + queues

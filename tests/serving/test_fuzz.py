@@ -1,4 +1,4 @@
-"""Malformed requests of every kind, against a server in a process of its own."""
+"""Malformed requests of every kind, sent to a server in a process of its own."""
 
 import collections
 import dataclasses
@@ -17,7 +17,7 @@ from fuzz_requests import (
     Target,
     overlong_length,
     twice_the_same_key,
-    valid,
+    valid_requests,
 )
 from google.protobuf.message import DecodeError
 from served_process import ServedProcess
@@ -26,20 +26,20 @@ from serving_models import ROWS, request_of, write
 from tensorflow_serving.apis import classification_pb2, predict_pb2
 
 THREADS = 8
-REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"}
+REJECTIONS = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"}
 BATCHING = {"max_batch_size": 8, "batch_timeout_micros": 500, "num_batch_threads": 2}
-# As in TensorFlow Serving, where C++ refuses what is not the message.
+# As in TensorFlow Serving, where C++ rejects bytes that cannot be parsed.
 NOT_A_MESSAGE = "INTERNAL"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CLASSIFY = "/tensorflow.serving.PredictionService/Classify"
-# In the second half: until then allocators keep some of the largest answers, 4 MB each;
-# a leak goes on for ever.
+# Limit on the second half: at first, allocators keep some of the largest answers, 4 MB
+# each, while a leak never ends.
 GROWTH = 64 * 2**20
 
 
 @dataclasses.dataclass
 class Campaign:
-    """What came of many malformed requests."""
+    """The outcome of many malformed requests."""
 
     codes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     surprises: list = dataclasses.field(default_factory=list)
@@ -49,64 +49,64 @@ class Campaign:
     alive: bool = True
     log: bytes = b""
 
-    def refused(self):
+    def rejected(self):
         return sum(self.codes.values()) - self.codes["OK"]
 
 
-def parses(kind, data):
+def parses(request_class, data):
     try:
-        return kind.FromString(data) is not None
+        return request_class.FromString(data) is not None
     except DecodeError:
         return False
 
 
 def check_good(predict, campaign):
-    """A good request between the others is answered as if there were no others."""
+    """Check that a good request among the others is answered correctly."""
     answer = predict(request_of(name=NAME), timeout=60)
     np.testing.assert_array_equal(answer.outputs["y"].float_val, 2 * ROWS.ravel())
     campaign.good += 1
 
 
 def run(served, requests, count, method=PREDICT, structured=True):
-    """Send malformed requests from several threads, until `count` are refused."""
-    campaign, guard = Campaign(), threading.Lock()
-    kind = type(requests[0])
+    """Send malformed requests from several threads until `count` are rejected."""
+    campaign, lock = Campaign(), threading.Lock()
+    request_class = type(requests[0])
 
     def send(seed):
         malformed = Malformer(requests, seed, structured)
         with served.channel() as channel, served.predict() as predict:
             call = channel.unary_unary(method)
             for number, data in enumerate(malformed):
-                if campaign.refused() >= count:
+                if campaign.rejected() >= count:
                     return
                 try:
                     call(data, timeout=60)
-                    code, told = "OK", ""
+                    code, details = "OK", ""
                 except grpc.RpcError as error:
-                    code, told = error.code().name, error.details()
-                expected = {"OK", *REFUSALS}
-                if code == NOT_A_MESSAGE and not parses(kind, data):
+                    code, details = error.code().name, error.details()
+                expected = {"OK", *REJECTIONS}
+                if code == NOT_A_MESSAGE and not parses(request_class, data):
                     expected = {code}
-                with guard:
+                with lock:
                     campaign.codes[code] += 1
                     if code not in expected:
-                        campaign.surprises.append((code, told, data))
+                        campaign.surprises.append((code, details, data))
                         if len(campaign.surprises) > 20:
                             return
                 if number % 200 == 0:
                     check_good(predict, campaign)
 
-    began = time.monotonic()
+    start = time.monotonic()
     senders = [threading.Thread(target=send, args=(seed,)) for seed in range(THREADS)]
-    for one in senders:
-        one.start()
-    step, looked = max(1, count // 10), 0
-    while any(one.is_alive() for one in senders):
+    for sender in senders:
+        sender.start()
+    step, next_sample = max(1, count // 10), 0
+    while any(sender.is_alive() for sender in senders):
         senders[0].join(0.1)
-        if campaign.refused() >= looked and served.exit_status() is None:
+        if campaign.rejected() >= next_sample and served.exit_status() is None:
             campaign.memory.append(served.memory())
-            looked += step
-    campaign.seconds = time.monotonic() - began
+            next_sample += step
+    campaign.seconds = time.monotonic() - start
     campaign.alive = served.exit_status() is None
     campaign.log = served.log.read_bytes()
     return campaign
@@ -132,7 +132,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(directory):
-    """With batching, but for the signatures that cannot be batched."""
+    """A server with batching, except for signatures that cannot be batched."""
     with ServedProcess(
         directory / "log", config=directory / "models.config", batching=BATCHING
     ) as process:
@@ -150,43 +150,43 @@ def unbatched(directory):
 def check(campaign, count):
     assert campaign.alive
     assert campaign.surprises == []
-    assert campaign.refused() >= count
+    assert campaign.rejected() >= count
     assert campaign.good >= THREADS
-    assert campaign.codes["OK"], "some changes do no harm"
+    assert campaign.codes["OK"], "some changes must be harmless"
 
 
-def test_malformed_requests_are_refused_and_good_ones_answered(served):
-    check(run(served, valid(), 1000), 1000)
+def test_malformed_requests_are_rejected_and_good_ones_answered(served):
+    check(run(served, valid_requests(), 1000), 1000)
 
 
 @pytest.fixture(scope="module", params=[("unbatched", 200_000), ("served", 40_000)])
 def campaign(request):
-    how, count = request.param
-    served = request.getfixturevalue(how)
-    check(run(served, valid(), count // 10), count // 10)  # pools fill first
-    campaign = run(served, valid(), count)
-    megabytes = [one >> 20 for one in campaign.memory]
-    print(how, campaign.codes, f"{campaign.seconds:.0f} s", megabytes)  # noqa: T201
+    server, count = request.param
+    served = request.getfixturevalue(server)
+    check(run(served, valid_requests(), count // 10), count // 10)  # fill the pools
+    campaign = run(served, valid_requests(), count)
+    megabytes = [size >> 20 for size in campaign.memory]
+    print(server, campaign.codes, f"{campaign.seconds:.0f} s", megabytes)  # noqa: T201
     return campaign
 
 
 @pytest.mark.slow
-def test_the_process_outlives_very_many_malformed_requests(campaign):
+def test_the_process_survives_very_many_malformed_requests(campaign):
     check(campaign, 40_000)
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_through_them(campaign):
+def test_malformed_requests_do_not_use_up_memory(campaign):
     assert campaign.memory[-1] - campaign.memory[len(campaign.memory) // 2] < GROWTH
 
 
 @pytest.mark.slow
-def test_the_log_stays_quiet_through_them(campaign):
+def test_malformed_requests_log_no_traceback(campaign):
     assert b"Traceback" not in campaign.log
 
 
-def test_bytes_that_are_no_message_leave_nothing_behind(served):
-    """Neither memory nor lines; grpcio's own parsing keeps 38 MB of 2,000 of them."""
+def test_bytes_that_cannot_be_parsed_leave_nothing_behind(served):
+    """Neither memory nor log lines; grpcio's own parsing keeps 38 MB of 2,000 calls."""
     with served.channel() as channel:
         call = channel.unary_unary(PREDICT)
         for number in range(2500):
@@ -198,7 +198,7 @@ def test_bytes_that_are_no_message_leave_nothing_behind(served):
     assert served.log.stat().st_size - log < 2000
 
 
-def test_the_last_of_two_equal_keys_counts(served):
+def test_the_last_of_two_equal_keys_is_used(served):
     with served.channel() as channel:
         call = channel.unary_unary(PREDICT)
         answer = predict_pb2.PredictResponse.FromString(call(twice_the_same_key()))
@@ -208,8 +208,8 @@ def test_the_last_of_two_equal_keys_counts(served):
         assert raised.value.code().name in (NOT_A_MESSAGE, "INVALID_ARGUMENT")
 
 
-def classifications():
-    """Requests whose Examples miss a feature, or have it of another type or size."""
+def classification_requests():
+    """Build requests whose examples lack a feature or have it in another form."""
     examples = [
         example_of(1.0, 2.0),
         example_of(),
@@ -217,23 +217,24 @@ def classifications():
         example_of(*range(1000)),
         example_of(1.0, 2.0, name="other"),
     ]
-    for kind, values in (("int64_list", [1, 2]), ("bytes_list", [b"\xff", b""])):
+    for field, values in (("int64_list", [1, 2]), ("bytes_list", [b"\xff", b""])):
         example = example_of()
-        getattr(example.features.feature["x"], kind).value.extend(values)
+        getattr(example.features.feature["x"], field).value.extend(values)
         examples.append(example)
-    inputs = [input_of(one, examples[0]) for one in examples]
+    inputs = [input_of(example, examples[0]) for example in examples]
     signatures = ("", "scores", "flat", "sum", "short")
     return [
         classification_pb2.ClassificationRequest(
-            model_spec={"name": "judge", "signature_name": signature}, input=one
+            model_spec={"name": "judge", "signature_name": signature},
+            input=request_input,
         )
         for signature in signatures
-        for one in inputs
+        for request_input in inputs
     ]
 
 
-def test_an_example_that_the_model_cannot_parse_is_refused(served):
-    entry = b"\n\x01x\x32\x07\n\x05\n\x01\xff\n\x00"  # of the key x, of no known field
+def test_an_example_that_the_model_cannot_parse_is_rejected(served):
+    entry = b"\n\x01x\x32\x07\n\x05\n\x01\xff\n\x00"  # the key x, with an unknown field
     request = classification_pb2.ClassificationRequest(model_spec={"name": "judge"})
     features = request.input.example_list.examples.add().features
     features.MergeFromString(b"\n" + bytes([len(entry)]) + entry)
@@ -243,8 +244,10 @@ def test_an_example_that_the_model_cannot_parse_is_refused(served):
 
 
 @pytest.mark.parametrize("count", [800, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_malformed_examples_are_refused(served, count):
-    check(run(served, classifications(), count, CLASSIFY, structured=False), count)
+def test_malformed_examples_are_rejected(served, count):
+    check(
+        run(served, classification_requests(), count, CLASSIFY, structured=False), count
+    )
 
 
 BODIES = [
@@ -263,18 +266,18 @@ PATHS += [f"/v1/models/{NAME}/versions/{'9' * 30}:predict", "/v1/models/%ff:pred
 
 
 def malformed_bodies(seed):
-    choose = random.Random(seed)
+    generator = random.Random(seed)
     while True:
-        body = bytearray(choose.choice(BODIES))
-        for _ in range(choose.choice((1, 1, 2, 4))):
-            start = choose.randrange(len(body) + 1)
-            end = min(len(body), start + choose.choice((0, 0, 1, 3, 30)))
-            body[start:end] = choose.choice((b"", *PARTS, choose.randbytes(2)))
-        yield choose.choice(PATHS), bytes(body)
+        body = bytearray(generator.choice(BODIES))
+        for _ in range(generator.choice((1, 1, 2, 4))):
+            start = generator.randrange(len(body) + 1)
+            end = min(len(body), start + generator.choice((0, 0, 1, 3, 30)))
+            body[start:end] = generator.choice((b"", *PARTS, generator.randbytes(2)))
+        yield generator.choice(PATHS), bytes(body)
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(30_000, marks=pytest.mark.slow)])
-def test_malformed_documents_are_refused(served, count):
+def test_malformed_documents_are_rejected(served, count):
     statuses, surprises = collections.Counter(), []
     connection = http.client.HTTPConnection(served.rest_address, timeout=60)
     before = served.log.stat().st_size

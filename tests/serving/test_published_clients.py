@@ -1,9 +1,9 @@
-"""TensorFlow Serving's own example clients, unchanged, against the embedded server.
+"""TensorFlow Serving's own example clients, unchanged, with the embedded server.
 
-They are read from a checkout of https://github.com/tensorflow/serving, which the
-environment variable `TFS_SOURCES` names; none of them is part of this project. What
-they would download is put in its place: MNIST's files, and a `requests` of two
-functions, of which one answers with a picture drawn here.
+The environment variable `TFS_SOURCES` names a checkout of
+https://github.com/tensorflow/serving, which is not part of this project. What the
+clients would download is provided locally: the MNIST files, and a stand-in for the
+package `requests` that returns a picture drawn here.
 """
 
 import gzip
@@ -25,7 +25,7 @@ from bn_keras_serving import PredictionServer
 CLASSES = 1001
 MNIST_NAMES = ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz")
 
-# Stands in for the package `requests`, as far as the clients use it.
+# A stand-in for the package `requests`, with the functions that the clients use.
 REQUESTS = """
 import datetime, json, os, time, urllib.request
 
@@ -35,7 +35,7 @@ class Response:
         self.elapsed = datetime.timedelta(seconds=seconds)
 
     def raise_for_status(self):
-        pass  # urllib has raised
+        pass  # urllib has raised an error
 
     def json(self):
         return json.loads(self.content)
@@ -54,14 +54,14 @@ def post(url, data):
 
 
 class Resnet(tf.Module):
-    """Has the names of the ResNet that the clients ask, and a class for each colour."""
+    """Has the names of the clients' ResNet; the mean color determines the class."""
 
     def __init__(self):
         super().__init__()
 
         def scores(input_1):
-            colour = tf.reduce_mean(input_1, [1, 2])
-            number = tf.reduce_sum(colour * [100.0, 300.0, 600.0], 1)
+            color = tf.reduce_mean(input_1, [1, 2])
+            number = tf.reduce_sum(color * [100.0, 300.0, 600.0], 1)
             return {"activation_49": -tf.abs(tf.range(CLASSES + 0.0) - number[:, None])}
 
         self.served = {
@@ -75,15 +75,15 @@ class Resnet(tf.Module):
 def examples():
     sources = os.environ.get("TFS_SOURCES")
     if not sources:
-        pytest.skip("TFS_SOURCES names no checkout of tensorflow/serving")
+        pytest.skip("TFS_SOURCES does not name a checkout of tensorflow/serving")
     examples = Path(sources) / "tensorflow_serving" / "example"
     assert (examples / "mnist_client.py").is_file(), f"not found in {examples}"
     return examples
 
 
-def ran(examples, script, *arguments, **environment):
-    """Run a script to its end, and return what it printed."""
-    ended = subprocess.run(
+def run_script(examples, script, *arguments, **environment):
+    """Run a script and return its output."""
+    completed = subprocess.run(
         [sys.executable, examples / script, *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
         capture_output=True,
@@ -91,9 +91,9 @@ def ran(examples, script, *arguments, **environment):
         timeout=300,
         check=False,
     )
-    print(f"$ {script}\n{ended.stdout}")  # noqa: T201
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    print(f"$ {script}\n{completed.stdout}")  # noqa: T201
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 @pytest.fixture(scope="module")
@@ -107,78 +107,78 @@ def picture(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def downloads(tmp_path_factory, picture):
-    """Environment in which the clients' downloads are local."""
+    """Environment variables that replace the clients' downloads by local files."""
     package = tmp_path_factory.mktemp("requests")
     (package / "requests.py").write_text(REQUESTS)
     return {"PYTHONPATH": str(package), "PICTURE": str(picture)}
 
 
 @pytest.fixture(scope="module")
-def warmed(examples, downloads, tmp_path_factory):
-    """A version with the warm-up that their script writes into it."""
+def model_with_warm_up(examples, downloads, tmp_path_factory):
+    """A version with the warm-up file that TensorFlow Serving's script writes."""
     directory = tmp_path_factory.mktemp("served") / "resnet"
     directory.mkdir()
     version = write(Resnet(), directory, 1)
-    said = ran(examples, "resnet_warmup.py", version, **downloads)
-    assert "Created the file" in said
+    output = run_script(examples, "resnet_warmup.py", version, **downloads)
+    assert "Created the file" in output
     assert (version / "assets.extra" / "tf_serving_warmup_requests").stat().st_size
     return directory
 
 
 @pytest.fixture(scope="module")
-def resnet(warmed):
-    with PredictionServer(warmed, port=0, rest_port=0) as server:
+def resnet(model_with_warm_up):
+    with PredictionServer(model_with_warm_up, port=0, rest_port=0) as server:
         yield server
 
 
 def expected_class(picture):
-    colour = np.mean(np.array(Image.open(io.BytesIO(picture.read_bytes()))), (0, 1))
-    number = float(colour / 255 @ [100.0, 300.0, 600.0])
-    assert abs(number - round(number)) < 0.45, "no tie between two classes"
+    color = np.mean(np.array(Image.open(io.BytesIO(picture.read_bytes()))), (0, 1))
+    number = float(color / 255 @ [100.0, 300.0, 600.0])
+    assert abs(number - round(number)) < 0.45, "two classes must not tie"
     return round(number)
 
 
-def test_the_resnet_client_of_grpc_is_told_the_class(
+def test_the_resnet_client_for_grpc_prints_the_class(
     examples, resnet, downloads, picture
 ):
-    said = ran(
+    output = run_script(
         examples, "resnet_client_grpc.py", f"--server={resnet.address}", **downloads
     )
-    assert said == f"Prediction class: {expected_class(picture)}\n"
+    assert output == f"Prediction class: {expected_class(picture)}\n"
 
 
-def test_the_resnet_client_of_rest_is_told_the_class(
+def test_the_resnet_client_for_rest_prints_the_class(
     examples, resnet, downloads, picture
 ):
-    said = ran(
+    output = run_script(
         examples, "resnet_client.py", REST_ADDRESS=resnet.rest_address, **downloads
     )
-    found = re.fullmatch(r"Prediction class: (\d+), avg latency: [0-9.]+ ms\n", said)
-    assert found, said
-    assert int(found[1]) == expected_class(picture)
+    match = re.fullmatch(r"Prediction class: (\d+), avg latency: [0-9.]+ ms\n", output)
+    assert match, output
+    assert int(match[1]) == expected_class(picture)
 
 
 def test_the_mnist_client_reports_the_error_rate_of_the_exported_model(
     examples, mnist_directory, tmp_path
 ):
-    """Trained and exported by their script, served here, asked by their client."""
+    """Their script trains and exports the model, and their client sends requests."""
     work = tmp_path / "work"
     work.mkdir()
     for part in ("train", "t10k"):
         for name in MNIST_NAMES:
             (work / f"{part}-{name}").symlink_to(mnist_directory / f"{part}-{name}")
     exported = tmp_path / "mnist"
-    ran(
+    run_script(
         examples,
         "mnist_saved_model.py",
         "--training_iteration=200",
         f"--work_dir={work}",
         exported,
     )
-    wrong = errors_of(exported / "1", work, 1000)
-    assert 0 < wrong < 300, "neither perfect nor untrained"
+    errors = count_errors(exported / "1", work, 1000)
+    assert 0 < errors < 300, "the model must be trained but not perfect"
     with PredictionServer(exported, "mnist", port=0) as server:
-        said = ran(
+        output = run_script(
             examples,
             "mnist_client.py",
             "--num_tests=1000",
@@ -186,13 +186,13 @@ def test_the_mnist_client_reports_the_error_rate_of_the_exported_model(
             f"--server={server.address}",
             f"--work_dir={work}",
         )
-    assert said.count(".") > 1000
-    (rate,) = re.findall(r"Inference error rate: ([0-9.]+)%", said)
-    assert float(rate) == pytest.approx(100 * wrong / 1000, abs=1e-9)
+    assert output.count(".") > 1000
+    (rate,) = re.findall(r"Inference error rate: ([0-9.]+)%", output)
+    assert float(rate) == pytest.approx(100 * errors / 1000, abs=1e-9)
 
 
-def errors_of(version, work, count):
-    """Count the errors with the exported weights, in NumPy and float64."""
+def count_errors(version, work, count):
+    """Count the errors of the exported weights, computed with NumPy in float64."""
 
     def read(name, offset):
         with gzip.open(work / f"t10k-{name}") as file:
@@ -202,6 +202,6 @@ def errors_of(version, work, count):
     labels = read(MNIST_NAMES[1], 8)[:count]
     reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
     tensors = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map()]
-    (kernel,) = (one for one in tensors if one.shape == (784, 10))
-    (bias,) = (one for one in tensors if one.shape == (10,))
+    (kernel,) = (array for array in tensors if array.shape == (784, 10))
+    (bias,) = (array for array in tensors if array.shape == (10,))
     return int(np.sum(np.argmax(images @ kernel.astype(float) + bias, 1) != labels))

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, driven by the W3C's WebDriver protocol."""
+"""A headless Chromium for tests, controlled through the W3C's WebDriver protocol."""
 
 import base64
 import contextlib
@@ -14,17 +14,17 @@ FLAGS = (
     *("--no-first-run", "--disable-background-networking", "--disable-sync"),
     "--disable-component-update",
 )
-# The protocol's name of the key by which it hands out elements.
+# The key under which the protocol returns the identifier of an element.
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
 def missing():
-    """The programs that this machine lacks."""
+    """Return the programs that are not installed."""
     return [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
 
 
 class Browser:
-    """One window."""
+    """A browser window."""
 
     def __init__(self, driver_address, profile):
         self._address = driver_address
@@ -32,17 +32,17 @@ class Browser:
             "binary": shutil.which("chromium"),
             "args": [*FLAGS, f"--user-data-dir={profile}"],
         }
-        wanted = {
+        capabilities = {
             "browserName": "chrome",
             "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},
         }
-        session = self._ask(
-            "POST", "/session", {"capabilities": {"alwaysMatch": wanted}}
+        session = self._send(
+            "POST", "/session", {"capabilities": {"alwaysMatch": capabilities}}
         )
         self._address += f"/session/{session['sessionId']}"
 
-    def _ask(self, method, path, body=None):
+    def _send(self, method, path, body=None):
         request = urllib.request.Request(
             self._address + path,
             None if body is None else json.dumps(body).encode(),
@@ -53,59 +53,59 @@ class Browser:
             return json.load(response)["value"]
 
     def open(self, address):
-        self._ask("POST", "/url", {"url": address})
+        self._send("POST", "/url", {"url": address})
 
     def run(self, script, *arguments):
-        """Return what a function body of JavaScript returns."""
-        return self._ask(
+        """Run the body of a JavaScript function and return its result."""
+        return self._send(
             "POST", "/execute/sync", {"script": script, "args": list(arguments)}
         )
 
     def text(self, selector):
-        """Return the text that is seen."""
+        """Return the visible text of an element."""
         return self.run(
             "return document.querySelector(arguments[0])?.innerText ?? ''", selector
         )
 
     def until(self, script, *arguments, seconds=30):
-        """Wait until a function body returns something true, and return it."""
+        """Wait until the body of a function returns something true, and return that."""
         end = time.monotonic() + seconds
-        while not (found := self.run(script, *arguments)):
+        while not (result := self.run(script, *arguments)):
             assert time.monotonic() < end, (script, self.text("body"))
             time.sleep(0.05)
-        return found
+        return result
 
     def type(self, selector, text):
-        """Type into an element; a path, into an input of files."""
+        """Type text into an element, or a path into a file input."""
         using = {"using": "css selector", "value": selector}
-        element = self._ask("POST", "/element", using)[ELEMENT]
-        self._ask("POST", f"/element/{element}/value", {"text": text})
+        element = self._send("POST", "/element", using)[ELEMENT]
+        self._send("POST", f"/element/{element}/value", {"text": text})
 
     def press(self, *keys):
-        """Press keys one after the other, wherever the focus is."""
+        """Press keys one after the other on the focused element."""
         actions = [
             {"type": kind, "value": key}
             for key in keys
             for kind in ("keyDown", "keyUp")
         ]
-        self._ask(
+        self._send(
             "POST",
             "/actions",
             {"actions": [{"type": "key", "id": "keys", "actions": actions}]},
         )
 
     def complaints(self):
-        """Return what the browser wrote into its console since the last call."""
-        return [one["message"] for one in self._ask("POST", "/se/log", LOG)]
+        """Return the messages in the browser's console since the last call."""
+        return [entry["message"] for entry in self._send("POST", "/se/log", LOG)]
 
     def command(self, name, **parameters):
-        """Send a command of Chromium's own protocol."""
-        return self._ask(
+        """Send a command of the Chrome DevTools protocol."""
+        return self._send(
             "POST", "/goog/cdp/execute", {"cmd": name, "params": parameters}
         )
 
     def look(self, width, scheme):
-        """Show the page at a width, light or dark."""
+        """Set the width of the window and the color scheme, `light` or `dark`."""
         self.command(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -120,11 +120,22 @@ class Browser:
 
     def screenshot(self):
         """Return a PNG file of the whole page."""
-        found = self.command("Page.captureScreenshot", captureBeyondViewport=True)
-        return base64.b64decode(found["data"])
+        picture = self.command("Page.captureScreenshot", captureBeyondViewport=True)
+        return base64.b64decode(picture["data"])
+
+    @contextlib.contextmanager
+    def fast_timers(self, factor):
+        """Let the timers of pages that are opened run faster by a factor."""
+        script = self.command(
+            "Page.addScriptToEvaluateOnNewDocument",
+            source="const wait = window.setTimeout; window.setTimeout = "
+            f"(callback, time) => wait(callback, time / {factor});",
+        )
+        yield
+        self.command("Page.removeScriptToEvaluateOnNewDocument", **script)
 
     def close(self):
-        self._ask("DELETE", "")
+        self._send("DELETE", "")
 
 
 LOG = {"type": "browser"}
@@ -133,8 +144,8 @@ _STARTED = re.compile(r"started successfully on port (\d+)")
 
 @contextlib.contextmanager
 def browser(profile):
-    """Start a driver and a window; end both."""
-    for _ in range(5):  # a port that is free for IPv6 may be taken for IPv4
+    """Yield a window of a new browser; close both at the end."""
+    for _ in range(5):  # a port that is free for IPv6 may be in use for IPv4
         driver = subprocess.Popen(
             ["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True
         )
@@ -148,10 +159,10 @@ def browser(profile):
             ends.callback(window.close)
             yield window
             return
-    raise RuntimeError("chromedriver does not start")
+    raise RuntimeError("chromedriver cannot be started")
 
 
-# Ratio of contrast of each element that holds text, by the formula of WCAG 2.
+# The contrast ratio of each element that contains text, by the formula of WCAG 2.
 CONTRASTS = """
 const parse = (text) => text.match(/[\\d.]+/g).map(Number);
 const light = (color) => {

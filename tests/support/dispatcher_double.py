@@ -22,7 +22,7 @@ from bn_keras_serving.common import tensors
 from bn_keras_serving.common.metrics import Metrics
 from bn_keras_serving.dispatch.deadline import UNLIMITED
 from bn_keras_serving.dispatch.error_mapping import StatusError
-from bn_keras_serving.rest import RestServer
+from bn_keras_serving.rest import RestServer, json_tensors, json_text
 
 METRICS = "/monitoring/prometheus/metrics"
 
@@ -35,6 +35,23 @@ def tensor_infos(**types_and_shapes):
         info.tensor_shape.CopyFrom(tf.TensorShape(shape).as_proto())
         infos[name] = info
     return infos
+
+
+def read_json(text, **inputs):
+    """Decode a Predict document for inputs of the given types; return the arrays."""
+    if not isinstance(text, str):
+        text = json.dumps(text)
+    decoded = json_tensors.decode_inputs(
+        json_text.parse(text.encode()),
+        tensor_infos(**{name: (dtype, None) for name, dtype in inputs.items()}),
+    )
+    # TensorFlow's C++ code parses the protocol buffers.
+    return {
+        name: tensors.to_array(
+            tf.io.parse_tensor(proto.SerializeToString(), inputs[name])
+        )
+        for name, proto in decoded.tensors.items()
+    }
 
 
 def signature(inputs, outputs, method="tensorflow/serving/predict"):
@@ -201,7 +218,7 @@ class RunningRestServer:
             connection.close()
 
     def send(self, path, document=None, method=None):
-        """Post a document, or get one; return the status and the response's document."""
+        """Post or get a document; return the status and the document in response."""
         body = None if document is None else json.dumps(document)
         method = method or ("GET" if document is None else "POST")
         status, body, headers = self.request(method, path, body)
