@@ -133,36 +133,6 @@ def test_a_layer_that_is_not_trainable_runs_in_inference_mode():
     np.testing.assert_array_equal(layer.moving_mean, 0)
 
 
-def test_fit_works_with_an_unknown_batch_size():
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [keras.Input((3,)), BatchNormalization(momentum=0.0), keras.layers.Dense(1)]
-    )
-    model.compile("sgd", "mse")
-    values = draw((7, 3))
-    model.fit(values, np.zeros((7, 1)), batch_size=7, verbose=0)
-    np.testing.assert_allclose(
-        model.layers[0].moving_variance, values.var(0, ddof=1), rtol=1e-5
-    )
-
-
-def test_a_saved_model_has_the_same_outputs_and_configuration(tmp_path):
-    model = keras.Sequential(
-        [
-            keras.Input((4, 4, 2)),
-            BatchNormalization(
-                (1, 2, 3), momentum=0.6, gamma_regularizer="l2", unbiased=False
-            ),
-        ]
-    )
-    values = draw((5, 4, 4, 2))
-    model(values, training=True)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.layers[0].get_config() == model.layers[0].get_config()
-    np.testing.assert_array_equal(loaded(values), model(values))
-
-
 def test_the_registered_name_of_the_layer_contains_the_package():
     name = keras.saving.get_registered_name(BatchNormalization)
     assert name == "bn_keras>BatchNormalization"

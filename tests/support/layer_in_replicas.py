@@ -1,7 +1,7 @@
 """The layer in two replicas.
 
 As a program: `python layer_in_replicas.py RUN FOLDER` writes the results to
-`FOLDER/RUN.npz`. The runs `mirrored` and `mirrored_slow` use TensorFlow, and `mesh` uses
+`FOLDER/RUN.npz`. The runs `mirrored` and `mirrored_slow` use TensorFlow, `mesh` uses
 JAX. The expected values are computed by `tests/layer/test_distributed.py`, which
 imports the inputs from here.
 """
