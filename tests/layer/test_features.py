@@ -1,14 +1,15 @@
-"""What the layer does beyond plain normalization, against NumPy and Keras' layer."""
+"""Averaging, virtual batches, renormalization, freezing and data types of the layer."""
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from normalization_oracle import (
+    SLOW,
     TENSORFLOW,
     layer_gradients,
     oracle,
-    problem,
+    random_case,
     tensorflow_only,
 )
 
@@ -33,37 +34,38 @@ def test_each_average_at_steps_one_two_three(averaging, unbiased):
     for step in (1, 2, 3):
         values = draw((5, 3), seed=step)
         layer(values, training=True)
-        if step > 1:  # a single value and a NaN are no mini-batches
+        if step > 1:  # neither a single example nor NaN counts as a mini-batch
             layer(values[:1], training=True)
             layer(values * np.nan, training=True)
         means.append(values.astype(np.float64).mean(0))
         variances.append(values.astype(np.float64).var(0, ddof=int(unbiased)))
         ages = np.arange(step)[::-1]
         weights = {"cumulative": np.ones(step), "debiased": 0.7**ages}.get(averaging)
-        for found, values, initial in (
+        for statistic, moments, initial in (
             (layer.moving_mean, means, 0.0),
             (layer.moving_variance, variances, 1.0),
         ):
             if averaging == "moving":
                 past = 0.7**step * initial
-                expected = past + np.tensordot(0.3 * 0.7**ages, values, 1)
+                expected = past + np.tensordot(0.3 * 0.7**ages, moments, 1)
             else:
-                expected = np.average(values, axis=0, weights=weights)
-            np.testing.assert_allclose(found, expected, rtol=1e-5)
+                expected = np.average(moments, axis=0, weights=weights)
+            np.testing.assert_allclose(statistic, expected, rtol=1e-5)
     if averaging != "moving":
         np.testing.assert_array_equal(layer.updates, 3)
 
 
+@pytest.mark.fast
 def test_averages_count_the_updates_of_each_channel():
     layer = BatchNormalization(averaging="cumulative")
-    values = [draw((5, 2), seed) for seed in (1, 2, 3)]
-    values[1][2, 0] = np.inf
-    for one in values:
-        layer(one, training=True)
+    batches = [draw((5, 2), seed) for seed in (1, 2, 3)]
+    batches[1][2, 0] = np.inf
+    for batch in batches:
+        layer(batch, training=True)
     np.testing.assert_array_equal(layer.updates, [2, 3])
     expected = [
-        np.mean([one[:, 0].mean() for one in (values[0], values[2])]),
-        np.mean([one[:, 1].mean() for one in values]),
+        np.mean([batch[:, 0].mean() for batch in (batches[0], batches[2])]),
+        np.mean([batch[:, 1].mean() for batch in batches]),
     ]
     np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
 
@@ -78,44 +80,44 @@ def test_averages_count_the_updates_of_each_channel():
         ((12, 2, 2, 3), (1, 2, 3), (0,)),
     ],
 )
-def test_virtual_batches_are_a_loop_over_parts_of_the_batch(shape, axis, axes, masked):
-    x, _, _, cotangent = problem(shape, axes)
-    weight = [size for place, size in enumerate(shape) if place not in axes]
-    gamma, beta = np.random.default_rng(4).uniform(0.5, 2, (2, *weight))
+def test_virtual_batches_are_normalized_one_by_one(shape, axis, axes, masked):
+    x, _, _, cotangent = random_case(shape, axes)
+    weight_shape = [size for i, size in enumerate(shape) if i not in axes]
+    gamma, beta = np.random.default_rng(4).uniform(0.5, 2, (2, *weight_shape))
     layer = BatchNormalization(axis, momentum=0.6, virtual_batch_size=4)
     layer.build(shape)
     layer.set_weights([gamma, beta, *weights_of(layer)[2:]])
     mask = None
     if masked:
         mask = np.random.default_rng(1).random((*shape[:-1], 1)) < 0.7
-        mask[4:8] = False  # a virtual batch without any value
+        mask[4:8] = False  # the second virtual batch has no values
     outputs, gradient = layer_gradients(
         layer, x, cotangent, mask=None if mask is None else mask[..., 0]
     )
-    expanded = [1 if place in axes else size for place, size in enumerate(shape)]
+    broadcast_shape = [1 if i in axes else size for i, size in enumerate(shape)]
     means, variances = [], []
     for start in (0, 4, 8):
         part = slice(start, start + 4)
-        own = None if mask is None else np.broadcast_to(mask[part], x[part].shape)
+        part_mask = None if mask is None else np.broadcast_to(mask[part], x[part].shape)
         expected = oracle(
             x[part],
-            gamma.reshape(expanded),
-            beta.reshape(expanded),
+            gamma.reshape(broadcast_shape),
+            beta.reshape(broadcast_shape),
             cotangent[part],
             axes,
             layer.epsilon,
-            own,
+            part_mask,
         )
         np.testing.assert_allclose(outputs[part], expected.outputs, atol=1e-4)
         np.testing.assert_allclose(
             gradient[part], expected.inputs_gradient, atol=1e-4, rtol=1e-4
         )
-        count = np.ones(x[part].shape) if own is None else own
-        count = count.sum(axes, keepdims=True)
+        unmasked = np.ones(x[part].shape) if part_mask is None else part_mask
+        count = unmasked.sum(axes, keepdims=True)
         if (count >= 2).all():
-            means.append(expected.mean.reshape(weight))
+            means.append(expected.mean.reshape(weight_shape))
             unbiased = expected.variance * count / (count - 1)
-            variances.append(unbiased.reshape(weight))
+            variances.append(unbiased.reshape(weight_shape))
     assert len(means) == (2 if masked else 3)
     np.testing.assert_allclose(
         layer.moving_mean, 0.4 * np.mean(means, 0), rtol=1e-5, atol=1e-6
@@ -125,8 +127,9 @@ def test_virtual_batches_are_a_loop_over_parts_of_the_batch(shape, axis, axes, m
     )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("shape", [(10, 3), (3, 3)])
-def test_a_virtual_batch_that_does_not_divide_is_named(shape):
+def test_the_error_for_a_virtual_batch_that_does_not_divide_shows_both(shape):
     layer = BatchNormalization(virtual_batch_size=4)
     with pytest.raises(
         ValueError,
@@ -138,8 +141,15 @@ def test_a_virtual_batch_that_does_not_divide_is_named(shape):
     assert layer(draw(shape)).shape == shape
 
 
-@pytest.mark.parametrize("scale", [True, False])
-@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+@pytest.mark.parametrize(
+    ("shape", "scale"),
+    [
+        ((2, 3), True),
+        ((3,), False),
+        pytest.param((3,), True, marks=pytest.mark.slow),
+        pytest.param((2, 3), False, marks=pytest.mark.slow),
+    ],
+)
 def test_virtual_batches_of_a_batch_of_unknown_size(shape, scale):
     layer = BatchNormalization(
         momentum=0.0, virtual_batch_size=4, scale=scale, center=scale
@@ -154,7 +164,7 @@ def test_virtual_batches_of_a_batch_of_unknown_size(shape, scale):
 
 
 @tensorflow_only
-def test_a_last_batch_that_does_not_divide_is_an_error_in_fit_too():
+def test_a_last_batch_that_does_not_divide_is_an_error_of_fit():
     model = keras.Sequential(
         [keras.Input((3,)), BatchNormalization(virtual_batch_size=4)]
     )
@@ -163,13 +173,32 @@ def test_a_last_batch_that_does_not_divide_is_an_error_in_fit_too():
         model.fit(draw((10, 3)), draw((10, 3)), batch_size=8, verbose=0)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("axis", [-1, 1])
+CLIPPINGS = [
+    None,
+    {"rmax": 1.5, "rmin": 0.8, "dmax": 0.3},
+    {"rmax": 1.1},
+    {"dmax": 0.0},
+]
+
+
 @pytest.mark.parametrize(
-    "clipping",
-    [None, {"rmax": 1.5, "rmin": 0.8, "dmax": 0.3}, {"rmax": 1.1}, {"dmax": 0.0}],
+    ("clipping", "axis", "masked"),
+    [
+        pytest.param(
+            clipping,
+            axis,
+            masked,
+            # By default: every clipping, channels first, and a mask.
+            marks=(
+                () if clipping == CLIPPINGS[1] or (axis == -1 and not masked) else SLOW
+            ),
+        )
+        for clipping in CLIPPINGS
+        for axis in (-1, 1)
+        for masked in (False, True)
+    ],
 )
-def test_renormalization_is_keras_own_over_several_steps(clipping, axis, masked):
+def test_renormalization_is_that_of_keras_over_several_steps(clipping, axis, masked):
     arguments = {
         "axis": axis,
         "momentum": 0.8,
@@ -178,25 +207,26 @@ def test_renormalization_is_keras_own_over_several_steps(clipping, axis, masked)
         "renorm_momentum": 0.6,
         "gamma_initializer": "ones",
     }
-    theirs, ours = KERAS(**arguments), BatchNormalization(unbiased=False, **arguments)
-    for layer in (theirs, ours):
-        layer.build((None, 4, 3, 3))
-    ours.set_weights(theirs.get_weights())
+    keras_layer = KERAS(**arguments)
+    layer = BatchNormalization(unbiased=False, **arguments)
+    for built in (keras_layer, layer):
+        built.build((None, 4, 3, 3))
+    layer.set_weights(keras_layer.get_weights())
     for step in range(4):
         x = 0.1 * step + (1 + step) * draw((6, 4, 3, 3), seed=step)
         cotangent = draw(x.shape, seed=10 + step)
         mask = draw(x.shape[:-1], seed=20 + step) > 0 if masked else None
-        expected = layer_gradients(theirs, x, cotangent, mask=mask)
-        found = layer_gradients(ours, x, cotangent, mask=mask)
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one, other, atol=2e-5)
-        for one, other in zip(ours.weights, theirs.weights, strict=True):
-            assert one.name == other.name
-            np.testing.assert_allclose(one, other, rtol=1e-5, err_msg=one.name)
-    np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
+        keras_values = layer_gradients(keras_layer, x, cotangent, mask=mask)
+        values = layer_gradients(layer, x, cotangent, mask=mask)
+        for value, expected in zip(values, keras_values, strict=True):
+            np.testing.assert_allclose(value, expected, atol=2e-5)
+        for weight, expected in zip(layer.weights, keras_layer.weights, strict=True):
+            assert weight.name == expected.name
+            np.testing.assert_allclose(weight, expected, rtol=1e-5, err_msg=weight.name)
+    np.testing.assert_allclose(layer(x), keras_layer(x), atol=1e-5)
 
 
-def functional(layer, **arguments):
+def functional_model(layer, **arguments):
     inputs = keras.Input((3,))
     hidden = layer(keras.layers.Dense(3)(inputs), **arguments)
     model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
@@ -205,32 +235,32 @@ def functional(layer, **arguments):
 
 
 @pytest.mark.parametrize("layer", [BatchNormalization, KERAS])
-def test_fit_overrides_a_training_false_given_at_the_call(layer):
-    # keras#20285, here so that the documentation of `frozen_statistics` stays true.
+def test_fit_overrides_the_training_argument_of_a_functional_model(layer):
+    # keras#20285: the documentation of `frozen_statistics` says so.
     layer = layer()
-    functional(layer, training=False).fit(draw((8, 3)), draw((8, 1)), verbose=0)
+    functional_model(layer, training=False).fit(draw((8, 3)), draw((8, 1)), verbose=0)
     assert np.abs(layer.moving_mean).max() > 0
 
 
-def test_frozen_statistics_stay_in_fit_while_gamma_and_beta_train():
+def test_fit_with_frozen_statistics_trains_only_gamma_and_beta():
     layer = BatchNormalization(frozen_statistics=True)
-    model = functional(layer)
+    model = functional_model(layer)
     statistics = np.array([0.5, 1.0, -1.0]), np.array([4.0, 2.0, 0.5])
     for variable, value in zip(layer.weights[2:], statistics, strict=True):
         variable.assign(value)
     model.fit(draw((8, 3)), draw((8, 1)), epochs=2, verbose=0)
     np.testing.assert_array_equal(layer.moving_mean, statistics[0])
     np.testing.assert_array_equal(layer.moving_variance, statistics[1])
-    for trained, initial in ((layer.gamma, 1), (layer.beta, 0)):
-        assert np.abs(np.asarray(trained) - initial).min() > 1e-5
+    for weight, initial in ((layer.gamma, 1), (layer.beta, 0)):
+        assert np.abs(np.asarray(weight) - initial).min() > 1e-5
     values = draw((4, 3))
     np.testing.assert_array_equal(layer(values, training=True), layer(values))
 
 
 @pytest.mark.parametrize("unfreeze", [False, True])
-def test_a_frozen_layer_stays_in_fit_until_it_is_thawed(unfreeze):
+def test_fit_changes_a_layer_only_if_it_is_trainable(unfreeze):
     layer = BatchNormalization(trainable=False)
-    model = functional(layer)
+    model = functional_model(layer)
     layer.trainable = unfreeze
     model.compile("sgd", "mse")
     before = weights_of(layer)
@@ -245,12 +275,12 @@ def test_a_frozen_layer_stays_in_fit_until_it_is_thawed(unfreeze):
     ids=str,
 )
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_batch_that_is_not_finite_shows_but_does_not_poison(wrong, arguments):
+def test_a_batch_that_is_not_finite_does_not_change_the_statistics(wrong, arguments):
     layer = BatchNormalization(momentum=0.5, **arguments)
     layer(draw((8, 3)), training=True)
     before = weights_of(layer)
     values = draw((8, 3), seed=1)
-    values[:, 1] = wrong  # 3e38 is finite; its sum is not
+    values[:, 1] = wrong  # 3e38 is finite, but a sum of eight is not
     outputs = np.asarray(layer(values, training=True))
     assert not np.isfinite(outputs[:, 1]).all()
     assert np.isfinite(outputs[:, [0, 2]]).all()
@@ -260,11 +290,12 @@ def test_a_batch_that_is_not_finite_shows_but_does_not_poison(wrong, arguments):
         assert (old[[0, 2]] != new[[0, 2]]).all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("shape", "axis"), [((1, 3), -1), ((1, 2, 2, 3), (1, 2, 3)), ((1, 1, 3), -1)]
 )
 @pytest.mark.parametrize("arguments", [{}, {"averaging": "cumulative"}], ids=str)
-def test_one_value_a_channel_gives_beta_and_no_statistics(shape, axis, arguments):
+def test_a_single_value_per_channel_gives_beta_and_no_update(shape, axis, arguments):
     layer = BatchNormalization(axis, beta_initializer="ones", **arguments)
     outputs = layer(draw(shape), training=True)
     np.testing.assert_array_equal(outputs, 1)
@@ -272,6 +303,7 @@ def test_one_value_a_channel_gives_beta_and_no_statistics(shape, axis, arguments
     np.testing.assert_array_equal(layer.moving_variance, 1)
 
 
+@pytest.mark.fast
 def test_channels_with_one_unmasked_value_keep_their_statistics():
     layer = BatchNormalization(axis=(1, 2), momentum=0.0)
     mask = np.array([[1, 1], [0, 1], [0, 1]], bool)
@@ -294,18 +326,20 @@ POLICIES = {
 
 @pytest.mark.parametrize("policy", POLICIES if TENSORFLOW else list(POLICIES)[:3])
 @pytest.mark.parametrize("arguments", [{}, {"renorm": True}], ids=str)
-def test_statistics_are_never_below_float32(policy, arguments):
-    compute, kept = POLICIES[policy]
+def test_statistics_have_at_least_float32(policy, arguments):
+    compute_dtype, statistics_dtype = POLICIES[policy]
     layer = BatchNormalization(momentum=0.0, dtype=policy, **arguments)
-    values = ops.cast(1e4 * np.random.default_rng(0).normal(size=(256, 2)), compute)
+    values = ops.cast(
+        1e4 * np.random.default_rng(0).normal(size=(256, 2)), compute_dtype
+    )
     outputs = layer(values, training=True)
     # A variance of 1e8 overflows float16.
-    exact = ops.convert_to_numpy(ops.cast(values, kept)).astype(np.float64)
+    exact = ops.convert_to_numpy(ops.cast(values, statistics_dtype)).astype(np.float64)
     inferred = layer(values)
     for weight in layer.weights:
-        assert keras.backend.standardize_dtype(weight.dtype) == kept
-    for found in (outputs, inferred):
-        assert keras.backend.standardize_dtype(found.dtype) == compute
+        assert keras.backend.standardize_dtype(weight.dtype) == statistics_dtype
+    for result in (outputs, inferred):
+        assert keras.backend.standardize_dtype(result.dtype) == compute_dtype
     np.testing.assert_allclose(layer.moving_mean, exact.mean(0), rtol=1e-4)
     np.testing.assert_allclose(layer.moving_variance, exact.var(0, ddof=1), rtol=1e-4)
     inferred = ops.convert_to_numpy(ops.cast(inferred, "float32"))
@@ -314,6 +348,7 @@ def test_statistics_are_never_below_float32(policy, arguments):
     )
 
 
+@pytest.mark.fast
 def test_integers_are_normalized_in_float32():
     values = np.arange(12).reshape(6, 2)
     outputs = np.asarray(BatchNormalization(epsilon=0)(values, training=True))
@@ -321,6 +356,7 @@ def test_integers_are_normalized_in_float32():
     np.testing.assert_allclose(outputs.std(0), 1, rtol=1e-5)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -341,12 +377,13 @@ def test_integers_are_normalized_in_float32():
         ({"renorm": True, "renorm_clipping": {"dmax": -1}}, "dmax >= 0. Received: "),
     ],
 )
-def test_a_wrong_argument_is_named_with_what_was_expected(arguments, message):
+def test_the_error_for_a_wrong_argument_says_what_is_valid(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         BatchNormalization(**arguments)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("axis", "shape", "message"),
     [
@@ -358,7 +395,7 @@ def test_a_wrong_argument_is_named_with_what_was_expected(arguments, message):
         (0, (None, 3), r"known size of at least 1\. Received: axis=0"),
     ],
 )
-def test_a_wrong_axis_is_named_at_build_and_in_shape_inference(axis, shape, message):
+def test_a_wrong_axis_is_an_error_of_build_and_of_shape_inference(axis, shape, message):
     for use in (
         BatchNormalization(axis).build,
         BatchNormalization(axis).compute_output_shape,

@@ -1,4 +1,4 @@
-"""Local response normalization against NumPy in float64 and TensorFlow's own."""
+"""Local response normalization, compared with NumPy in float64 and TensorFlow."""
 
 import keras
 import numpy as np
@@ -6,13 +6,15 @@ import pytest
 
 from bn_keras.models import LocalResponseNormalization
 
+pytestmark = pytest.mark.fast
+
 
 def images(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def lrn_oracle(x, depth, bias, alpha, beta):
-    """The equation of AlexNet's section 3.3, channels last, in float64."""
+    """Return the result of the equation in AlexNet's section 3.3, channels last."""
     x = x.astype("float64")
     y = np.empty_like(x)
     for i in range(x.shape[-1]):
@@ -26,7 +28,7 @@ def lrn_oracle(x, depth, bias, alpha, beta):
     ("depth", "bias", "alpha", "beta"),
     [(5, 2.0, 1e-4, 0.75), (1, 1.0, 0.5, 1.0), (3, 0.5, 2.0, 0.3)],
 )
-def test_lrn_is_alexnets_equation(channels, depth, bias, alpha, beta):
+def test_outputs_follow_alexnets_equation(channels, depth, bias, alpha, beta):
     tensorflow = pytest.importorskip("tensorflow")
     x = 30 * images((2, 4, 3, channels), seed=channels)
     expected = lrn_oracle(x, depth, bias, alpha, beta)
@@ -38,21 +40,21 @@ def test_lrn_is_alexnets_equation(channels, depth, bias, alpha, beta):
         expected,
         rtol=1e-5,
     )
-    first = LocalResponseNormalization(
+    channels_first = LocalResponseNormalization(
         depth, bias, alpha, beta, data_format="channels_first"
     )
-    moved = keras.ops.convert_to_numpy(first(np.moveaxis(x, -1, 1)))
+    moved = keras.ops.convert_to_numpy(channels_first(np.moveaxis(x, -1, 1)))
     np.testing.assert_array_equal(np.moveaxis(moved, 1, -1), actual)
 
 
-def test_lrn_has_alexnets_constants():
+def test_the_defaults_are_alexnets_constants():
     x = 100 * images((2, 3, 3, 8))
     actual = keras.ops.convert_to_numpy(LocalResponseNormalization()(x))
     expected = lrn_oracle(x, depth=5, bias=2, alpha=1e-4, beta=0.75)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_lrn_in_float16_does_not_overflow():
+def test_squares_do_not_overflow_in_float16():
     x = np.full((1, 1, 1, 5), 1000, "float16")
     layer = LocalResponseNormalization(dtype="float16")
     y = layer(x)
@@ -62,7 +64,7 @@ def test_lrn_in_float16_does_not_overflow():
     )
 
 
-def test_lrn_is_rebuilt_from_its_config():
+def test_the_configuration_rebuilds_the_layer():
     layer = LocalResponseNormalization(3, 1.5, 0.1, 0.5, "channels_first", name="lrn")
     copy = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(layer)
@@ -79,6 +81,6 @@ def test_lrn_is_rebuilt_from_its_config():
         ({"data_format": "last"}, "channels_first.*Received: data_format='last'"),
     ],
 )
-def test_lrn_names_what_it_cannot_do(arguments, message):
+def test_the_error_for_a_wrong_argument_names_it(arguments, message):
     with pytest.raises(ValueError, match=message):
         LocalResponseNormalization(**arguments)

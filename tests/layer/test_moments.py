@@ -1,4 +1,4 @@
-"""Moments against NumPy in float64, and the algebra of their merging."""
+"""Moments and averages, compared with NumPy in float64."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from bn_keras.layer.moving_statistics import update_average, update_weight
 
 
 def oracle(values, axes, mask=None):
-    """Count, mean and biased variance of the unmasked values, in float64."""
+    """Return count, mean and biased variance of the unmasked values, in float64."""
     values = np.ma.array(values.astype(np.float64))
     if mask is not None:
         values[~np.broadcast_to(mask, values.shape)] = np.ma.masked
@@ -32,6 +32,7 @@ def draw(shape, mean=0.0, seed=0):
     return (mean + np.random.default_rng(seed).normal(size=shape)).astype("float32")
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("shape", "axes"),
     [
@@ -43,7 +44,7 @@ def draw(shape, mean=0.0, seed=0):
         ((2, 3, 4, 3, 2), (0, 1, 2, 3)),
     ],
 )
-def test_moments_are_numpys(shape, axes):
+def test_moments_are_those_of_numpy(shape, axes):
     values = draw(shape, mean=3.0)
     count, mean, variance = batch_moments(ops.convert_to_tensor(values), axes)
     expected_count, expected_mean, expected_variance = oracle(values, axes)
@@ -52,7 +53,8 @@ def test_moments_are_numpys(shape, axes):
     np.testing.assert_allclose(np.squeeze(variance, axes), expected_variance, rtol=2e-6)
 
 
-def test_masked_positions_do_not_count_whatever_they_hold():
+@pytest.mark.fast
+def test_masked_positions_are_ignored_even_if_they_are_nan():
     values = draw((4, 5, 3))
     mask = np.random.default_rng(1).random((4, 5, 1)) < 0.6
     expected = oracle(values, (0, 1), mask)
@@ -65,9 +67,10 @@ def test_masked_positions_do_not_count_whatever_they_hold():
     np.testing.assert_allclose(np.squeeze(variance, (0, 1)), expected[2], rtol=2e-6)
 
 
-@pytest.mark.parametrize("everything", ["empty", "masked"])
-def test_nothing_to_count_gives_zero_moments(everything):
-    if everything == "empty":
+@pytest.mark.fast
+@pytest.mark.parametrize("reason", ["empty", "masked"])
+def test_the_moments_of_no_values_are_zero(reason):
+    if reason == "empty":
         moments = batch_moments(ops.zeros((0, 3)), (0,))
     else:
         moments = batch_moments(
@@ -77,8 +80,8 @@ def test_nothing_to_count_gives_zero_moments(everything):
         np.testing.assert_array_equal(np.ravel(value), 0)
 
 
-def test_a_large_mean_does_not_cancel_the_variance():
-    # 401,408 values a channel: tf.nn.moments answers 8 times the variance.
+def test_a_large_mean_does_not_make_the_variance_inexact():
+    # 401,408 values per channel: tf.nn.moments returns 8 times the variance.
     values = draw((128, 56, 56, 2), mean=1000.0)
     _, _, variance = batch_moments(ops.convert_to_tensor(values), (0, 1, 2))
     _, _, expected = oracle(values, (0, 1, 2))
@@ -97,7 +100,7 @@ def numpy_moments(values):
 
 
 @given(float_arrays, float_arrays)
-def test_merging_moments_is_the_moments_of_the_union(a, b):
+def test_merged_moments_are_those_of_the_union(a, b):
     merged = merge_moments(numpy_moments(a), numpy_moments(b))
     expected = numpy_moments(np.concatenate([a, b]))
     assert merged.count == expected.count
@@ -105,8 +108,9 @@ def test_merging_moments_is_the_moments_of_the_union(a, b):
     np.testing.assert_allclose(merged.variance, expected.variance, atol=1e-6)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("count", [2, 3, 60])
-def test_the_unbiased_variance_is_numpys_with_one_degree_of_freedom(count):
+def test_the_unbiased_variance_is_that_of_numpy_with_ddof_1(count):
     values = draw((count, 4)).astype(np.float64)
     for number in (count, ops.convert_to_tensor(count)):
         np.testing.assert_allclose(
@@ -118,11 +122,13 @@ def test_the_unbiased_variance_is_numpys_with_one_degree_of_freedom(count):
         )
 
 
-def test_one_value_keeps_its_variance_of_zero():
+@pytest.mark.fast
+def test_the_unbiased_variance_of_a_single_value_is_zero():
     assert unbiased_variance(0.0, 1) == 0.0
 
 
-def test_averaging_weighs_old_and_new():
+@pytest.mark.fast
+def test_an_average_weighs_the_old_and_the_new_value():
     assert update_average(10.0, 20.0, 0.25) == 12.5
     assert update_average(10.0, 20.0, 1) == 20.0
     assert update_average(10.0, 20.0, 0) == 10.0
@@ -134,7 +140,7 @@ def test_debiased_and_cumulative_averages_are_weighted_means(values, momentum):
         ("cumulative", np.ones(len(values))),
         ("debiased", momentum ** np.arange(len(values))[::-1].astype(float)),
     ):
-        average = 1e6  # forgotten at the first value
+        average = 1e6  # the first value replaces it
         for updates, value in enumerate(values):
             weight = update_weight(averaging, momentum, updates)
             average = update_average(average, value, weight)

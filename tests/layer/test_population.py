@@ -1,4 +1,4 @@
-"""Algorithm 2 against its formula in NumPy."""
+"""Population statistics, compared with their formulas in NumPy."""
 
 from functools import partial
 
@@ -8,8 +8,10 @@ import pytest
 
 import bn_keras
 from bn_keras import BatchNormalization
-from bn_keras import data as datasets
+from bn_keras.data import Arrays
 from bn_keras.population import METHODS
+
+pytestmark = pytest.mark.fast
 
 estimate = partial(bn_keras.estimate_population_statistics, verbose=0)
 LAYERS = [BatchNormalization, keras.layers.BatchNormalization]
@@ -25,22 +27,23 @@ def model_of(*layers):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_the_estimate_is_the_mean_of_the_batches_moments(layer):
+def test_algorithm_2_averages_the_moments_of_the_batches(layer):
     model, data = model_of(layer()), batches()
-    moved = estimate(model, data)
+    movements = estimate(model, data)
     mean = np.mean([batch.mean(0) for batch in data], axis=0)
     variance = 5 / 4 * np.mean([batch.var(0) for batch in data], axis=0)
-    found = model.layers[0]
-    np.testing.assert_allclose(found.moving_mean, mean, rtol=1e-5)
-    np.testing.assert_allclose(found.moving_variance, variance, rtol=1e-5)
+    estimated = model.layers[0]
+    np.testing.assert_allclose(estimated.moving_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(estimated.moving_variance, variance, rtol=1e-5)
+    movement = movements[estimated.path]
     expected = np.max(np.abs(mean) / np.sqrt(variance + 1e-3))
-    np.testing.assert_allclose(moved[found.path].mean, expected, rtol=1e-5)
+    np.testing.assert_allclose(movement.mean, expected, rtol=1e-5)
     expected = np.max(np.abs(np.log((variance + 1e-3) / (1 + 1e-3))))
-    np.testing.assert_allclose(moved[found.path].log_variance, expected, rtol=1e-5)
+    np.testing.assert_allclose(movement.log_variance, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_later_layer_sees_batches_that_earlier_ones_normalized(layer):
+def test_earlier_layers_normalize_by_the_batch_during_the_estimation(layer):
     model = model_of(layer(epsilon=1e-3), keras.layers.Dropout(0.9), layer())
     data = batches()
     estimate(model, data)
@@ -49,7 +52,7 @@ def test_a_later_layer_sees_batches_that_earlier_ones_normalized(layer):
     np.testing.assert_allclose(model.layers[2].moving_variance, variance, rtol=1e-5)
 
 
-def test_weights_stay_and_layers_are_left_as_they_were():
+def test_trainable_weights_and_the_layers_themselves_do_not_change():
     model = model_of(keras.layers.Dense(4), BatchNormalization(momentum=0.9))
     before = model.get_weights()
     estimate(model, batches())
@@ -63,11 +66,11 @@ def test_weights_stay_and_layers_are_left_as_they_were():
     np.testing.assert_allclose(model(values), expected, atol=1e-5)
 
 
-def test_nested_layers_are_found_and_frozen_ones_left():
+def test_nested_layers_are_estimated_and_frozen_layers_are_not():
     frozen = BatchNormalization(trainable=False)
     model = model_of(keras.Sequential([BatchNormalization()]), frozen)
-    moved = estimate(model, batches())
-    assert list(moved) == [model.layers[0].layers[0].path]
+    movements = estimate(model, batches())
+    assert list(movements) == [model.layers[0].layers[0].path]
     np.testing.assert_array_equal(frozen.moving_variance, 1)
 
 
@@ -76,26 +79,26 @@ def test_data_may_be_an_array_or_batches_with_labels():
     models = [model_of(BatchNormalization()) for _ in range(2)]
     estimate(models[0], values)
     estimate(models[1], [(values, np.zeros(12))])
-    for one, other in zip(models[0].weights, models[1].weights, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for weight, expected in zip(models[0].weights, models[1].weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
 
 
-def test_steps_bounds_the_batches_used():
+def test_only_the_given_number_of_batches_is_used():
     data = batches()
     model = model_of(BatchNormalization())
     estimate(model, data, steps=1)
     np.testing.assert_allclose(model.layers[0].moving_mean, data[0].mean(0), rtol=1e-5)
 
 
-def test_an_interrupted_estimate_restores_everything():
+def test_an_interrupted_estimation_restores_the_statistics():
     model = model_of(BatchNormalization())
 
-    def interrupted():
+    def interrupt():
         yield batches(1)[0]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        estimate(model, interrupted())
+        estimate(model, interrupt())
     np.testing.assert_array_equal(model.layers[0].moving_mean, 0)
     np.testing.assert_array_equal(model.layers[0].moving_variance, 1)
     assert "call" not in vars(model.layers[0])
@@ -103,20 +106,20 @@ def test_an_interrupted_estimate_restores_everything():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("layer", LAYERS)
-def test_uneven_batches_of_the_pooled_methods_are_one_population(layer, method):
+def test_the_pooled_methods_do_not_depend_on_the_size_of_the_batches(layer, method):
     values = np.concatenate(batches())
     model = model_of(layer())
     estimate(model, [values[:2], values[2:5], values[5:]], method=method)
-    found, pooled = model.layers[0], values.astype(np.float64)
+    estimated, pooled = model.layers[0], values.astype(np.float64)
     for statistic, expected in (
-        (found.moving_mean, pooled.mean(0)),
-        (found.moving_variance, pooled.var(0, ddof=1)),
+        (estimated.moving_mean, pooled.mean(0)),
+        (estimated.moving_variance, pooled.var(0, ddof=1)),
     ):
-        same = np.allclose(statistic, expected, rtol=1e-5)
-        assert same == (method != "algorithm2")
+        is_equal = np.allclose(statistic, expected, rtol=1e-5)
+        assert is_equal == (method != "algorithm2")
 
 
-def test_layerwise_a_layer_sees_what_it_will_see_at_inference():
+def test_layerwise_estimates_each_layer_on_its_inputs_of_inference():
     model = model_of(BatchNormalization(), keras.layers.ReLU(), BatchNormalization())
     data = batches()
     estimate(model, data, method="layerwise")
@@ -129,12 +132,12 @@ def test_layerwise_a_layer_sees_what_it_will_see_at_inference():
     np.testing.assert_allclose(second.moving_variance, hidden.var(0, ddof=1), rtol=1e-4)
 
 
-def test_layerwise_needs_data_that_can_be_read_again():
+def test_layerwise_is_an_error_for_data_that_can_be_read_only_once():
     with pytest.raises(ValueError, match="must be readable once for each layer"):
         estimate(model_of(BatchNormalization()), iter(batches()), method="layerwise")
 
 
-def test_layers_of_one_name_in_two_models_are_two_populations():
+def test_layers_of_equal_names_in_two_models_are_estimated_separately():
     def tower(name):
         inputs = keras.Input((1,))
         return keras.Model(inputs, BatchNormalization(name="bn")(inputs), name=name)
@@ -143,8 +146,8 @@ def test_layers_of_one_name_in_two_models_are_two_populations():
     towers = [tower("left"), tower("right")]
     outputs = keras.layers.Concatenate()([towers[0](left), towers[1](right)])
     near, far = batches()[0][:, :1], batches()[0][:, :1] + 100
-    moved = estimate(keras.Model([left, right], outputs), [([near, far], None)])
-    assert set(moved) == {"bn", "bn (2)"}
+    movements = estimate(keras.Model([left, right], outputs), [([near, far], None)])
+    assert set(movements) == {"bn", "bn (2)"}
     for model, values in zip(towers, (near, far), strict=True):
         np.testing.assert_allclose(
             model.get_layer("bn").moving_mean, values.mean(0), rtol=1e-5
@@ -155,26 +158,26 @@ def test_a_layer_called_twice_counts_each_call_as_a_mini_batch():
     left, right = keras.Input((4,)), keras.Input((4,))
     shared = BatchNormalization()
     model = keras.Model([left, right], [shared(left), shared(right)])
-    one, other = batches(2)
-    estimate(model, [([one, other + 10], None)])
-    expected = (one.mean(0) + other.mean(0) + 10) / 2
+    first, second = batches(2)
+    estimate(model, [([first, second + 10], None)])
+    expected = (first.mean(0) + second.mean(0) + 10) / 2
     np.testing.assert_allclose(shared.moving_mean, expected, rtol=1e-5)
-    expected = 5 / 4 * (one.var(0) + other.var(0)) / 2
+    expected = 5 / 4 * (first.var(0) + second.var(0)) / 2
     np.testing.assert_allclose(shared.moving_variance, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_masked_steps_do_not_count(layer):
+def test_masked_time_steps_are_ignored(layer):
     model = keras.Sequential(
         [keras.Input((6, 3)), keras.layers.Masking(mask_value=0.0), layer()]
     )
     values = np.random.default_rng(0).normal(5, 1, (4, 6, 3)).astype("float32")
     values[:, 4:] = 0
     estimate(model, [values], method="pooled")
-    kept = values[:, :4].reshape(-1, 3).astype(np.float64)
-    found = model.layers[-1]
-    np.testing.assert_allclose(found.moving_mean, kept.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(found.moving_variance, kept.var(0, ddof=1), rtol=1e-4)
+    unmasked = values[:, :4].reshape(-1, 3).astype(np.float64)
+    estimated, variance = model.layers[-1], unmasked.var(0, ddof=1)
+    np.testing.assert_allclose(estimated.moving_mean, unmasked.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(estimated.moving_variance, variance, rtol=1e-4)
 
 
 def test_channels_without_values_keep_their_statistics():
@@ -190,7 +193,7 @@ def test_channels_without_values_keep_their_statistics():
     np.testing.assert_array_equal(layer.moving_variance[1], 1)
 
 
-def test_a_batch_of_nan_is_left_out():
+def test_a_batch_of_nan_is_ignored():
     data = batches(2)
     model = model_of(BatchNormalization())
     estimate(model, [data[0], np.full((5, 4), np.nan, "float32"), data[1]])
@@ -198,7 +201,7 @@ def test_a_batch_of_nan_is_left_out():
     np.testing.assert_allclose(model.layers[0].moving_mean, expected, rtol=1e-5)
 
 
-def test_a_renormalizing_layer_trains_on_from_the_estimate():
+def test_the_deviation_of_a_renormalizing_layer_is_estimated_too():
     layer = BatchNormalization(renorm=True)
     model, data = model_of(layer), batches(1)
     estimate(model, data)
@@ -208,19 +211,19 @@ def test_a_renormalizing_layer_trains_on_from_the_estimate():
 
 
 @pytest.mark.parametrize("averaging", ["cumulative", "debiased"])
-def test_training_goes_on_with_the_weight_of_the_estimate(averaging):
+def test_the_estimate_keeps_its_weight_in_further_training(averaging):
     layer = BatchNormalization(averaging=averaging)
     data = batches()
     estimate(model_of(layer), data)
     np.testing.assert_array_equal(layer.updates, 3)
-    before = np.asarray(layer.moving_mean)
+    estimated_mean = np.asarray(layer.moving_mean)
     layer(np.array([[100.0] * 4, [102.0] * 4], "float32"), training=True)
     weight = 1 / 4 if averaging == "cumulative" else 0.01 / (1 - 0.99**4)
-    expected = before + (101 - before) * weight
+    expected = estimated_mean + (101 - estimated_mean) * weight
     np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
 
 
-def test_statistics_that_overflow_their_type_are_an_error_and_change_nothing():
+def test_statistics_that_overflow_are_an_error_and_change_nothing():
     layer = keras.layers.BatchNormalization(dtype="float16")
     model = model_of(layer)
     with pytest.raises(ValueError, match=r"finite in float16\. Received: layer"):
@@ -228,34 +231,34 @@ def test_statistics_that_overflow_their_type_are_an_error_and_change_nothing():
     np.testing.assert_array_equal(layer.moving_variance, 1)
 
 
-def test_a_bare_tuple_is_not_taken_for_two_mini_batches():
+def test_a_tuple_is_not_mistaken_for_two_mini_batches():
     with pytest.raises(
         ValueError, match=r"Received: a single tuple\. Pass it in a list"
     ):
         estimate(model_of(BatchNormalization()), (batches(1)[0], np.zeros(5)))
 
 
-def test_adapting_to_a_new_domain_changes_statistics_only():
+def test_a_model_adapts_to_a_shifted_and_scaled_domain():
     model = model_of(BatchNormalization())
     values = batches(1, size=100)[0]
     estimate(model, [values])
-    answers = np.asarray(model(values))
-    moved = estimate(model, [3 * values + 7])
-    (movement,) = moved.values()
+    outputs = np.asarray(model(values))
+    movements = estimate(model, [3 * values + 7])
+    (movement,) = movements.values()
     assert movement.mean > 1
     np.testing.assert_allclose(movement.log_variance, np.log(9), rtol=1e-3)
-    # A shifted and scaled domain is the old one to a layer with epsilon near 0.
-    np.testing.assert_allclose(model(3 * values + 7), answers, atol=1e-3)
+    # Except for epsilon, the normalized values are those of the old domain.
+    np.testing.assert_allclose(model(3 * values + 7), outputs, atol=1e-3)
 
 
-def test_data_of_unknown_or_infinite_size_is_read():
+def test_data_sets_of_unknown_or_infinite_size_are_accepted():
     import tensorflow as tf
 
     data = batches()
     stream = tf.data.Dataset.from_tensor_slices(np.stack(data))
-    for cut in (stream.filter(lambda _: True), stream.repeat()):
+    for data_set in (stream.filter(lambda _: True), stream.repeat()):
         model = model_of(BatchNormalization())
-        bn_keras.estimate_population_statistics(model, cut, steps=3, verbose=1)
+        bn_keras.estimate_population_statistics(model, data_set, steps=3, verbose=1)
         expected = np.mean([batch.mean(0) for batch in data], axis=0)
         np.testing.assert_allclose(model.layers[0].moving_mean, expected, rtol=1e-5)
 
@@ -274,13 +277,13 @@ def test_progress_is_shown(capsys):
         ({"steps": 2.5}, "at least 1. Received: steps=2.5"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, message):
+def test_the_error_for_a_wrong_argument_names_it(arguments, message):
     with pytest.raises(ValueError, match=message):
         estimate(model_of(BatchNormalization()), batches(), **arguments)
 
 
 @pytest.mark.parametrize("data", [[], [np.ones((1, 4), "float32")]])
-def test_too_little_data_is_an_error_and_changes_nothing(data):
+def test_too_few_values_are_an_error_and_change_nothing(data):
     model = model_of(BatchNormalization())
     with pytest.raises(
         ValueError, match=r"two finite values or more .* Received: none"
@@ -292,23 +295,21 @@ def test_too_little_data_is_an_error_and_changes_nothing(data):
 @pytest.mark.parametrize(
     "layer", [keras.layers.Dense(2), BatchNormalization(trainable=False)]
 )
-def test_a_model_with_nothing_to_estimate_is_an_error(layer):
+def test_a_model_without_a_trainable_layer_is_an_error(layer):
     with pytest.raises(
         ValueError, match=r"not frozen\. Received: Sequential .* without one"
     ):
         estimate(model_of(layer), batches())
 
 
-def test_a_data_set_without_end_needs_a_number_of_steps():
-    digits = datasets.digits()
+def test_an_infinite_data_set_needs_a_number_of_steps():
+    pixels = np.random.default_rng(0).integers(0, 256, (15, 2, 2, 1)).astype(np.uint8)
+    infinite = Arrays(pixels, np.zeros(15, int)).batches(5, epochs=None)
     model = keras.Sequential(
-        [keras.Input((8, 8, 1)), keras.layers.Flatten(), BatchNormalization()]
+        [keras.Input((2, 2, 1)), keras.layers.Flatten(), BatchNormalization()]
     )
-    endless = digits.train.batches(100, epochs=None)
     with pytest.raises(ValueError, match=r"infinite\. Received: steps=None"):
-        bn_keras.estimate_population_statistics(model, endless, verbose=0)
-    bn_keras.estimate_population_statistics(
-        model, endless, "pooled", steps=2, verbose=0
-    )
-    expected = digits.train.images[:200].reshape(200, -1).mean(0)
-    np.testing.assert_allclose(model.layers[-1].moving_mean, expected, atol=1e-6)
+        estimate(model, infinite)
+    estimate(model, infinite, "pooled", steps=2)
+    expected = pixels[:10].reshape(10, -1).mean(0) / 255
+    np.testing.assert_allclose(model.layers[-1].moving_mean, expected, rtol=1e-5)

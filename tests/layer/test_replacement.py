@@ -1,4 +1,4 @@
-"""Layers swapped in either direction: names, weights and outputs stay."""
+"""Replacement of layers in either direction: names, weights and outputs stay."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ KERAS = keras.layers.BatchNormalization
 
 
 def model_of(layer):
-    """Functional, nested, with a shared layer, an operator and two outputs."""
+    """Return a model with a nested model, a shared layer and two outputs."""
     keras.utils.set_random_seed(0)
     block = keras.Sequential(
         [keras.Input((6,)), keras.layers.Dense(6), layer(momentum=0.5, name="inner")]
@@ -40,62 +40,63 @@ def batch_normalizations(model):
 @pytest.mark.parametrize(
     ("source", "to"), [(KERAS, BatchNormalization), (BatchNormalization, KERAS)]
 )
-def test_every_layer_is_swapped_and_the_outputs_are_equal(source, to):
+def test_every_layer_is_replaced_and_the_outputs_are_equal(source, to):
     model = model_of(source)
-    swapped = replace_batch_normalization(model, to=to)
-    found = batch_normalizations(swapped)
-    assert [type(layer) for layer in found] == [to, to]
-    assert {layer.name for layer in found} == {"inner", "shared"}
-    assert [layer.epsilon for layer in found if layer.name == "shared"] == [1e-2]
+    replaced = replace_batch_normalization(model, to=to)
+    layers = batch_normalizations(replaced)
+    assert [type(layer) for layer in layers] == [to, to]
+    assert {layer.name for layer in layers} == {"inner", "shared"}
+    assert [layer.epsilon for layer in layers if layer.name == "shared"] == [1e-2]
     for training in (False, True):
         expected = model(values(2), training=training)
-        answers = swapped(values(2), training=training)
+        outputs = replaced(values(2), training=training)
         for name in ("scores", "hidden"):
-            np.testing.assert_allclose(answers[name], expected[name], atol=1e-5)
-    assert not {id(v) for v in swapped.variables} & {id(v) for v in model.variables}
+            np.testing.assert_allclose(outputs[name], expected[name], atol=1e-5)
+    assert not {id(v) for v in replaced.variables} & {id(v) for v in model.variables}
 
 
-def test_there_and_back_is_the_same_configuration_and_the_same_weights():
+def test_replacing_twice_restores_configuration_and_weights():
     model = model_of(KERAS)
     back = replace_batch_normalization(replace_batch_normalization(model), to=KERAS)
-    for one, other in zip(model.get_weights(), back.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    for one, other in zip(
-        batch_normalizations(model), batch_normalizations(back), strict=True
+    for weight, expected in zip(back.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    for layer, original in zip(
+        batch_normalizations(back), batch_normalizations(model), strict=True
     ):
-        assert one.get_config() == other.get_config()
+        assert layer.get_config() == original.get_config()
 
 
-def test_the_number_of_updates_has_no_place_in_keras_layer():
+def test_the_number_of_updates_is_dropped_for_keras_layer():
     model = keras.Sequential(
         [keras.Input((6,)), BatchNormalization(averaging="cumulative")]
     )
     model(values(1), training=True)
-    swapped = replace_batch_normalization(model, to=KERAS)
-    np.testing.assert_allclose(swapped(values(2)), model(values(2)), atol=1e-5)
+    replaced = replace_batch_normalization(model, to=KERAS)
+    np.testing.assert_allclose(replaced(values(2)), model(values(2)), atol=1e-5)
 
 
-def test_layers_that_save_in_their_own_way_keep_their_state():
+def test_layers_with_their_own_way_of_saving_keep_their_state():
     adapted = keras.layers.Normalization()
     adapted.adapt(values(3))
     model = keras.Sequential([keras.Input((6,)), adapted, KERAS()])
-    swapped = replace_batch_normalization(model)
-    np.testing.assert_allclose(swapped(values(2)), model(values(2)), atol=1e-5)
+    replaced = replace_batch_normalization(model)
+    np.testing.assert_allclose(replaced(values(2)), model(values(2)), atol=1e-5)
 
 
-def test_a_network_of_keras_applications_swaps():
+def test_a_network_of_keras_applications_is_replaced():
     model = keras.applications.MobileNetV2(
         input_shape=(32, 32, 3), weights=None, alpha=0.35, classes=3
     )
-    swapped = replace_batch_normalization(model)
-    assert {type(layer) for layer in batch_normalizations(swapped)} == {
+    replaced = replace_batch_normalization(model)
+    assert {type(layer) for layer in batch_normalizations(replaced)} == {
         BatchNormalization
     }
     images = np.random.default_rng(0).random((2, 32, 32, 3), dtype="float32")
-    np.testing.assert_allclose(swapped(images), model(images), atol=1e-6)
+    np.testing.assert_allclose(replaced(images), model(images), atol=1e-6)
 
 
-def test_several_axes_do_not_fit_keras_layer():
+@pytest.mark.fast
+def test_several_axes_are_an_error_for_keras_layer():
     model = keras.Sequential([keras.Input((4, 4)), BatchNormalization((1, 2))])
     with pytest.raises(
         ValueError, match=r"one axis\. Received: layer .* axis=\(1, 2\)"
@@ -103,19 +104,21 @@ def test_several_axes_do_not_fit_keras_layer():
         replace_batch_normalization(model, to=KERAS)
 
 
-def test_a_wrapped_layer_is_an_error():
+def test_a_layer_inside_a_wrapper_is_an_error():
     wrapped = keras.layers.TimeDistributed(KERAS())
     model = keras.Sequential([keras.Input((4, 4)), wrapped])
     with pytest.raises(ValueError, match="inside a wrapper"):
         replace_batch_normalization(model)
 
 
+@pytest.mark.fast
 def test_another_class_is_an_error():
     model = keras.Sequential([keras.Input((4,)), KERAS()])
     with pytest.raises(ValueError, match=r"Received: to=<class .*LayerNormalization"):
         replace_batch_normalization(model, to=keras.layers.LayerNormalization)
 
 
+@pytest.mark.fast
 def test_a_subclassed_model_is_an_error():
     class Own(keras.Model):
         pass
