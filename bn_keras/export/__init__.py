@@ -1,4 +1,4 @@
-"""Write a model as a version that TensorFlow Serving can load."""
+"""Export a model as a version that TensorFlow Serving can load."""
 
 from bn_keras.export.export_model import export_saved_model
 from bn_keras.export.publishing import highest_version, versions

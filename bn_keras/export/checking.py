@@ -1,137 +1,160 @@
-"""Prove an export before anybody can load it.
+"""Compare every signature of an export with the Keras model before publishing it."""
 
-Knows the loader that TensorFlow Serving uses, and how to ask a Keras model; not how
-the graph came about.
-"""
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any
 
+import keras
 import numpy as np
 from keras import tree
 
+from bn_keras.export.contract import Contract
 from bn_keras.export.decoding import decode_batch
 from bn_keras.export.samples import (
+    draw_image_files,
+    draw_pixels,
     draw_samples,
-    examples_of,
-    picture_samples,
-    pixel_samples,
+    encode_examples,
 )
 from bn_keras.images.pixels import rescale
 
-# Largest difference that rounding explains, in units of an output's largest value.
+# The largest difference that rounding explains, relative to the largest value of an
+# output, by the dtype in which the model computes.
 _TOLERANCES = {"bfloat16": 5e-2, "float16": 1e-2, "float32": 1e-4, "float64": 1e-8}
 
+Arrays = dict[str, np.ndarray]
 
-def answers(model, contract, inputs):
-    """What a Keras model answers, as a flat list of arrays."""
+
+def run_model(
+    model: keras.Model, contract: Contract, inputs: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Return the outputs of a Keras model for a flat list of inputs."""
     from keras import ops
 
     tensors = [ops.convert_to_tensor(array) for array in inputs]
     outputs = model(tree.pack_sequence_as(contract.structure, tensors), training=False)
-    return [np.asarray(ops.convert_to_numpy(one)) for one in tree.flatten(outputs)]
+    return [np.asarray(ops.convert_to_numpy(x)) for x in tree.flatten(outputs)]
 
 
-class Loaded:
-    """A SavedModel in a session, as TensorFlow Serving loads it.
+class SavedModelSession:
+    """A SavedModel in a session, loaded as TensorFlow Serving loads it.
 
     Args:
-        path: folder of the SavedModel.
+        path: Folder of the SavedModel.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | PathLike[str]) -> None:
         import tensorflow as tf
 
-        # tf.compat.v1.saved_model.loader.load without its note that it is old.
+        # The same as `tf.compat.v1.saved_model.loader.load`, without its deprecation
+        # warning.
         from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
         self.session = tf.compat.v1.Session(graph=tf.Graph())
         self.graph = SavedModelLoader(str(path)).load(self.session, ["serve"])
 
-    def __enter__(self):
-        """Lend the session."""
+    def __enter__(self) -> "SavedModelSession":
+        """Return the session itself."""
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         """Close the session."""
         self.session.close()
 
-    def run(self, signature, inputs):
-        """Dict from output name to array, for a dict from input name to array."""
-        signature = self.graph.signature_def[signature]
-        feeds = {signature.inputs[name].name: x for name, x in inputs.items()}
-        fetches = {name: info.name for name, info in signature.outputs.items()}
+    def run(self, name: str, inputs: Arrays) -> Arrays:
+        """Return the outputs of a signature by name, for inputs by name."""
+        signature = self.graph.signature_def[name]
+        feeds = {signature.inputs[key].name: x for key, x in inputs.items()}
+        fetches = {key: info.name for key, info in signature.outputs.items()}
         return self.session.run(fetches, feeds)
 
 
-def compare(path, model, contract, samples, tolerance=None, reference=None):
-    """Ask every signature of a SavedModel and the Keras model the same.
+def compare(
+    path: str | PathLike[str],
+    model: keras.Model,
+    contract: Contract,
+    samples: Sequence[np.ndarray],
+    tolerance: float | None = None,
+    reference: Sequence[np.ndarray] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Run every signature of a SavedModel and compare its outputs with the model's.
 
     Args:
-        path: folder of the SavedModel.
-        model: the Keras model as it was given.
-        contract: a `Contract`.
-        samples: flat list of input arrays.
-        tolerance: largest difference allowed, in units of the largest value of an
+        path: Folder of the SavedModel.
+        model: The Keras model that is exported.
+        contract: Its contract.
+        samples: A flat list of input arrays.
+        tolerance: The largest difference allowed, relative to the largest value of an
             output; None for what rounding in the model's precision explains.
-        reference: the answers to the samples if they are known, a flat list.
+        reference: The model's outputs for the samples, if they are known.
 
     Returns:
-        Dict from signature to dict from output to the largest difference, in units of
-        the output's largest value.
+        The largest difference of each output of each signature, relative to the
+        output's largest value.
 
     Raises:
-        ValueError: for a larger difference, or an answer that depends on the other
-            examples in the batch.
+        ValueError: If a difference is larger than the tolerance, or an output depends
+            on the other examples in the batch.
     """
     if tolerance is None:
         dtypes = {layer.compute_dtype for layer in model.layers} & _TOLERANCES.keys()
-        tolerance = max((_TOLERANCES[one] for one in dtypes), default=1e-4)
+        tolerance = max((_TOLERANCES[x] for x in dtypes), default=1e-4)
     if reference is None:
-        reference = answers(model, contract, samples)
+        reference = run_model(model, contract, samples)
     expected = dict(zip(contract.outputs, reference, strict=True))
-    differences = {}
+    differences: dict[str, dict[str, float]] = {}
 
-    def judge(signature, actual, expected):
-        found = {
-            name: difference(actual[name], value) for name, value in expected.items()
+    def check(signature: str, actual: Arrays, expected: Arrays) -> None:
+        differences[signature] = {
+            name: relative_difference(actual[name], value)
+            for name, value in expected.items()
         }
-        differences[signature] = found
-        for name, value in found.items():
+        for name, value in differences[signature].items():
+            # NaN would agree with NaN and prove nothing.
             if "float" in expected[name].dtype.name and not _any_finite(expected[name]):
                 raise ValueError(
-                    "The model must answer the samples with a finite number, to "
-                    f"compare with. Received: none in {name!r} of {signature!r}; "
-                    "nothing was published"
+                    "The model must return finite numbers for the samples, to compare "
+                    f"the export with. Received: no finite number in {name!r} of "
+                    f"{signature!r}. Nothing was published"
                 )
+            # Written so that NaN, which compares false, is refused too.
             if not value <= tolerance:
                 raise ValueError(
-                    f"The export must answer as the model does, within {tolerance:g} "
-                    f"of the output's largest value. Received: a difference of "
-                    f"{value:.3g} in {name!r} of {signature!r}; nothing was published"
+                    "The outputs of the export must be those of the model within "
+                    f"{tolerance:g} of their largest value. Received: a difference of "
+                    f"{value:.3g} in {name!r} of {signature!r}. Nothing was published"
                 )
 
-    with Loaded(path) as loaded:
+    with SavedModelSession(path) as session:
         inputs = dict(zip(contract.inputs, samples, strict=True))
-        judge("serving_default", loaded.run("serving_default", inputs), expected)
+        check("serving_default", session.run("serving_default", inputs), expected)
         drawn = dict(zip(contract.inputs, draw_samples(contract), strict=True))
-        company = {
-            # Copies of itself; one example alone meets others instead.
+        # The first example again, in a batch with different others: with copies of
+        # itself, or, if it was alone before, with random examples.
+        other_batch = {
             name: np.repeat(x[:1], len(x), axis=0)
             if len(x) > 1
             else np.concatenate([x, drawn[name][1:].astype(x.dtype)])
             for name, x in inputs.items()
         }
-        _refuse_company(
-            contract, loaded.run("serving_default", company), expected, tolerance
+        _check_independence(
+            contract, session.run("serving_default", other_batch), expected, tolerance
         )
-        if contract.preprocessing is None:
-            return differences
-        _compare_images(loaded, model, contract, len(samples[0]), judge)
+        if contract.preprocessing is not None:
+            _compare_image_signatures(session, model, contract, len(samples[0]), check)
     return differences
 
 
-def difference(actual, expected):
-    """The largest difference of two arrays, in units of the second's largest value.
+def relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of two arrays, relative to the largest value.
 
-    Infinite where one is infinite or no number and the other is not the same.
+    Args:
+        actual: The array to compare.
+        expected: The array to compare with, whose largest absolute value is the unit.
+
+    Returns:
+        The difference, infinite where one array is infinite or NaN and the other does
+        not have the same value.
     """
     if "float" not in np.asarray(expected).dtype.name:
         return 0.0 if np.array_equal(actual, expected) else np.inf
@@ -148,61 +171,73 @@ def difference(actual, expected):
     return float(gap / largest if largest else gap)
 
 
-def _any_finite(values):
-    return np.isfinite(np.asarray(values, np.float64)).any()
+def _any_finite(values: np.ndarray) -> bool:
+    return bool(np.isfinite(np.asarray(values, np.float64)).any())
 
 
-def _compare_images(loaded, model, contract, count, judge):
+def _compare_image_signatures(
+    session: SavedModelSession,
+    model: keras.Model,
+    contract: Contract,
+    count: int,
+    check: Callable[[str, Arrays, Arrays], None],
+) -> None:
     import tensorflow as tf
 
     ((name, spec),) = contract.inputs.items()
     preprocessing = contract.preprocessing
+    assert preprocessing is not None
 
-    def expected(pixels):
+    def expect(pixels: Any) -> Arrays:
         inputs = tf.cast(rescale(pixels, preprocessing), spec.dtype).numpy()
-        found = answers(model, contract, [inputs])
-        return dict(zip(contract.outputs, found, strict=True))
+        outputs = run_model(model, contract, [inputs])
+        return dict(zip(contract.outputs, outputs, strict=True))
 
-    pixels = pixel_samples(contract, count)
-    judge(
-        "predict_uint8", loaded.run("predict_uint8", {name: pixels}), expected(pixels)
-    )
+    pixels = draw_pixels(contract, count)
+    actual = session.run("predict_uint8", {name: pixels})
+    check("predict_uint8", actual, expect(pixels))
     if preprocessing.size is None:
         return
-    files = picture_samples(contract, count)
-    wanted = expected(decode_batch(tf.constant(files), preprocessing))
-    found = loaded.run("predict_encoded", {name: np.array(files, object)})
-    judge("predict_encoded", found, wanted)
+    files = draw_image_files(contract, count)
+    expected = expect(decode_batch(tf.constant(files), preprocessing))
+    actual = session.run("predict_encoded", {name: np.array(files, object)})
+    check("predict_encoded", actual, expected)
     if contract.labels is None:
         return
-    found = loaded.run("classify", {"inputs": np.array(examples_of(files), object)})
-    (scores,) = wanted.values()
+    examples = np.array(encode_examples(files), object)
+    actual = session.run("classify", {"inputs": examples})
+    (scores,) = expected.values()
     scores = np.asarray(scores, np.float32)
     best = -np.sort(-scores, axis=1)[:, : contract.top_k]
-    # Classes of equal score may come in another order, and two classes may have one
-    # label: what is compared is the score that a label stands for.
+    # Classes with equal scores may be returned in any order, and two classes may have
+    # the same label. So compare not the labels but the scores of the classes that they
+    # stand for; of several classes with the label, that with the closest score.
     labels = np.array([label.encode() for label in contract.labels], object)
-    meant = np.zeros_like(best)
-    for (row, place), label in np.ndenumerate(found["classes"]):
-        those = scores[row, labels == label]
-        meant[row, place] = those[np.abs(those - best[row, place]).argmin()]
-    judge(
+    scores_of_labels = np.zeros_like(best)
+    for (row, place), label in np.ndenumerate(actual["classes"]):
+        candidates = scores[row, labels == label]
+        closest = np.abs(candidates - best[row, place]).argmin()
+        scores_of_labels[row, place] = candidates[closest]
+    check(
         "classify",
-        {"scores": found["scores"], "classes": meant},
+        {"scores": actual["scores"], "classes": scores_of_labels},
         {"scores": best, "classes": best},
     )
 
 
-def _refuse_company(contract, actual, expected, tolerance):
-    # The first example must be answered as before, whoever shares its batch now; so
-    # must an output without an axis of examples.
+def _check_independence(
+    contract: Contract, actual: Arrays, expected: Arrays, tolerance: float
+) -> None:
+    # The first example must have the same output as before, although the others have
+    # changed, and so must an output without a batch axis.
     for name, spec in contract.outputs.items():
-        by_example = bool(spec.shape) and spec.shape[0] is None
-        own = slice(1) if by_example else ...
-        gap = difference(actual[name][own], expected[name][own])
+        has_batch_axis = bool(spec.shape) and spec.shape[0] is None
+        index = slice(1) if has_batch_axis else ...
+        gap = relative_difference(actual[name][index], expected[name][index])
         if not gap <= tolerance:
             raise ValueError(
-                "The answer to an example must not depend on the others in its "
-                f"batch. Received: {name!r} differs by {gap:.3g} of its largest "
-                "value when they change; a layer uses statistics of the batch"
+                "The output for an example must not depend on the other examples in "
+                f"its batch. Received: {name!r} differs by {gap:.3g} of its largest "
+                "value when they change. Remove the layer that uses statistics of the "
+                "batch"
             )

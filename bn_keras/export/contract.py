@@ -1,20 +1,19 @@
-"""What clients of an export send and get.
+"""The contract of an export: what clients send to it and what they receive."""
 
-Knows a model's names, shapes and types, and the caller's labels and preprocessing; no
-TensorFlow and no files of an export.
-"""
-
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import keras
+
 from bn_keras.export.naming import input_names, output_names
 from bn_keras.images.preprocessing import Preprocessing, is_image_shape
 
 
-class Spec(NamedTuple):
-    """Shape, None for unknown sizes, and type of an input or output."""
+class TensorSpec(NamedTuple):
+    """Shape, with None for unknown sizes, and dtype of an input or output."""
 
     shape: tuple[int | None, ...]
     dtype: str
@@ -22,107 +21,119 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True)
 class Contract:
-    """What clients send and get, in the flat order of the model.
+    """What clients send and receive, in the flat order of the model.
 
     Args:
-        structure: the symbolic inputs, as the model takes them.
-        inputs: dict from name to `Spec`.
-        outputs: dict from name to `Spec`.
-        preprocessing: a fitted `Preprocessing`, or None if the model takes no images.
-        labels: one string for each class, or None if the model is no classifier of
-            pictures.
-        top_k: classes that `classify` answers.
+        structure: The symbolic inputs in the structure that the model takes.
+        inputs: The specification of each input, by name.
+        outputs: The specification of each output, by name.
+        preprocessing: The preprocessing with the model's size and channels, or None if
+            the model's input is not images.
+        labels: A label for each class, or None if the model does not classify images.
+        top_k: Number of classes that the signature `classify` returns.
     """
 
     structure: Any
-    inputs: dict[str, Spec]
-    outputs: dict[str, Spec]
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
     preprocessing: Preprocessing | None
     labels: tuple[str, ...] | None
     top_k: int
 
 
-def contract_of(model, folded, preprocessing=None, labels=None, top_k=5):
-    """The contract of a model.
+def make_contract(
+    model: keras.Model,
+    folded_model: keras.Model,
+    preprocessing: Preprocessing | None = None,
+    labels: Iterable[str] | str | PathLike[str] | None = None,
+    top_k: int = 5,
+) -> Contract:
+    """Return the contract of a model.
 
     Args:
-        model: the Keras model as it was given.
-        folded: the Functional model that it was folded into.
-        preprocessing: a `Preprocessing`, or None for the default.
-        labels: a sequence of strings, or a text file's path, one label a line; None
-            for the numbers of the classes.
-        top_k: classes that `classify` answers, if the model has as many.
-
-    Returns:
-        A `Contract`.
+        model: The Keras model that is exported.
+        folded_model: The Functional model after folding.
+        preprocessing: The preprocessing; None for the default.
+        labels: Labels of the classes, or the path of a text file with one label per
+            line; None for the numbers of the classes.
+        top_k: Number of classes that `classify` returns, if the model has that many.
 
     Raises:
-        ValueError: for sparse inputs, labels that are not one a class, or a
-            preprocessing that is not the model's.
+        ValueError: If an input is sparse, the number of labels is not the number of
+            classes, or the preprocessing does not suit the model.
     """
     if type(top_k) is not int or top_k < 1:
-        raise ValueError(f"`top_k` must be 1 or more. Received: top_k={top_k!r}")
-    # Not the outputs: Keras calls x * 2 sparse, whatever x is.
-    for tensor in folded.inputs:
+        raise ValueError(
+            f"`top_k` must be an integer of at least 1. Received: top_k={top_k!r}"
+        )
+    # Outputs are not checked: Keras calls the result of `x * 2` sparse even if `x` is
+    # dense.
+    for tensor in folded_model.inputs:
         _refuse_sparse(tensor)
     operations = getattr(model, "operations", None) or model.layers
-    names = input_names(folded), output_names(folded, operations)
-    inputs, outputs = (
-        dict(zip(keys, map(_spec, tensors), strict=True))
-        for keys, tensors in zip(names, (folded.inputs, folded.outputs), strict=True)
-    )
+    inputs = _make_specs(input_names(folded_model), folded_model.inputs)
+    outputs = _make_specs(output_names(folded_model, operations), folded_model.outputs)
     first, *others = inputs.values()
-    images = not others and is_image_shape(first.shape) and "float" in first.dtype
-    if preprocessing is not None or images:
-        shape = first.shape if images else ()
+    takes_images = not others and is_image_shape(first.shape) and "float" in first.dtype
+    if preprocessing is not None or takes_images:
+        # An empty shape makes `resolve` reject a preprocessing that has no use.
+        shape = first.shape if takes_images else ()
         preprocessing = (preprocessing or Preprocessing()).resolve(shape)
-    classes = _classes(list(outputs.values()))
+    class_count = _count_classes(list(outputs.values()))
+    # Encoded images, and so `classify`, need to know the size to resize to.
     if preprocessing is None or preprocessing.size is None:
-        classes = None
+        class_count = None
     if labels is not None:
-        labels = _read(labels)
-        if len(labels) != classes:
+        labels = _read_labels(labels)
+        if len(labels) != class_count:
             raise ValueError(
-                "`labels` must be one for each class of a model of images with one "
-                f"output (batch, classes), here {classes or 'no classes'}. Received: "
-                f"{len(labels)} labels"
+                "`labels` must have one label for each class of a model of images with "
+                "a single output (batch, classes). Received: "
+                f"{len(labels)} labels for {class_count or 'no'} classes"
             )
-    elif classes is not None:
-        labels = tuple(map(str, range(classes)))
-    top_k = min(top_k, classes or top_k)
-    return Contract(folded.input, inputs, outputs, preprocessing, labels, top_k)
+    elif class_count is not None:
+        labels = tuple(map(str, range(class_count)))
+    top_k = min(top_k, class_count or top_k)
+    return Contract(folded_model.input, inputs, outputs, preprocessing, labels, top_k)
 
 
-def _refuse_sparse(tensor):
+def _refuse_sparse(tensor: keras.KerasTensor) -> None:
     if getattr(tensor, "sparse", False) or getattr(tensor, "ragged", False):
         raise ValueError(
-            "Every input must be dense: convert it in front of the model. "
-            f"Received: a sparse or ragged tensor {tensor.name!r}"
+            "Every input must be dense. Received: the sparse or ragged input "
+            f"{tensor.name!r}. Convert it before the model"
         )
 
 
-def _spec(tensor):
-    return Spec(tuple(tensor.shape), tensor.dtype)
+def _make_specs(
+    names: list[str], tensors: list[keras.KerasTensor]
+) -> dict[str, TensorSpec]:
+    return {
+        name: TensorSpec(tuple(tensor.shape), tensor.dtype)
+        for name, tensor in zip(names, tensors, strict=True)
+    }
 
 
-def _classes(outputs):
+def _count_classes(outputs: list[TensorSpec]) -> int | None:
     if len(outputs) == 1 and len(outputs[0].shape) == 2 and "float" in outputs[0].dtype:
-        classes = outputs[0].shape[1]
-        return classes if classes is not None and classes > 1 else None
+        count = outputs[0].shape[1]
+        return count if count is not None and count > 1 else None
     return None
 
 
-def _read(labels):
+def _read_labels(labels: Iterable[str] | str | PathLike[str]) -> tuple[str, ...]:
     if isinstance(labels, str | PathLike):
         try:
             return tuple(Path(labels).read_text(encoding="utf-8").splitlines())
         except UnicodeDecodeError:
             raise ValueError(
-                f"Expected a text file of one label a line. Received: {labels}"
+                "The file of labels must be UTF-8 text with one label per line. "
+                f"Received: {labels}"
             ) from None
     labels = tuple(labels)
     if not all(isinstance(label, str) for label in labels):
         raise ValueError(
-            f"`labels` must be strings, or a file's path. Received: {labels[:3]!r}..."
+            "`labels` must be strings, or the path of a file. Received: "
+            f"{labels[:3]!r}..."
         )
     return labels

@@ -1,7 +1,6 @@
-"""Bytes of pictures to batches of pixels, inside a TensorFlow graph.
+"""Decode batches of image files inside a TensorFlow graph."""
 
-Knows JPEG, PNG and `Preprocessing`; no model.
-"""
+from typing import Any
 
 from bn_keras.images.pixels import (
     JPEG,
@@ -10,76 +9,82 @@ from bn_keras.images.pixels import (
     resize_and_center_crop,
     starts_with,
 )
+from bn_keras.images.preprocessing import Preprocessing
 
-# The feature of a tf.Example that holds a picture, as in TensorFlow's image data sets.
+# The feature of a `tf.train.Example` with an image file, as in TensorFlow's data sets.
 IMAGE_FEATURE = "image/encoded"
 
-# A picture's index when there is no picture.
-_NONE = -1
+# The index of an element that does not stand for an image.
+_NO_IMAGE = -1
 
 
-def decode_batch(encoded, preprocessing):
-    """Decode, resize and crop a batch of pictures.
+def decode_batch(encoded: Any, preprocessing: Preprocessing) -> Any:
+    """Decode, resize and crop a batch of images.
 
-    Grey and colour become what the model takes, transparency is dropped, an
-    orientation noted in a JPEG file is not looked at. A picture that cannot be decoded
-    is an `InvalidArgumentError` that names its position in the batch.
+    Gray and color images are converted to the number of channels that the model takes.
+    Transparency is dropped. The orientation that a JPEG file may state is ignored. If
+    an image cannot be decoded, running the graph raises an `InvalidArgumentError` that
+    names its position in the batch.
 
     Args:
-        encoded: string tensor `(batch,)`, each a whole JPEG or PNG file.
-        preprocessing: a `Preprocessing` with size and channels.
+        encoded: A string tensor `(batch,)`, each element a whole JPEG or PNG file.
+        preprocessing: A `Preprocessing` with size and channels.
 
     Returns:
-        float32 `(batch, height, width, channels)`, from 0 to 255.
+        A float32 tensor `(batch, height, width, channels)` with values from 0 to 255.
     """
     import tensorflow as tf
 
-    height, width = preprocessing.size
-    shape = (height, width, preprocessing.channels)
+    channels = preprocessing.channels
+    assert preprocessing.size is not None
+    assert channels is not None
+    shape = (*preprocessing.size, channels)
     count = tf.size(encoded, tf.int64)
-    # TensorFlow's decoders fail without saying for which picture, and a graph cannot
-    # catch an error, but a tf.data pipeline can leave out what fails.
-    pictures = (
+    # TensorFlow's decoders do not report which image of a batch is damaged, and a graph
+    # cannot catch an error. But a `tf.data` pipeline can skip the elements that raise
+    # one: an index that is missing at the end tells which image it was.
+    images = (
         tf.data.Dataset.zip(
             tf.data.Dataset.range(count),
             tf.data.Dataset.from_tensor_slices(encoded),
         )
-        # The decoders would read GIF and BMP too.
+        # The decoders would also accept GIF and BMP files.
         .filter(lambda *pair: starts_with(pair[1], JPEG) | starts_with(pair[1], PNG))
         .map(
             lambda index, content: (
                 index,
-                resize_and_center_crop(
-                    decode(content, preprocessing.channels), preprocessing
-                ),
+                resize_and_center_crop(decode(content, channels), preprocessing),
             ),
             num_parallel_calls=8,
             deterministic=True,
         )
         .ignore_errors()
-        # One more, for a batch is never empty then.
+        # `get_single_element` fails if no image is left. With one element more there
+        # is always a batch.
         .concatenate(
             tf.data.Dataset.from_tensors(
-                (tf.constant(_NONE, tf.int64), tf.zeros(shape))
+                (tf.constant(_NO_IMAGE, tf.int64), tf.zeros(shape))
             )
         )
         .batch(count + 1)
     )
+    # Without tuning and optimization the pipeline starts faster, in every request.
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-    indices, pixels = pictures.with_options(options).get_single_element()
-    every = tf.range(count)
-    # Not `==`: in a plain graph it compares the tensor objects.
-    read = tf.reduce_any(tf.equal(every[:, None], indices[None, :]), axis=1)
-    readable = tf.debugging.Assert(
-        tf.reduce_all(read),
+    indices, pixels = images.with_options(options).get_single_element()
+    positions = tf.range(count)
+    # Not `==`: outside of a `tf.function` it compares the tensor objects.
+    is_decoded = tf.reduce_any(tf.equal(positions[:, None], indices[None, :]), axis=1)
+    all_decoded = tf.debugging.Assert(
+        tf.reduce_all(is_decoded),
         [
             "Expected JPEG or PNG files. Received: another content, or a damaged file, "
             "at these positions of the batch:",
-            tf.boolean_mask(every, tf.logical_not(read)),
+            tf.boolean_mask(positions, tf.logical_not(is_decoded)),
         ],
         summarize=16,
     )
-    with tf.control_dependencies([readable]):
+    with tf.control_dependencies([all_decoded]):
+        # Drop the additional element, which is always the last one.
         return tf.reshape(pixels[:-1], (-1, *shape))

@@ -1,7 +1,4 @@
-"""Export a model of Keras' JAX or PyTorch backend, in a process that has TensorFlow's.
-
-Knows how a model and an error travel between two processes; nothing of graphs.
-"""
+"""Export a model of Keras' JAX or PyTorch backend, in a process with TensorFlow's."""
 
 import builtins
 import importlib
@@ -10,52 +7,62 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from bn_keras.export import checking
-from bn_keras.export.contract import contract_of
+from bn_keras.export.contract import Contract, make_contract
 from bn_keras.folding import fold_batch_normalization
 from bn_keras.images.preprocessing import Preprocessing
 
 
-def export_elsewhere(model, contract, samples, settings):
+def export_in_subprocess(
+    model: keras.Model,
+    contract: Contract,
+    samples: Sequence[np.ndarray],
+    settings: Mapping[str, Any],
+) -> str:
     """Save a model, and export it in another process.
 
-    Layers of modules that can be imported are found there; those of the script that
-    runs are not. The export is compared with what the model answers here.
+    That process imports the modules of the model's layers. It cannot import the script
+    that is running here. The export is compared with the outputs that the model has
+    in this process.
 
     Args:
-        model: a Keras model.
-        contract: its `Contract`.
-        samples: flat list of input arrays to compare on.
-        settings: the other arguments of `export_saved_model`, as JSON holds them.
+        model: The Keras model that is exported.
+        contract: Its contract.
+        samples: A flat list of input arrays to compare the export on.
+        settings: The other arguments of `export_saved_model`, serializable as JSON.
 
     Returns:
-        The path of the version, a string.
+        The path of the new version.
 
     Raises:
-        Exception: what was raised there, of the same built-in type, in one line.
+        Exception: The error of the other process, of the same built-in type, in one
+            line.
     """
-    reference = checking.answers(model, contract, samples)
+    reference = checking.run_model(model, contract, samples)
     with tempfile.TemporaryDirectory(prefix="bn-keras-export-") as folder:
         folder = Path(folder)
         model.save(folder / "model.keras")
         for kind, arrays in (("samples", samples), ("reference", reference)):
-            # float32 holds every bfloat16, of which NumPy's files know nothing.
+            # NumPy's files cannot hold bfloat16, but float32 holds all its values.
             arrays = [
                 x.astype("float32") if x.dtype.name == "bfloat16" else x for x in arrays
             ]
             np.savez(folder / f"{kind}.npz", *arrays)
-        settings = {**settings, "modules": sorted(_modules(model))}
+        settings = {**settings, "modules": sorted(_find_modules(model))}
         (folder / "settings.json").write_text(json.dumps(settings))
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", __name__, str(folder)],
             env={
                 **os.environ,
                 "KERAS_BACKEND": "tensorflow",
+                # The script may have changed where modules are found.
                 "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path),
             },
             capture_output=True,
@@ -65,64 +72,66 @@ def export_elsewhere(model, contract, samples, settings):
         try:
             result = json.loads((folder / "result.json").read_text())
         except (OSError, ValueError):
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            # The process was killed, or failed before it could report an error.
+            last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
             raise OSError(
                 "The process that exports with Keras' TensorFlow backend ended with "
-                f"status {done.returncode}: {last}"
+                f"status {process.returncode}: {last_line}"
             ) from None
     if "path" in result:
         return result["path"]
     raise getattr(builtins, result["type"])(result["message"])
 
 
-def _modules(model):
+def _find_modules(model: keras.Model) -> set[str]:
     layers = model._flatten_layers(include_self=True, recursive=True)
-    found = {type(layer).__module__ for layer in layers}
-    return {name for name in found if name.split(".")[0] not in ("keras", "__main__")}
+    modules = {type(layer).__module__ for layer in layers}
+    return {name for name in modules if name.split(".")[0] not in ("keras", "__main__")}
 
 
-def _main(folder):
-    from bn_keras.export.pipeline import export_here
+def _main(folder: Path) -> None:
+    from bn_keras.export.pipeline import export_with_tensorflow
 
     settings = json.loads((folder / "settings.json").read_text())
     try:
-        model = _load(folder / "model.keras", settings.pop("modules"))
+        model = _load_model(folder / "model.keras", settings.pop("modules"))
         folding = fold_batch_normalization(model)
-        given = settings.pop("preprocessing")
-        contract = contract_of(
+        preprocessing = settings.pop("preprocessing")
+        contract = make_contract(
             model,
             folding.model,
-            given and Preprocessing(**given),
+            preprocessing and Preprocessing(**preprocessing),
             settings.pop("labels"),
             settings.pop("top_k"),
         )
-        samples, reference = _arrays(folder)
-        path = export_here(
+        samples, reference = _load_arrays(folder)
+        path = export_with_tensorflow(
             model, folding, contract, **settings, samples=samples, reference=reference
         )
         result = {"path": str(path)}
     except Exception as error:
         message = " ".join(str(error).split())
-        kinds = [kind.__name__ for kind in type(error).__mro__]
-        known = next(kind for kind in kinds if hasattr(builtins, kind))
-        result = {"type": known, "message": message}
+        # The other process knows the built-in types: report the closest one.
+        type_names = [x.__name__ for x in type(error).__mro__]
+        builtin = next(name for name in type_names if hasattr(builtins, name))
+        result = {"type": builtin, "message": message}
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def _load(path, modules):
+def _load_model(path: Path, modules: Iterable[str]) -> Any:
     try:
         for name in modules:
             importlib.import_module(name)
         return keras.models.load_model(path, compile=False)
     except Exception as error:
         raise ValueError(
-            "A model of another backend must load with Keras' TensorFlow backend: put "
-            "its own layers into a module that can be imported, and register them "
-            f"with `keras.saving.register_keras_serializable`. Received: {error}"
+            "A model of another backend must load with Keras' TensorFlow backend. "
+            f"Received: {error}. Put custom layers into a module that can be imported, "
+            "and register them with `keras.saving.register_keras_serializable`"
         ) from None
 
 
-def _arrays(folder):
+def _load_arrays(folder: Path) -> Iterator[list[np.ndarray]]:
     for kind in ("samples", "reference"):
         with np.load(folder / f"{kind}.npz") as arrays:
             yield [arrays[f"arr_{number}"] for number in range(len(arrays))]

@@ -1,8 +1,4 @@
-"""Number a version and let it appear, whole, once.
-
-Knows directories, locks and TensorFlow Serving's rule for version names; not what is
-in a version.
-"""
+"""Publish a version: give it a new number and make it appear complete."""
 
 import contextlib
 import errno
@@ -11,43 +7,44 @@ import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 HIGHEST_VERSION = ".highest_version"
 # TensorFlow Serving reads version numbers as signed 64-bit integers.
-LIMIT = 2**63
-_PREFIX = ".export.tmp-"
-# What version 0.1.0 called its temporary folders.
-_OLD_LITTER = ".[0-9]*.tmp-*"
+VERSION_LIMIT = 2**63
+_TEMPORARY_PREFIX = ".export.tmp-"
+# The names that release 0.1.0 gave its temporary folders.
+_OLD_TEMPORARY_NAMES = ".[0-9]*.tmp-*"
 _DAY = 86400.0
 
 
-def versions(directory):
-    """The version numbers in a folder, ascending: names that parse as an integer.
+def versions(directory: str | PathLike[str]) -> list[int]:
+    """Return the numbers of the versions in a folder, in ascending order.
+
+    Subfolders whose names are positive integers are versions, as for TensorFlow
+    Serving.
 
     Args:
-        directory: an existing folder.
-
-    Returns:
-        A list of ints.
+        directory: An existing folder.
     """
-    return sorted(_number(path) for path in Path(directory).iterdir() if _number(path))
+    numbers = map(_version_number, Path(directory).iterdir())
+    return sorted(number for number in numbers if number)
 
 
-def highest_version(directory):
-    """The highest number ever used in a folder, 0 if none was.
+def highest_version(directory: str | PathLike[str]) -> int:
+    """Return the highest version ever published in a folder, 0 if there was none.
 
-    The file `.highest_version` remembers numbers whose folders were deleted. Without
-    it the highest folder counts.
+    The file `.highest_version` also counts versions that were deleted. If the file does
+    not exist, the highest version that exists is returned.
 
     Args:
-        directory: a folder, which need not exist.
-
-    Returns:
-        An int.
+        directory: A folder, which may not exist yet.
 
     Raises:
-        ValueError: where `.highest_version` holds no number.
+        ValueError: If `.highest_version` does not hold a number.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -59,96 +56,105 @@ def highest_version(directory):
         text = "0"
     if not (text.strip().isascii() and text.strip().isdigit()):
         raise ValueError(
-            f"Expected one version number in {file}. Received: {text[:40]!r}; write "
-            "the highest number ever used there"
+            f"{file} must hold one version number. Received: {text[:40]!r}. Write the "
+            "highest number that was ever used there"
         )
     return max([int(text), *versions(directory)])
 
 
-def check_free(directory, version):
-    """Raise unless a version is None or a number above every one used before.
+def check_version(directory: str | PathLike[str], version: int | None) -> None:
+    """Raise an error unless a version is None or above every one used before.
 
     Args:
-        directory: a folder, which need not exist.
-        version: an int, or None.
+        directory: A folder, which may not exist yet.
+        version: The number of the version, or None.
 
     Raises:
-        ValueError: for what is no positive 64-bit integer.
-        FileExistsError: for a number that was, or may have been, used before.
+        ValueError: If the version is not a positive signed 64-bit integer.
+        FileExistsError: If the number was, or may have been, used before.
     """
     if version is None:
         return
-    if type(version) is not int or not 0 < version < LIMIT:
+    if type(version) is not int or not 0 < version < VERSION_LIMIT:
         raise ValueError(
-            f"The version must be a positive integer. Received: {version!r}"
+            "`version` must be None or a positive integer below 2**63. "
+            f"Received: version={version!r}"
         )
     highest = highest_version(directory)
     if version > highest:
         return
-    there = version in versions(directory)
+    is_present = version in versions(directory)
     raise FileExistsError(
-        (f"Version {version} is already in {directory}. " if there else "")
-        + f"Expected a number above {highest}, the highest ever used in {directory}: "
-        f"leave `version` out to get the next one. Received: version={version}"
+        (f"Version {version} is already in {directory}. " if is_present else "")
+        + f"`version` must be above {highest}, the highest that was ever used in "
+        f"{directory}. Received: version={version}. Leave `version` out to get the "
+        "next one"
     )
 
 
-def publish(directory, version, write):
-    """Write a version beside its place, then rename it there.
+def publish(
+    directory: str | PathLike[str],
+    version: int | None,
+    write: Callable[[Path], object],
+) -> Path:
+    """Write a version to a temporary folder, then rename that folder.
 
-    Two exporters at once get two numbers: the number is chosen and the rename made
-    under a lock on the folder, and where the file system has no locks, the loser of
-    the rename tries the next number.
+    Several exporters at the same time get different numbers: the number is chosen, and
+    the folder renamed, under a lock on the directory. On a file system without locks
+    only one of them can rename to a number; the others try the next one.
 
     Args:
-        directory: the versions' folder; made if missing.
-        version: an int, or None for one above the highest ever used.
-        write: called with the path of a folder to make and fill. An error in it
-            publishes nothing.
+        directory: Folder of the versions; created if missing.
+        version: The number, or None for one above the highest ever used.
+        write: Called with the path of a folder to create and fill. If it raises an
+            error, nothing is published.
 
     Returns:
-        The `pathlib.Path` of the version.
+        The path of the version.
 
     Raises:
-        FileExistsError: where the number was used before, also meanwhile.
-        OSError: where the directory cannot be written.
+        FileExistsError: If the number was used before, or in the meantime.
+        OSError: If the directory cannot be written.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    _clean(directory)
-    temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
+    _remove_dead_exports(directory)
+    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=directory))
     try:
         with (temporary / "owner").open("w") as owner:
-            # Released by the system when the process ends, however it does. The name
-            # comes after: who reads it finds the lock taken.
+            # The operating system releases the lock when the process ends, in whatever
+            # way. The name of the machine is written after locking, so that an exporter
+            # that reads it finds the file locked.
             _lock(owner)
             owner.write(socket.gethostname())
             owner.flush()
-            beside = temporary / "version"
-            write(beside)
-            _synchronize(beside)
-            return _rename(beside, directory, version)
+            unpublished = temporary / "version"
+            write(unpublished)
+            _synchronize(unpublished)
+            return _rename(unpublished, directory, version)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _rename(beside, directory, version):
+def _rename(unpublished: Path, directory: Path, version: int | None) -> Path:
     folder = os.open(directory, os.O_RDONLY)
     try:
         _lock(folder, wait=True)
+        # More than one turn only on a file system without locks.
         while True:
-            check_free(directory, version)
+            check_version(directory, version)
             number = highest_version(directory) + 1 if version is None else version
-            # Before the rename: a number may be lost by a crash, but not used twice.
-            note = beside.with_name("highest")
+            # Note the number before renaming: a crash in between may skip a number, but
+            # no number is used twice. The note itself is also replaced by a rename.
+            note = unpublished.with_name("highest")
             note.write_text(f"{number}\n")
             note.replace(directory / HIGHEST_VERSION)
             path = directory / str(number)
             try:
-                # rename() would take the place of an empty folder.
+                # `rename` would replace an empty folder.
                 if path.exists():
                     raise FileExistsError(errno.EEXIST, "Version exists", str(path))
-                beside.rename(path)
+                unpublished.rename(path)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                     raise
@@ -158,36 +164,40 @@ def _rename(beside, directory, version):
                         "exporter was faster. Leave `version` out to get the next one"
                     ) from None
                 continue
-            with contextlib.suppress(OSError):  # it is there, synchronized or not
+            # The version exists, even if this fails.
+            with contextlib.suppress(OSError):
                 os.fsync(folder)
             return path
     finally:
-        os.close(folder)
+        os.close(folder)  # This also releases the lock.
 
 
-def _clean(directory):
-    """Remove what killed exports have left, if it is certain that they are dead."""
-    for pattern in (f"{_PREFIX}*", _OLD_LITTER):
+def _remove_dead_exports(directory: Path) -> None:
+    """Remove the temporary folders of exports that were certainly killed."""
+    for pattern in (f"{_TEMPORARY_PREFIX}*", _OLD_TEMPORARY_NAMES):
         for folder in directory.glob(pattern):
             if _is_dead(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_dead(folder):
+def _is_dead(folder: Path) -> bool:
+    # If the folder vanishes meanwhile, another exporter has removed it.
     with contextlib.suppress(OSError):
-        old = time.time() - folder.stat().st_mtime > _DAY
+        is_old = time.time() - folder.stat().st_mtime > _DAY
         try:
             with (folder / "owner").open("r") as owner:
-                # Another machine's lock may be invisible here: give it a day.
-                here = owner.read() == socket.gethostname()
-                return (here or old) and _lock(owner)
+                # On a network file system the locks of other machines may not be
+                # visible. Their exports count as dead only after a day.
+                is_local = owner.read() == socket.gethostname()
+                return (is_local or is_old) and _lock(owner)
         except FileNotFoundError:
-            return old  # made just now, or killed just after
+            # The export has just begun, or was killed right after that.
+            return is_old
     return False
 
 
-def _lock(file, wait=False):
-    """Lock a file exclusively; False where somebody else has, or no locks exist."""
+def _lock(file: Any, wait: bool = False) -> bool:
+    """Lock a file; return False if it is locked or the system has no locks."""
     try:
         import fcntl
 
@@ -197,8 +207,8 @@ def _lock(file, wait=False):
     return True
 
 
-def _synchronize(folder):
-    """Bring a folder's content to the disk, that a rename may not outrun it."""
+def _synchronize(folder: Path) -> None:
+    """Write a folder to the disk, so that a crash cannot leave it incomplete."""
     for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -207,10 +217,10 @@ def _synchronize(folder):
             os.close(descriptor)
 
 
-def _number(path):
-    """The version that a path is, or 0."""
+def _version_number(path: Path) -> int:
+    """Return the number of the version at a path, or 0 if it is not a version."""
     name = path.name
     if not (name.isascii() and name.isdigit() and path.is_dir()):
         return 0
     number = int(name)
-    return number if number < LIMIT else 0
+    return number if number < VERSION_LIMIT else 0

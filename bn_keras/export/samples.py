@@ -1,103 +1,110 @@
-"""Inputs to prove an export with, and to warm a server with.
+"""Example inputs to check an export with, and to warm up a server with."""
 
-Knows shapes and types of a contract; no model.
-"""
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import tree
 
+from bn_keras.export.contract import Contract, TensorSpec
 from bn_keras.export.decoding import IMAGE_FEATURE
 
 
-def draw_samples(contract, count=4, seed=0):
-    """Inputs of a model where the caller has none.
+def draw_samples(contract: Contract, count: int = 4, seed: int = 0) -> list[np.ndarray]:
+    """Return random inputs for a model.
 
-    Images are pixels at random, preprocessed; other floats are drawn from the normal
-    distribution, integers and booleans are 0 and 1. Unknown sizes are 32.
+    Images are random pixels after preprocessing. Other floats are drawn from the normal
+    distribution; integers and booleans are 0 or 1. Unknown sizes are 32.
 
     Args:
-        contract: a `Contract`.
-        count: examples in the batch, where the model does not set them.
-        seed: of NumPy's generator.
+        contract: The contract of the model.
+        count: Batch size, unless the model has a fixed one.
+        seed: Seed of NumPy's generator.
 
     Returns:
-        A list of arrays, one for each input.
+        An array for each input.
     """
-    draw = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     samples = []
     for spec in contract.inputs.values():
-        shape = _known(contract, spec, count)
+        shape = _sample_shape(contract, spec, count)
         if contract.preprocessing is not None:
             factor, offset = (
-                np.float32(x)
+                np.asarray(x, np.float32)
                 for x in (contract.preprocessing.scale, contract.preprocessing.offset)
             )
-            array = draw.integers(0, 256, shape) * factor + offset
+            array = generator.integers(0, 256, shape) * factor + offset
         elif "float" in spec.dtype:
-            array = draw.normal(size=shape)
+            array = generator.normal(size=shape)
         else:
-            array = draw.integers(0, 2, shape)
-        samples.append(array.astype(_numpy(spec.dtype)))
+            array = generator.integers(0, 2, shape)
+        samples.append(array.astype(_numpy_dtype(spec.dtype)))
     return samples
 
 
-def fit_samples(samples, contract):
-    """The caller's samples as a flat list of arrays.
+def flatten_samples(samples: Any, contract: Contract) -> list[np.ndarray]:
+    """Return the caller's samples as a flat list of arrays.
 
     Raises:
-        ValueError: for samples that are not what the model takes.
+        ValueError: If the model does not take these samples.
     """
     specs = list(contract.inputs.values())
-    given = tree.map_structure(np.asarray, samples)
-    flat = tree.flatten(given)
-    same = len(flat) == len(specs)
-    if same and isinstance(contract.structure, dict):
-        same = isinstance(given, dict) and set(given) == set(contract.structure)
-    fits = same and all(
+    arrays = tree.map_structure(np.asarray, samples)
+    flat = tree.flatten(arrays)
+    has_structure = len(flat) == len(specs)
+    if has_structure and isinstance(contract.structure, dict):
+        has_structure = isinstance(arrays, dict) and set(arrays) == set(
+            contract.structure
+        )
+    is_valid = has_structure and all(
         array.ndim == len(spec.shape)
         and len(array) == len(flat[0]) > 0
         and all(
-            side in (None, n) for n, side in zip(array.shape, spec.shape, strict=True)
+            expected in (None, size)
+            for size, expected in zip(array.shape, spec.shape, strict=True)
         )
         for array, spec in zip(flat, specs, strict=True)
     )
-    if fits:
+    if is_valid:
         return [
-            np.asarray(array, _numpy(spec.dtype))
+            np.asarray(array, _numpy_dtype(spec.dtype))
             for array, spec in zip(flat, specs, strict=True)
         ]
     expected = {name: spec.shape for name, spec in contract.inputs.items()}
     raise ValueError(
-        f"`samples` must be arrays as the model takes them, {expected}, of at least "
-        f"one example. Received: shapes {[array.shape for array in flat]}"
+        "`samples` must be arrays in the structure and shapes that the model takes, "
+        f"{expected}, with at least one example. Received: arrays of shapes "
+        f"{[array.shape for array in flat]}"
     )
 
 
-def pixel_samples(contract, count, seed=1):
-    """uint8 images of the model's size, at random."""
+def draw_pixels(contract: Contract, count: int, seed: int = 1) -> np.ndarray:
+    """Return random uint8 images of the model's size."""
     (spec,) = contract.inputs.values()
-    shape = _known(contract, spec, count)
+    shape = _sample_shape(contract, spec, count)
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def picture_samples(contract, count, seed=2):
-    """PNG files, every second one of another size than the model takes."""
+def draw_image_files(contract: Contract, count: int, seed: int = 2) -> list[bytes]:
+    """Return random PNG files, every second one larger than the model's images."""
     import tensorflow as tf
 
+    assert contract.preprocessing is not None
+    assert contract.preprocessing.size is not None
+    assert contract.preprocessing.channels is not None
     height, width = contract.preprocessing.size
-    draw = np.random.default_rng(seed)
+    channels = contract.preprocessing.channels
+    generator = np.random.default_rng(seed)
     files = []
-    for position in range(count):
-        size = (height, width) if position % 2 == 0 else (height + 3, 2 * width)
-        picture = draw.integers(
-            0, 256, (*size, contract.preprocessing.channels), np.uint8
-        )
-        files.append(tf.io.encode_png(picture).numpy())
+    for index in range(count):
+        sides = (height, width) if index % 2 == 0 else (height + 3, 2 * width)
+        image = generator.integers(0, 256, (*sides, channels), np.uint8)
+        files.append(tf.io.encode_png(image).numpy())
     return files
 
 
-def examples_of(files):
-    """Serialized `tf.Example`s of pictures, as `classify` takes them."""
+def encode_examples(files: Sequence[bytes]) -> list[bytes]:
+    """Return a serialized `tf.train.Example` for each file, as `classify` takes it."""
     import tensorflow as tf
 
     return [
@@ -114,8 +121,8 @@ def examples_of(files):
     ]
 
 
-def _known(contract, spec, count):
-    shape = [32 if side is None else side for side in spec.shape]
+def _sample_shape(contract: Contract, spec: TensorSpec, count: int) -> list[int]:
+    shape = [32 if size is None else size for size in spec.shape]
     if spec.shape[0] is None:
         shape[0] = count
     if contract.preprocessing is not None and contract.preprocessing.size:
@@ -123,7 +130,8 @@ def _known(contract, spec, count):
     return shape
 
 
-def _numpy(dtype):
+def _numpy_dtype(dtype: str) -> Any:
+    # NumPy has no bfloat16 of its own.
     if dtype == "bfloat16":
         import ml_dtypes
 

@@ -1,20 +1,20 @@
-"""What a server and an operator find beside the graph.
-
-Knows the formats of TensorFlow Serving's configuration, warm-up records and of the
-manifest; no graph and no version numbers.
-"""
+"""Files beside the graph: server configuration, warm-up requests and the manifest."""
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from bn_keras.atomic_files import atomic_write
+from bn_keras.export.contract import Contract
 from bn_keras.export.samples import (
+    draw_image_files,
+    draw_pixels,
     draw_samples,
-    examples_of,
-    picture_samples,
-    pixel_samples,
+    encode_examples,
 )
 
 WARM_UP = "tf_serving_warmup_requests"
@@ -22,50 +22,56 @@ MANIFEST = "manifest.json"
 
 
 def write_server_files(
-    directory,
+    directory: str | PathLike[str],
     *,
-    name=None,
-    base_path=None,
-    batch_size=8,
-    batch_timeout_micros=2000,
-    threads=None,
-    metrics_path="/monitoring/prometheus/metrics",
-    server_key=None,
-    server_cert=None,
-    custom_ca=None,
-    client_verify=False,
-    overwrite=True,
-):
-    """Write the configuration of a TensorFlow Serving process beside the versions.
+    name: str | None = None,
+    base_path: str | PathLike[str] | None = None,
+    batch_size: int = 8,
+    batch_timeout_micros: int = 2000,
+    threads: int | None = None,
+    metrics_path: str = "/monitoring/prometheus/metrics",
+    server_key: str | None = None,
+    server_cert: str | None = None,
+    custom_ca: str | None = None,
+    client_verify: bool = False,
+    overwrite: bool = True,
+) -> list[Path]:
+    """Write the configuration files of TensorFlow Serving into a folder of versions.
 
-    `models.config` (`--model_config_file`), `batching_parameters.txt`
-    (`--enable_batching --batching_parameters_file`) with one allowed batch size, which
-    makes an answer independent of who shares the batch, `monitoring.config`
-    (`--monitoring_config_file`) and, with a key, `ssl.config` (`--ssl_config_file`,
-    readable by its owner only).
+    | File | Flags of the server |
+    |---|---|
+    | `models.config` | `--model_config_file` |
+    | `batching_parameters.txt` | `--enable_batching --batching_parameters_file` |
+    | `monitoring.config` | `--monitoring_config_file` |
+    | `ssl.config`, if there is a key | `--ssl_config_file` |
+
+    There is a single allowed batch size, so that an output does not depend on which
+    requests share a batch. Only its owner can read `ssl.config`.
 
     Args:
-        directory: an existing folder of versions; TensorFlow Serving ignores files in
-            it.
-        name: of the model; None for the folder's name.
-        base_path: absolute path of the folder where the server runs; None for here.
-        batch_size: examples an execution has, always.
-        batch_timeout_micros: longest wait for a batch to fill, in microseconds.
-        threads: batches run at a time; None for the number of processors here.
-        metrics_path: HTTP path, on the REST port, of the metrics for Prometheus.
-        server_key: PEM text of the private key, None for no TLS.
-        server_cert: PEM text of the certificate, with `server_key`.
-        custom_ca: PEM text of the authority that signs clients' certificates.
-        client_verify: whether a client must show a certificate.
-        overwrite: whether files that are there are replaced.
+        directory: An existing folder of versions. TensorFlow Serving ignores the files
+            in it.
+        name: Name of the model; None for the name of the folder.
+        base_path: Absolute path of the folder on the machine of the server; None for
+            its path on this machine.
+        batch_size: Number of examples in every execution.
+        batch_timeout_micros: Longest time to wait for a batch to fill, in microseconds.
+        threads: Number of batches to run at the same time; None for the number of
+            processors of this machine.
+        metrics_path: Path of the Prometheus metrics on the REST port.
+        server_key: The private key as PEM text; None for no TLS.
+        server_cert: The certificate as PEM text; required with `server_key`.
+        custom_ca: The authority that signs the certificates of clients, as PEM text.
+        client_verify: Whether clients must present a certificate.
+        overwrite: Whether to replace files that exist.
 
     Returns:
-        The list of paths written.
+        The paths that were written.
 
     Raises:
-        ValueError: for a relative base path, a batch size below 1, or a key without a
-            certificate.
-        OSError: where the directory cannot be written.
+        ValueError: If `base_path` is relative, `batch_size` is below 1, or there is
+            only one of `server_key` and `server_cert`.
+        OSError: If the directory cannot be written.
 
     Example:
     ```python
@@ -87,27 +93,27 @@ def write_server_files(
         )
     if batch_size < 1:
         raise ValueError(
-            f"`batch_size` must be 1 or more. Received: batch_size={batch_size!r}"
+            f"`batch_size` must be at least 1. Received: batch_size={batch_size!r}"
         )
     if bool(server_key) != bool(server_cert):
         raise ValueError(
-            "`server_key` and `server_cert` belong together: give both PEM texts or "
-            f"none. Received: only {'server_key' if server_key else 'server_cert'}"
+            "`server_key` and `server_cert` must be passed together, or neither. "
+            f"Received: only {'server_key' if server_key else 'server_cert'}"
         )
     if (client_verify and not custom_ca) or (custom_ca and not server_key):
         raise ValueError(
-            "`client_verify` needs `custom_ca`, and both need `server_key` and "
+            "`client_verify` requires `custom_ca`, and both require `server_key` and "
             f"`server_cert`. Received: client_verify={client_verify}, custom_ca "
-            f"{'given' if custom_ca else 'missing'}, server_key "
-            f"{'given' if server_key else 'missing'}"
+            f"{'set' if custom_ca else 'missing'}, server_key "
+            f"{'set' if server_key else 'missing'}"
         )
     threads = threads or os.cpu_count() or 1
     texts = {
         "models.config": f"""\
 model_config_list {{
   config {{
-    name: {_quoted(name)}
-    base_path: {_quoted(base_path)}
+    name: {_quote(name)}
+    base_path: {_quote(base_path)}
     model_platform: "tensorflow"
     model_version_policy {{ latest {{ num_versions: 1 }} }}
   }}
@@ -123,14 +129,14 @@ num_batch_threads {{ value: {threads} }}
         "monitoring.config": f"""\
 prometheus_config {{
   enable: true
-  path: {_quoted(metrics_path)}
+  path: {_quote(metrics_path)}
 }}
 """,
     }
     if server_key:
         texts["ssl.config"] = (
-            f"server_key: {_quoted(server_key)}\nserver_cert: {_quoted(server_cert)}\n"
-            + (f"custom_ca: {_quoted(custom_ca)}\n" if custom_ca else "")
+            f"server_key: {_quote(server_key)}\nserver_cert: {_quote(server_cert)}\n"
+            + (f"custom_ca: {_quote(custom_ca)}\n" if custom_ca else "")
             + f"client_verify: {json.dumps(bool(client_verify))}\n"
         )
     written = []
@@ -145,35 +151,41 @@ prometheus_config {{
     return written
 
 
-def write_warm_up(folder, name, contract, signatures):
-    """Write one record of one example for every signature into `assets.extra`.
+def write_warm_up(
+    folder: str | PathLike[str],
+    name: str,
+    contract: Contract,
+    signatures: Iterable[str],
+) -> None:
+    """Write a warm-up request with one example for every signature.
 
     A server that has run them answers its first request as fast as the others.
 
     Args:
-        folder: of the SavedModel.
-        name: of the model.
-        contract: a `Contract`.
-        signatures: names of those that the graph has.
+        folder: Folder of the SavedModel.
+        name: Name of the model.
+        contract: The contract of the export.
+        signatures: Names of the signatures of the graph.
 
     Raises:
-        OSError: where the file cannot be written.
+        OSError: If the file cannot be written.
     """
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
     extra = Path(folder) / "assets.extra"
     extra.mkdir(exist_ok=True)
-    arrays = warm_up_inputs(contract, signatures)
+    inputs_by_signature = warm_up_inputs(contract, signatures)
     try:
         with tf.io.TFRecordWriter(str(extra / WARM_UP)) as file:
-            for signature, inputs in arrays.items():
+            for signature, inputs in inputs_by_signature.items():
                 log = prediction_log_pb2.PredictionLog()
                 if signature == "classify":
                     request = log.classify_log.request
                     (examples,) = inputs.values()
-                    for one in examples:
-                        request.input.example_list.examples.add().ParseFromString(one)
+                    for example in examples:
+                        message = request.input.example_list.examples.add()
+                        message.ParseFromString(example)
                 else:
                     request = log.predict_log.request
                     for key, array in inputs.items():
@@ -181,35 +193,38 @@ def write_warm_up(folder, name, contract, signatures):
                 request.model_spec.name = name
                 request.model_spec.signature_name = signature
                 file.write(log.SerializeToString(deterministic=True))
+    # The writer of records is TensorFlow's and raises TensorFlow's own errors.
     except tf.errors.OpError as error:
         reason = " ".join(error.message.split())
         raise OSError(f"Cannot write {extra / WARM_UP}: {reason}") from None
 
 
-def warm_up_inputs(contract, signatures):
-    """Dict from signature to dict from input to an array of one example."""
-    found = {}
+def warm_up_inputs(
+    contract: Contract, signatures: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the inputs of each signature by name, with one example."""
+    inputs_by_signature = {}
     for signature in signatures:
         if signature == "serving_default":
             arrays = draw_samples(contract, 1)
-            found[signature] = dict(zip(contract.inputs, arrays, strict=True))
-            continue
-        (name,) = contract.inputs
-        if signature == "predict_uint8":
-            found[signature] = {name: pixel_samples(contract, 1)}
-        elif signature == "predict_encoded":
-            found[signature] = {name: picture_samples(contract, 1)}
+            inputs = dict(zip(contract.inputs, arrays, strict=True))
+        elif signature == "classify":
+            inputs = {"inputs": encode_examples(draw_image_files(contract, 1))}
         else:
-            found[signature] = {"inputs": examples_of(picture_samples(contract, 1))}
-    return found
+            (name,) = contract.inputs
+            is_encoded = signature == "predict_encoded"
+            draw = draw_image_files if is_encoded else draw_pixels
+            inputs = {name: draw(contract, 1)}
+        inputs_by_signature[signature] = inputs
+    return inputs_by_signature
 
 
-def write_manifest(folder, facts):
+def write_manifest(folder: str | PathLike[str], facts: Mapping[str, Any]) -> None:
     """Write `assets.extra/manifest.json`.
 
     Args:
-        folder: of the SavedModel.
-        facts: a dict that JSON can hold.
+        folder: Folder of the SavedModel.
+        facts: The content, which must be serializable as JSON.
     """
     extra = Path(folder) / "assets.extra"
     extra.mkdir(exist_ok=True)
@@ -217,24 +232,34 @@ def write_manifest(folder, facts):
     (extra / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def read_manifest(path):
-    """The manifest of an exported version, a dict.
+def read_manifest(path: str | PathLike[str]) -> dict[str, Any]:
+    """Return the manifest of an exported version.
+
+    It holds the names, shapes and dtypes of inputs, outputs and signatures, the
+    preprocessing, the labels, what became of each batch normalization, a checksum of
+    the weights, the versions of the libraries, and how well the export agreed with the
+    model.
 
     Args:
-        path: folder of the version.
+        path: Folder of the version, as `export_saved_model` returns it.
+
+    Raises:
+        OSError: If there is no manifest.
     """
     text = (Path(path) / "assets.extra" / MANIFEST).read_text(encoding="utf-8")
     return json.loads(text)
 
 
-def checksum(graph_def):
-    """SHA-256 and size in bytes of a graph's constants, whatever they are called.
+def checksum(graph_def: Any) -> dict[str, Any]:
+    """Return the SHA-256 and the size in bytes of a graph's constants.
+
+    They do not depend on the names of the layers.
 
     Args:
-        graph_def: a `GraphDef` that holds constants only.
+        graph_def: A `tf.compat.v1.GraphDef` without variables.
 
     Returns:
-        Dict of `sha256` and `bytes`.
+        The keys `sha256` and `bytes`.
     """
     import tensorflow as tf
 
@@ -248,6 +273,6 @@ def checksum(graph_def):
     return {"sha256": digest.hexdigest(), "bytes": size}
 
 
-def _quoted(text):
-    # Text protos quote as JSON does.
+def _quote(text: str | None) -> str:
+    # Text protobufs quote strings as JSON does.
     return json.dumps(text, ensure_ascii=False)

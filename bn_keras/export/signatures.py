@@ -1,42 +1,46 @@
-"""One flat graph of constants with every signature that TensorFlow Serving calls.
+"""Build one graph of constants with all signatures that TensorFlow Serving calls."""
 
-Knows TensorFlow's graphs; no files, no version numbers, no labels' origin.
-"""
-
-import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from keras import tree
+import keras
 
-from bn_keras.export.contract import Spec
+from bn_keras.export.contract import Contract, TensorSpec
 from bn_keras.export.decoding import IMAGE_FEATURE, decode_batch
-from bn_keras.export.scanning import refuse_random_and_stateful
+from bn_keras.export.determinism import refuse_random_and_stateful
+from bn_keras.export.frozen_graph import (
+    freeze_model,
+    remove_counters,
+    share_constants,
+)
 from bn_keras.images.pixels import rescale
 
 PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"
-# protobuf's limit is 2 GiB; the graph around the weights is small.
-LARGEST_WEIGHTS = 2**31 - 2**26
+
+# A placeholder, and the tensor with its value after the checks.
+CheckedInput = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
-class Signature:
+class ExportedSignature:
     """One way to call the graph.
 
     Args:
-        method: TensorFlow Serving's method name.
-        inputs: dict from name to `TensorInfo`.
-        outputs: dict from name to `TensorInfo`.
+        method: TensorFlow Serving's name of the method.
+        inputs: A `TensorInfo` for each input, by name.
+        outputs: A `TensorInfo` for each output, by name.
     """
 
     method: str
     inputs: dict[str, Any]
     outputs: dict[str, Any]
 
-    def described(self):
-        """Method, and shape and type of inputs and outputs, as JSON holds them."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the method, and the shape and dtype of each input and output."""
         import tensorflow as tf
 
         return {"method": self.method} | {
@@ -51,67 +55,74 @@ class Signature:
         }
 
 
-def build(model, contract):
-    """The graph of a folded model with its signatures.
+def build_graph(
+    model: keras.Model, contract: Contract
+) -> tuple[Any, dict[str, ExportedSignature]]:
+    """Return the graph of a folded model, with its signatures.
 
-    `serving_default` takes the model's inputs. A model of images has `predict_uint8`
-    too and, where the size is known, `predict_encoded`; if its one output is scores of
-    classes, `classify` of `tf.Example`s. All share one copy of the weights.
+    `serving_default` takes the model's inputs. A model of images also has
+    `predict_uint8` and, if the size is known, `predict_encoded`. If its single output
+    is scores of classes, it has `classify` for `tf.train.Example`s. All signatures
+    share the weights.
 
     Args:
-        model: a Functional `keras.Model`, for inference.
-        contract: a `Contract`.
+        model: A Functional model, for inference.
+        contract: The contract of the model.
 
     Returns:
-        `(graph_def, signatures)`: a `GraphDef` and a dict from name to `Signature`.
+        A `tf.compat.v1.GraphDef`, and the signatures by name.
 
     Raises:
-        ValueError: for a random, stateful or batch-statistics operation.
+        ValueError: If an operation is random or stateful, or uses statistics of the
+            batch.
     """
     import tensorflow as tf
 
-    core, feeds, fetches = _frozen(model, contract)
+    model_graph_def, input_names, output_names = freeze_model(model, contract)
     graph = tf.Graph()
     with graph.as_default():
-        constants = _shared_constants(core)
+        constants = share_constants(model_graph_def)
 
-        def run(signature, tensors):
-            mapping = {**constants, **dict(zip(feeds, tensors, strict=True))}
+        def run(signature: str, tensors: Sequence[Any]) -> dict[str, Any]:
+            # Each signature has its own copy of the operations, because its inputs are
+            # different tensors. Only the constants are shared.
+            mapping = {**constants, **dict(zip(input_names, tensors, strict=True))}
             outputs = tf.graph_util.import_graph_def(
-                core, mapping, fetches, name=f"{signature}/model"
+                model_graph_def, mapping, output_names, name=f"{signature}/model"
             )
             return dict(zip(contract.outputs, outputs, strict=True))
 
-        signatures = {
-            name: _signature(name, *parts)
-            for name, parts in _signatures(contract, run).items()
-        }
+        signatures = _build_signatures(contract, run)
     graph_def = graph.as_graph_def()
-    _forget_counters(graph_def)
+    remove_counters(graph_def)
     refuse_random_and_stateful(graph_def, decoding=True)
     return graph_def, signatures
 
 
-def write(folder, graph_def, signatures):
-    """Write `saved_model.pb` of a graph into a folder to be made.
+def write_saved_model(
+    folder: str | PathLike[str],
+    graph_def: Any,
+    signatures: Mapping[str, ExportedSignature],
+) -> None:
+    """Create a folder and write `saved_model.pb` into it.
 
     Equal graphs give equal bytes.
 
     Args:
-        folder: path of the SavedModel.
-        graph_def: a `GraphDef`.
-        signatures: dict from name to `Signature`.
+        folder: Path of the SavedModel, which must not exist.
+        graph_def: A `tf.compat.v1.GraphDef`.
+        signatures: The signatures by name.
     """
     import tensorflow as tf
     from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-    saved = saved_model_pb2.SavedModel(saved_model_schema_version=1)
-    meta = saved.meta_graphs.add()
-    meta.meta_info_def.tags.append("serve")
-    meta.meta_info_def.tensorflow_version = tf.__version__
-    meta.graph_def.CopyFrom(graph_def)
+    saved_model = saved_model_pb2.SavedModel(saved_model_schema_version=1)
+    meta_graph = saved_model.meta_graphs.add()
+    meta_graph.meta_info_def.tags.append("serve")
+    meta_graph.meta_info_def.tensorflow_version = tf.__version__
+    meta_graph.graph_def.CopyFrom(graph_def)
     for name, signature in signatures.items():
-        meta.signature_def[name].CopyFrom(
+        meta_graph.signature_def[name].CopyFrom(
             meta_graph_pb2.SignatureDef(
                 inputs=signature.inputs,
                 outputs=signature.outputs,
@@ -119,76 +130,88 @@ def write(folder, graph_def, signatures):
             )
         )
     Path(folder).mkdir()
-    content = saved.SerializeToString(deterministic=True)
+    content = saved_model.SerializeToString(deterministic=True)
     (Path(folder) / "saved_model.pb").write_bytes(content)
 
 
-def _signatures(contract, run):
-    """Method, inputs and outputs (dicts of tensors) of every signature."""
+def _build_signatures(
+    contract: Contract, run: Callable[[str, Sequence[Any]], dict[str, Any]]
+) -> dict[str, ExportedSignature]:
     import tensorflow as tf
 
     inputs = {
-        name: _checked(f"serving_default_{name}", spec)
+        name: _add_input(f"serving_default_{name}", spec)
         for name, spec in contract.inputs.items()
     }
-    values = [value for _, value in inputs.values()]
-    found = {
-        "serving_default": (PREDICT, inputs, run("serving_default", values)),
-    }
+    outputs = run("serving_default", [value for _, value in inputs.values()])
+    signatures = {"serving_default": _make_signature(PREDICT, inputs, outputs)}
     preprocessing = contract.preprocessing
     if preprocessing is None:
-        return found
+        return signatures
     ((name, spec),) = contract.inputs.items()
 
-    def images(pixels):
+    def preprocess(pixels: Any) -> Any:
         return tf.cast(rescale(pixels, preprocessing), spec.dtype)
 
-    pixels = _checked("predict_uint8_" + name, Spec(spec.shape, "uint8"))
-    outputs = run("predict_uint8", [images(pixels[1])])
-    found["predict_uint8"] = PREDICT, {name: pixels}, outputs
+    pixels = _add_input("predict_uint8_" + name, TensorSpec(spec.shape, "uint8"))
+    outputs = run("predict_uint8", [preprocess(pixels[1])])
+    signatures["predict_uint8"] = _make_signature(PREDICT, {name: pixels}, outputs)
     if preprocessing.size is None:
-        return found
-    strings = Spec(spec.shape[:1], "string")
-    encoded = _checked("predict_encoded_" + name, strings)
-    outputs = run("predict_encoded", [images(decode_batch(encoded[1], preprocessing))])
-    found["predict_encoded"] = PREDICT, {name: encoded}, outputs
+        return signatures
+
+    strings = TensorSpec(spec.shape[:1], "string")
+    encoded = _add_input("predict_encoded_" + name, strings)
+    images = preprocess(decode_batch(encoded[1], preprocessing))
+    outputs = run("predict_encoded", [images])
+    signatures["predict_encoded"] = _make_signature(PREDICT, {name: encoded}, outputs)
     if contract.labels is None:
-        return found
-    examples = _checked("classify_inputs", strings)
+        return signatures
+
+    examples = _add_input("classify_inputs", strings)
+    # An example without the feature becomes an empty file, whose position
+    # `decode_batch` then reports.
     feature = tf.io.FixedLenFeature([], tf.string, default_value="")
-    bytes_ = tf.io.parse_example(examples[1], {IMAGE_FEATURE: feature})[IMAGE_FEATURE]
-    (scores,) = run("classify", [images(decode_batch(bytes_, preprocessing))]).values()
+    files = tf.io.parse_example(examples[1], {IMAGE_FEATURE: feature})[IMAGE_FEATURE]
+    images = preprocess(decode_batch(files, preprocessing))
+    (scores,) = run("classify", [images]).values()
     scores, order = tf.math.top_k(tf.cast(scores, tf.float32), contract.top_k)
     outputs = {"classes": tf.gather(list(contract.labels), order), "scores": scores}
-    found["classify"] = CLASSIFY, {"inputs": examples}, outputs
-    return found
+    signatures["classify"] = _make_signature(CLASSIFY, {"inputs": examples}, outputs)
+    return signatures
 
 
-def _checked(name, spec):
-    """A placeholder, and its value behind the checks of shape and of emptiness."""
+def _add_input(name: str, spec: TensorSpec) -> CheckedInput:
+    """Add a placeholder to the graph, with checks that its value must pass."""
     import tensorflow as tf
 
-    # A placeholder without a shape: with one, the check of it could be optimized away.
-    given = tf.compat.v1.placeholder(spec.dtype, None, name)
-    # A wrong rank aborts the whole process in some of TensorFlow's CPU kernels.
-    value = tf.ensure_shape(given, spec.shape)
+    # The placeholder has no shape: TensorFlow would trust it and remove the check.
+    placeholder = tf.compat.v1.placeholder(spec.dtype, None, name)
+    # Some of TensorFlow's CPU kernels abort the whole process on a wrong rank.
+    value = tf.ensure_shape(placeholder, spec.shape)
     if spec.shape[0] is None:
         message = f"The input {name!r} holds no example."
-        full = tf.debugging.assert_positive(tf.shape(value)[0], message=message)
-        with tf.control_dependencies([full]):
+        is_not_empty = tf.debugging.assert_positive(tf.shape(value)[0], message=message)
+        # The assertion runs only because the value depends on it.
+        with tf.control_dependencies([is_not_empty]):
             value = tf.identity(value)
-    return given, value
+    return placeholder, value
 
 
-def _signature(name, method, inputs, outputs):
-    return Signature(
+def _make_signature(
+    method: str, inputs: Mapping[str, CheckedInput], outputs: Mapping[str, Any]
+) -> ExportedSignature:
+    return ExportedSignature(
         method,
-        {key: _info(given, value.shape) for key, (given, value) in inputs.items()},
-        {key: _info(value, value.shape) for key, value in outputs.items()},
+        # Clients feed the placeholder, but its shape is known only after the check.
+        {
+            key: _tensor_info(placeholder, value.shape)
+            for key, (placeholder, value) in inputs.items()
+        },
+        {key: _tensor_info(value, value.shape) for key, value in outputs.items()},
     )
 
 
-def _info(tensor, shape):
+def _tensor_info(tensor: Any, shape: Any) -> Any:
     from tensorflow.core.protobuf import meta_graph_pb2
 
     return meta_graph_pb2.TensorInfo(
@@ -196,76 +219,3 @@ def _info(tensor, shape):
         dtype=tensor.dtype.as_datatype_enum,
         tensor_shape=shape.as_proto(),
     )
-
-
-def _frozen(model, contract):
-    """The model as a `GraphDef` without variables, its input and its output tensors."""
-    import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
-
-    size = sum(variable.value.numpy().nbytes for variable in model.variables)
-    if size > LARGEST_WEIGHTS:
-        raise ValueError(
-            f"The weights must be at most {LARGEST_WEIGHTS:,} bytes to be constants of "
-            f"a graph. Received: {size:,} bytes; export a smaller model"
-        )
-
-    def infer(*tensors):
-        inputs = tree.pack_sequence_as(contract.structure, tensors)
-        return tree.flatten(model(inputs, training=False))
-
-    specs = [tf.TensorSpec(*spec) for spec in contract.inputs.values()]
-    traced = tf.function(infer, autograph=False).get_concrete_function(*specs)
-    # Before freezing too, which fails on an assignment without a name for it.
-    refuse_random_and_stateful(traced.graph.as_graph_def(), variables=True)
-    frozen = convert_variables_to_constants_v2(traced)
-    graph_def = frozen.graph.as_graph_def()
-    for node in graph_def.node:
-        node.attr.pop("_class", None)  # may name a constant that is shared below
-    names = [[x.name for x in tensors] for tensors in (frozen.inputs, frozen.outputs)]
-    return graph_def, *names
-
-
-def _shared_constants(core):
-    """Import the constants of a graph once, and take them out of it."""
-    import tensorflow as tf
-
-    constants = tf.compat.v1.GraphDef(versions=core.versions)
-    others = []
-    awaited = {x[1:] for node in core.node for x in node.input if x.startswith("^")}
-    for node in core.node:
-        alone = node.op == "Const" and not node.input and node.name not in awaited
-        (constants.node if alone else others).append(node)
-    del core.node[:]
-    core.node.extend(others)
-    names = [f"{node.name}:0" for node in constants.node]
-    tensors = tf.graph_util.import_graph_def(
-        constants, return_elements=names, name="weights"
-    )
-    return dict(zip(names, tensors, strict=True))
-
-
-def _counter(function):
-    return int([0, *re.findall(r"\d+", function.signature.name)][-1])
-
-
-def _forget_counters(graph_def):
-    """Take the process's counters out of names, that equal models give equal bytes."""
-    functions = graph_def.library.function
-    # A function's name ends with a counter: they come in the order of their making.
-    functions.sort(key=_counter)
-    renamed = {
-        one.signature.name: f"function_{number}" for number, one in enumerate(functions)
-    }
-    for one in functions:
-        one.signature.name = renamed[one.signature.name]
-    nodes = [*graph_def.node, *(node for one in functions for node in one.node_def)]
-    for node in nodes:
-        for key, attribute in node.attr.items():
-            if attribute.HasField("func"):
-                name = attribute.func.name
-                attribute.func.name = renamed.get(name, name)
-            elif key == "metadata":
-                attribute.s = b""

@@ -1,4 +1,4 @@
-"""Models of Keras' JAX backend, exported by a process of their own."""
+"""Models of Keras' JAX backend are exported by another process."""
 
 import os
 import subprocess
@@ -9,11 +9,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from export_checks import Loaded
+from export_checks import LoadedExport, image_model
 
 from bn_keras import fold_batch_normalization
 from bn_keras.export import other_backends, read_manifest
-from bn_keras.export.contract import contract_of
+from bn_keras.export.contract import make_contract
 from bn_keras.export.samples import draw_samples
 
 PROGRAM = """
@@ -50,11 +50,12 @@ path = export_saved_model(
 )
 print(path)
 images = draw.random((2, 6, 6, 3)).astype("float32")
-np.savez(folder / "answers.npz", images=images, answer=np.array(model(images)))
+np.savez(folder / "outputs.npz", images=images, outputs=np.array(model(images)))
 """
 
 
-def test_a_model_of_the_jax_backend_exports_too(tmp_path):
+@pytest.mark.slow
+def test_a_model_of_the_jax_backend_can_be_exported(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), str(tmp_path)],
         env={**os.environ, "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -63,29 +64,65 @@ def test_a_model_of_the_jax_backend_exports_too(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    (where,) = done.stdout.splitlines()
-    assert where == str(tmp_path / "m" / "3")
-    loaded = Loaded(where)
-    with np.load(tmp_path / "answers.npz") as arrays:
-        answer = loaded(image=arrays["images"])["scores"]
-        np.testing.assert_allclose(answer, arrays["answer"], atol=1e-6)
-    manifest = read_manifest(where)
+    (path,) = done.stdout.splitlines()
+    assert path == str(tmp_path / "m" / "3")
+    loaded = LoadedExport(path)
+    with np.load(tmp_path / "outputs.npz") as arrays:
+        actual = loaded(image=arrays["images"])["scores"]
+        np.testing.assert_allclose(actual, arrays["outputs"], atol=1e-6)
+    manifest = read_manifest(path)
     assert manifest["labels"] == ["a", "b", "c"]
     assert manifest["preprocessing"]["scale"] == [1.0, 2.0, 3.0]
     assert manifest["compared"]["differences"]["serving_default"]["scores"] < 1e-5
     assert loaded.signatures["classify"].outputs["scores"].tensor_shape.dim[1].size == 2
 
 
-def test_a_model_that_does_not_load_elsewhere_is_one_error(tmp_path):
+def test_a_model_that_cannot_be_loaded_is_reported_with_advice(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     model.save(tmp_path / "model.keras")
     message = r"must load with Keras' TensorFlow backend.*Received: .*no_such_module"
     with pytest.raises(ValueError, match=message):
-        other_backends._load(tmp_path / "model.keras", ["no_such_module"])
+        other_backends._load_model(tmp_path / "model.keras", ["no_such_module"])
 
 
-class Elsewhere:
-    """A process that ends without a result, or leaves one."""
+def small_model():
+    """Return a model of images, its contract and samples."""
+    model = image_model()
+    contract = make_contract(model, fold_batch_normalization(model).model)
+    return model, contract, draw_samples(contract)
+
+
+def test_the_other_process_exports_from_the_files_that_it_is_given(
+    tmp_path, monkeypatch
+):
+    def run(command, **_):
+        assert command[:3] == [sys.executable, "-m", "bn_keras.export.other_backends"]
+        other_backends._main(Path(command[3]))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    model, contract, samples = small_model()
+    settings = {
+        "directory": str(tmp_path / "m"),
+        "version": 3,
+        "labels": ["a", "b", "c"],
+        "preprocessing": {"scale": [1.0, 2.0, 3.0]},
+        "tolerance": None,
+        "top_k": 2,
+    }
+    path = other_backends.export_in_subprocess(model, contract, samples, settings)
+    assert path == str(tmp_path / "m" / "3")
+    manifest = read_manifest(path)
+    assert manifest["labels"] == ["a", "b", "c"]
+    assert manifest["preprocessing"]["scale"] == [1.0, 2.0, 3.0]
+    differences = manifest["compared"]["differences"]
+    assert differences["serving_default"]["scores"] < 1e-5
+    assert differences["classify"].keys() == {"scores", "classes"}
+    with pytest.raises(FileExistsError, match="Version 3 is already in"):
+        other_backends.export_in_subprocess(model, contract, samples, settings)
+
+
+class KilledProcess:
+    """A process that was killed after it had written to standard error."""
 
     returncode = -9
     stderr = "first\nlast line\n"
@@ -99,18 +136,15 @@ class Elsewhere:
         ('{"type": "ValueError", "message": "no"}', ValueError, "no"),
     ],
 )
-def test_an_error_elsewhere_is_raised_here(monkeypatch, result, error, message):
+def test_an_error_of_the_other_process_is_raised(monkeypatch, result, error, message):
     def run(command, **_):
         if result is not None:
             (Path(command[-1]) / "result.json").write_text(result)
-        return Elsewhere()
+        return KilledProcess()
 
     monkeypatch.setattr(subprocess, "run", run)
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-    folded = fold_batch_normalization(model).model
-    contract = contract_of(model, folded)
-    samples = draw_samples(contract)
+    model, contract, samples = small_model()
     with pytest.raises(error, match=message):
-        other_backends.export_elsewhere(
+        other_backends.export_in_subprocess(
             model, contract, samples, {"preprocessing": None}
         )

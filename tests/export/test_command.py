@@ -1,4 +1,4 @@
-"""`bn-keras export`: labels and preprocessing reach the graph."""
+"""`bn-keras export` passes labels and preprocessing to the export."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def export(model_file, folder, *options):
     return command_line.main(arguments)
 
 
-def test_labels_of_a_file_and_the_preprocessing_are_exported(model_file, tmp_path):
+def test_the_labels_of_a_file_and_the_preprocessing_are_exported(model_file, tmp_path):
     names = [f"name {place}" for place in range(10)]
     (tmp_path / "labels.txt").write_text("\n".join(names))
     status = export(
@@ -30,11 +30,12 @@ def test_labels_of_a_file_and_the_preprocessing_are_exported(model_file, tmp_pat
     assert status == 0
     manifest = read_manifest(tmp_path / "m" / "1")
     assert manifest["labels"] == names
-    found = [manifest["preprocessing"][x] for x in ("scale", "offset", "crop_fraction")]
-    np.testing.assert_allclose(found, [1 / 127.5, -1, 0.875], rtol=1e-12)
+    settings = ("scale", "offset", "crop_fraction")
+    actual = [manifest["preprocessing"][x] for x in settings]
+    np.testing.assert_allclose(actual, [1 / 127.5, -1, 0.875], rtol=1e-12)
 
 
-def test_labels_of_a_data_set_are_exported(model_file, tmp_path):
+def test_the_labels_of_a_data_set_are_exported(model_file, tmp_path):
     assert export(model_file, tmp_path / "m", "--labels", "digits") == 0
     assert read_manifest(tmp_path / "m" / "1")["labels"] == list("0123456789")
 
@@ -46,7 +47,9 @@ def test_labels_of_a_data_set_are_exported(model_file, tmp_path):
         (["--crop-fraction", "2"], "`crop_fraction` must be above 0"),
     ],
 )
-def test_a_wrong_option_is_one_line(model_file, tmp_path, capsys, options, message):
+def test_a_wrong_option_is_reported_in_one_line(
+    model_file, tmp_path, capsys, options, message
+):
     assert export(model_file, tmp_path / "m", *options) == 2
     error = capsys.readouterr().err
     assert message in error

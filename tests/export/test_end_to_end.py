@@ -1,4 +1,4 @@
-"""BN-Inception on photographs: trained, killed, resumed, evaluated, served."""
+"""BN-Inception is trained on images, killed, resumed, evaluated and served."""
 
 import os
 import subprocess
@@ -20,13 +20,13 @@ SIDE, PER_CLASS = 48, 60
 
 
 def draw_pictures(draw):
-    """Two pictures with noise: stripes that lean to the left, and round spots."""
+    """Return two noisy images by name: diagonal stripes and round spots."""
     y, x = np.mgrid[:427, :640] / 5.0
     shades = {"stripes": np.sin(x + y), "spots": np.sin(x) * np.sin(y)}
-    colours = {"stripes": (150, 110, 90), "spots": (110, 130, 120)}
+    colors = {"stripes": (150, 110, 90), "spots": (110, 130, 120)}
     return {
         name: (
-            np.array(colours[name])
+            np.array(colors[name])
             + 50 * shade[..., None]
             + draw.normal(0, 12, (427, 640, 3))
         )
@@ -37,12 +37,12 @@ def draw_pictures(draw):
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """Pieces of two large drawn pictures, as JPEG files.
+def images_on_disk(tmp_path_factory):
+    """Write crops of two large drawn images as JPEG files.
 
-    Training has their left two thirds, validation the rest.
+    Training images are from their left two thirds, validation images from the rest.
     """
-    folder = tmp_path_factory.mktemp("photographs")
+    folder = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
     for name, picture in draw_pictures(draw).items():
         for split, count in (("train", PER_CLASS), ("val", 15)):
@@ -52,8 +52,8 @@ def photographs(tmp_path_factory):
                 border = picture.shape[1] * 2 // 3
                 low, high = (0, border) if split == "train" else (border, 640)
                 left = draw.integers(low, high - 64)
-                piece = picture[top : top + SIDE, left : left + 64]
-                Image.fromarray(piece).save(folder / split / name / f"{index}.jpg")
+                crop = picture[top : top + SIDE, left : left + 64]
+                Image.fromarray(crop).save(folder / split / name / f"{index}.jpg")
     return folder
 
 
@@ -62,12 +62,12 @@ def bn_keras(*arguments):
 
 
 @pytest.mark.slow
-def test_from_a_folder_of_photographs_to_the_same_answers_over_grpc(
-    tmp_path, photographs
+def test_a_model_trained_on_a_folder_has_the_same_outputs_over_grpc(
+    tmp_path, images_on_disk
 ):
-    of_photographs = ("--data", "image_folder", "--data-dir", photographs)
+    data_options = ("--data", "image_folder", "--data-dir", images_on_disk)
     train = bn_keras(
-        *("train", "bn-x5", *of_photographs, "--workdir", tmp_path / "run"),
+        *("train", "bn-x5", *data_options, "--workdir", tmp_path / "run"),
         *("--image-size", 32, "--width", 0.1, "--batch-size", 16, "--epochs", 6),
         *("--linear-scaling", "--checkpoint-steps", 2),
     )
@@ -84,22 +84,22 @@ def test_from_a_folder_of_photographs_to_the_same_answers_over_grpc(
     assert len(curve) == 1 + 6
 
     model, run = load_model(path), run_record.read_for_model(path)
-    photos = data.image_folder(photographs)
+    image_data = data.image_folder(images_on_disk)
     assert run.class_names == ("spots", "stripes")
-    found = evaluate(model, photos.test, 144, run.preprocessing)
-    assert found.images == 30
-    assert found.top1 > 0.8  # by chance 0.5 +- 0.09
+    evaluation = evaluate(model, image_data.test, 144, run.preprocessing)
+    assert evaluation.images == 30
+    assert evaluation.top1 > 0.8  # by chance 0.5 +- 0.09
 
     subprocess.run(
         bn_keras("export", path, tmp_path / "models"), check=True, capture_output=True
     )
-    files = [Path(os.fsdecode(name)).read_bytes() for name in photos.test.paths]
+    files = [Path(os.fsdecode(name)).read_bytes() for name in image_data.test.paths]
     with (
-        PredictionServer(tmp_path / "models", "photos", port=0) as server,
-        PredictionClient(server.address, "photos") as client,
+        PredictionServer(tmp_path / "models", "images", port=0) as server,
+        PredictionClient(server.address, "images") as client,
     ):
-        answer = client.predict(np.array(files, object), "predict_encoded")
-    (served,) = answer.values()
-    ((images, _),) = photos.test.batches(30, preprocessing=run.preprocessing)
+        outputs = client.predict(np.array(files, object), "predict_encoded")
+    (actual,) = outputs.values()
+    ((images, _),) = image_data.test.batches(30, preprocessing=run.preprocessing)
     expected = model.predict(images.numpy(), verbose=0)
-    np.testing.assert_allclose(served, expected, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)

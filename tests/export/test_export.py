@@ -1,10 +1,10 @@
-"""An export, read back by the loader that TensorFlow Serving uses."""
+"""Exports can be loaded as TensorFlow Serving does, and give the model's outputs."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from export_checks import Loaded, image_model, images
+from export_checks import LoadedExport, image_model, images
 
 from bn_keras import BatchNormalization, export_saved_model
 from bn_keras.export import read_manifest
@@ -23,17 +23,17 @@ def path(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(path):
-    return Loaded(path)
+    return LoadedExport(path)
 
 
-def test_the_session_loader_answers_as_the_model_does(model, loaded):
+def test_the_outputs_in_a_session_are_those_of_the_model(model, loaded):
     outputs = loaded(image=images(5))
     assert set(outputs) == {"scores"}
     expected = model.predict(images(5), verbose=0)
     np.testing.assert_allclose(outputs["scores"], expected, atol=1e-6)
 
 
-def test_the_eager_loader_answers_as_the_model_does(model, path):
+def test_the_outputs_of_the_eager_loader_are_those_of_the_model(model, path):
     outputs = tf.saved_model.load(str(path)).signatures["serving_default"](
         image=tf.constant(images(5))
     )
@@ -47,7 +47,7 @@ def test_several_named_inputs_and_outputs_keep_their_names(tmp_path):
     total = keras.layers.Add(name="total")([left, right])
     lead = keras.layers.Subtract(name="lead")([left, right])
     model = keras.Model({"right": right, "left": left}, [total, lead])
-    loaded = Loaded(export_saved_model(model, tmp_path / "m"))
+    loaded = LoadedExport(export_saved_model(model, tmp_path / "m"))
     a, b = np.array([[1.0, 2.0]]), np.array([[10.0, 20.0]])
     outputs = loaded(left=a, right=b)
     np.testing.assert_array_equal(outputs["total"], a + b)
@@ -55,10 +55,10 @@ def test_several_named_inputs_and_outputs_keep_their_names(tmp_path):
 
 
 def test_the_graph_holds_constants_once_and_no_variable(loaded, path):
-    found = [node.op for node in loaded.nodes()]
-    assert not {op for op in found if "Variable" in op or "BatchNorm" in op}
-    # Four signatures, four convolutions, one kernel of 4 x 3 x 3 x 3.
-    assert found.count("Conv2D") == 4
+    operations = [node.op for node in loaded.nodes()]
+    assert not {op for op in operations if "Variable" in op or "BatchNorm" in op}
+    # A convolution for each of four signatures, but a single kernel.
+    assert operations.count("Conv2D") == 4
     kernels = [
         node
         for node in loaded.nodes()
@@ -72,14 +72,14 @@ def test_the_graph_holds_constants_once_and_no_variable(loaded, path):
 @pytest.mark.parametrize("shape", [(6, 6, 3), (), (1, 6, 6, 1), (1, 5, 6, 3)])
 @pytest.mark.parametrize("signature", ["serving_default", "predict_uint8"])
 def test_a_wrong_shape_is_an_error_of_the_request(loaded, signature, shape):
-    # Without ensure_shape a wrong rank aborts the whole process.
+    # Without a check, a wrong rank would abort the whole process.
     dtype = np.uint8 if signature == "predict_uint8" else np.float32
     with pytest.raises(tf.errors.InvalidArgumentError, match="is not compatible with"):
         loaded(signature, image=np.zeros(shape, dtype))
 
 
 @pytest.mark.parametrize("shape", [(), (1, 1)])
-def test_pictures_and_examples_of_a_wrong_rank_are_an_error(loaded, shape):
+def test_files_and_examples_of_a_wrong_rank_are_an_error_of_the_request(loaded, shape):
     for signature, name in (("predict_encoded", "image"), ("classify", "inputs")):
         with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible with"):
             loaded(signature, **{name: np.full(shape, b"", object)})
@@ -102,7 +102,7 @@ def test_the_same_model_gives_the_same_bytes(model, path, tmp_path):
         assert (again / file).read_bytes() == (path / file).read_bytes()
 
 
-def test_the_checksum_is_of_the_weights_whatever_the_layers_are_called(tmp_path):
+def test_the_checksum_depends_on_the_weights_but_not_on_the_names_of_layers(tmp_path):
     sums = []
     for seed, name in ((0, "first"), (0, "second"), (1, "third")):
         keras.utils.set_random_seed(seed)
@@ -114,37 +114,39 @@ def test_the_checksum_is_of_the_weights_whatever_the_layers_are_called(tmp_path)
 
 
 @pytest.mark.parametrize("position", range(8))
-def test_at_one_batch_size_an_answer_is_bitwise_the_same_in_any_company(
+def test_at_one_batch_size_an_output_is_bitwise_independent_of_the_batch(
     loaded, position
 ):
-    (one,) = images(1)
+    (example,) = images(1)
     draw = np.random.default_rng(position)
-    alone = loaded(image=np.stack([one] * 8))["scores"][0]
-    companies = [
+    alone = loaded(image=np.stack([example] * 8))["scores"][0]
+    other_examples = [
         draw.random((8, 6, 6, 3)),
         np.zeros((8, 6, 6, 3)),
         np.full((8, 6, 6, 3), 3e38),
         np.full((8, 6, 6, 3), np.nan),
         np.where(draw.random((8, 6, 6, 3)) < 0.5, -np.inf, 1e-45),
     ]
-    for company in companies:
-        batch = company.astype("float32")
-        batch[position] = one
-        answer = loaded(image=batch)["scores"][position]
-        assert answer.tobytes() == alone.tobytes()
+    for others in other_examples:
+        batch = others.astype("float32")
+        batch[position] = example
+        output = loaded(image=batch)["scores"][position]
+        assert output.tobytes() == alone.tobytes()
 
 
 def test_a_model_without_images_has_one_signature(tmp_path):
     model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(3)])
-    loaded = Loaded(export_saved_model(model, tmp_path / "m"))
+    loaded = LoadedExport(export_saved_model(model, tmp_path / "m"))
     assert set(loaded.signatures) == {"serving_default"}
     with pytest.raises(ValueError, match=r"`preprocessing` needs a model.*Received"):
         export_saved_model(model, tmp_path / "m", preprocessing=Preprocessing())
-    with pytest.raises(ValueError, match=r"`labels` must be.*Received: 3 labels"):
+    with pytest.raises(
+        ValueError, match=r"`labels` must have.*Received: 3 labels for no"
+    ):
         export_saved_model(model, tmp_path / "m", labels=["a", "b", "c"])
 
 
-def test_nested_shared_and_mixed_precision_models_answer_as_they_do(tmp_path):
+def test_nested_shared_and_mixed_precision_models_can_be_exported(tmp_path):
     shared = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(4), BatchNormalization()]
     )
@@ -153,13 +155,13 @@ def test_nested_shared_and_mixed_precision_models_answer_as_they_do(tmp_path):
     half = keras.layers.Dense(2, dtype="mixed_float16", name="half")(c)
     model = keras.Model([a, b], {"sum": c, "half": half})
     path = export_saved_model(model, tmp_path / "m")
-    found = read_manifest(path)
-    assert found["outputs"]["half"] == {"shape": [None, 2], "dtype": "float16"}
-    assert found["inputs"]["b"]["dtype"] == "float64"
-    assert found["compared"]["differences"]["serving_default"]["half"] < 1e-2
+    manifest = read_manifest(path)
+    assert manifest["outputs"]["half"] == {"shape": [None, 2], "dtype": "float16"}
+    assert manifest["inputs"]["b"]["dtype"] == "float64"
+    assert manifest["compared"]["differences"]["serving_default"]["half"] < 1e-2
 
 
-def test_a_recurrent_network_and_token_ids_export(tmp_path):
+def test_a_recurrent_network_of_token_ids_can_be_exported(tmp_path):
     model = keras.Sequential(
         [
             keras.Input((5,), dtype="int32", name="tokens"),
@@ -167,18 +169,18 @@ def test_a_recurrent_network_and_token_ids_export(tmp_path):
             keras.layers.LSTM(3),
         ]
     )
-    loaded = Loaded(export_saved_model(model, tmp_path / "m"))
+    loaded = LoadedExport(export_saved_model(model, tmp_path / "m"))
     tokens = np.arange(10, dtype=np.int32).reshape(2, 5) % 7
-    (answer,) = loaded(tokens=tokens).values()
-    np.testing.assert_allclose(answer, model(tokens), atol=1e-6)
+    (actual,) = loaded(tokens=tokens).values()
+    np.testing.assert_allclose(actual, model(tokens), atol=1e-6)
 
 
-def test_a_fully_convolutional_network_takes_pixels_of_any_size(tmp_path):
+def test_a_fully_convolutional_network_takes_images_of_any_size(tmp_path):
     model = keras.Sequential(
         [keras.Input((None, None, 1), name="x"), keras.layers.Conv2D(2, 3)]
     )
-    loaded = Loaded(export_saved_model(model, tmp_path / "m"))
+    loaded = LoadedExport(export_saved_model(model, tmp_path / "m"))
     assert set(loaded.signatures) == {"serving_default", "predict_uint8"}
     pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 7, 1), np.uint8)
-    (answer,) = loaded("predict_uint8", x=pixels).values()
-    np.testing.assert_allclose(answer, model(pixels / 255), atol=1e-6)
+    (actual,) = loaded("predict_uint8", x=pixels).values()
+    np.testing.assert_allclose(actual, model(pixels / 255), atol=1e-6)

@@ -1,10 +1,10 @@
-"""Server configuration, warm-up records and the manifest, parsed back."""
+"""Configuration files, warm-up requests and the manifest can be parsed."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from export_checks import Loaded, image_model
+from export_checks import LoadedExport, image_model
 from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
@@ -13,23 +13,33 @@ from bn_keras import export_saved_model
 from bn_keras.export import read_manifest, write_server_files
 from bn_keras_serving.configuration.text_messages import new_message
 
+NAME = 'gr"öße'  # A quotation mark and letters that are not ASCII must be quoted.
 
-def test_an_export_writes_what_a_server_reads(tmp_path):
-    directory = tmp_path / 'gr"öße'
-    path = export_saved_model(image_model(), directory)
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Return a model of images and the path of its export."""
+    model = image_model()
+    directory = tmp_path_factory.mktemp("models") / NAME
+    return model, export_saved_model(model, directory)
+
+
+def test_an_export_writes_the_configuration_of_a_server(exported):
+    path = exported[1]
+    directory = path.parent
     config = text_format.Parse(
         (directory / "models.config").read_text(),
         model_server_config_pb2.ModelServerConfig(),
     )
     (served,) = config.model_config_list.config
-    assert (served.name, served.base_path) == ('gr"öße', str(directory))
+    assert (served.name, served.base_path) == (NAME, str(directory))
     assert served.model_platform == "tensorflow"
     assert served.model_version_policy.latest.num_versions == 1
     batching = text_format.Parse(
         (directory / "batching_parameters.txt").read_text(),
         new_message("BatchingParameters"),
     )
-    # One size only: the answer does not depend on who shares the batch.
+    # With one batch size an output does not depend on which requests share the batch.
     assert list(batching.allowed_batch_sizes) == [batching.max_batch_size.value] == [8]
     assert batching.num_batch_threads.value >= 1
     monitoring = text_format.Parse(
@@ -41,7 +51,7 @@ def test_an_export_writes_what_a_server_reads(tmp_path):
     assert path.name == "1"
 
 
-def test_an_export_keeps_configuration_that_was_edited(tmp_path):
+def test_an_export_does_not_overwrite_the_configuration(tmp_path):
     (tmp_path / "models.config").write_text("# mine\n")
     export_saved_model(image_model(), tmp_path)
     assert (tmp_path / "models.config").read_text() == "# mine\n"
@@ -51,7 +61,8 @@ def test_an_export_keeps_configuration_that_was_edited(tmp_path):
     assert "allowed_batch_sizes: 32" in text
 
 
-def test_keys_and_certificates_survive_and_are_private(tmp_path):
+@pytest.mark.fast
+def test_keys_and_certificates_are_written_and_private(tmp_path):
     pem = '-----BEGIN KEY-----\n+/=\\"\n-----END KEY-----\n'
     written = write_server_files(
         tmp_path, server_key=pem, server_cert="c\n", custom_ca="a\n", client_verify=True
@@ -68,12 +79,15 @@ def test_keys_and_certificates_survive_and_are_private(tmp_path):
     ("settings", "message"),
     [
         ({"base_path": "models/m"}, r"absolute path\. Received: base_path='models/m'"),
-        ({"batch_size": 0}, r"1 or more\. Received: batch_size=0"),
-        ({"server_key": "k"}, r"belong together.*Received: only server_key"),
-        ({"server_cert": "c"}, r"belong together.*Received: only server_cert"),
+        ({"batch_size": 0}, r"at least 1\. Received: batch_size=0"),
+        ({"server_key": "k"}, r"passed together.*Received: only server_key"),
+        ({"server_cert": "c"}, r"passed together.*Received: only server_cert"),
     ],
 )
-def test_what_a_server_would_refuse_is_refused(tmp_path, settings, message):
+@pytest.mark.fast
+def test_configuration_that_a_server_would_reject_is_rejected(
+    tmp_path, settings, message
+):
     with pytest.raises(ValueError, match=message):
         write_server_files(tmp_path, **settings)
     assert list(tmp_path.iterdir()) == []
@@ -87,9 +101,9 @@ def records(path):
     ]
 
 
-def test_every_signature_has_a_warm_up_request_that_it_answers(tmp_path):
-    path = export_saved_model(image_model(), tmp_path / "m")
-    loaded, found = Loaded(path), set()
+def test_every_signature_has_a_warm_up_request_that_succeeds(exported):
+    path = exported[1]
+    loaded, signatures = LoadedExport(path), set()
     for log in records(path):
         request = getattr(log, log.WhichOneof("log_type")).request
         signature = request.model_spec.signature_name
@@ -101,12 +115,12 @@ def test_every_signature_has_a_warm_up_request_that_it_answers(tmp_path):
             inputs = {name: tf.make_ndarray(x) for name, x in request.inputs.items()}
         assert all(len(array) == 1 for array in inputs.values())
         assert len(loaded(signature, **inputs)["scores"]) == 1
-        assert request.model_spec.name == "m"
-        found.add(signature)
-    assert found == set(loaded.signatures)
+        assert request.model_spec.name == NAME
+        signatures.add(signature)
+    assert signatures == set(loaded.signatures)
 
 
-def test_several_inputs_are_warmed_together(tmp_path):
+def test_a_warm_up_request_has_all_inputs(tmp_path):
     a, b = keras.Input((2,), name="a"), keras.Input((3,), name="b", dtype="int32")
     model = keras.Model(
         [a, b], keras.layers.Concatenate()([a, keras.ops.cast(b, "float32")])
@@ -120,9 +134,9 @@ def test_several_inputs_are_warmed_together(tmp_path):
     }
 
 
-def test_the_manifest_tells_what_was_exported_and_from_what(tmp_path):
-    model = image_model()
-    manifest = read_manifest(export_saved_model(model, tmp_path / "m"))
+def test_the_manifest_describes_the_export_and_its_origin(exported):
+    model, path = exported
+    manifest = read_manifest(path)
     assert manifest["inputs"] == {
         "image": {"shape": [None, 6, 6, 3], "dtype": "float32"}
     }
@@ -142,5 +156,5 @@ def test_the_manifest_tells_what_was_exported_and_from_what(tmp_path):
     )
     assert manifest["libraries"]["tensorflow"] == tf.__version__
     assert len(manifest["weights"]["sha256"]) == 64
-    # 4 x (3 x 3 x 3 + 1) and 3 x (4 x 4 x 4 + 1) floats, and a few constants more.
+    # 4 x (3 x 3 x 3 + 1) and 3 x (4 x 4 x 4 + 1) floats, and a few other constants.
     assert 4 * (112 + 195) <= manifest["weights"]["bytes"] < 4 * (112 + 195) + 400

@@ -1,4 +1,4 @@
-"""An export as TensorFlow Serving would open it, for the tests of the exporter."""
+"""Exports as TensorFlow Serving loads them, and a small model to export."""
 
 import keras
 import numpy as np
@@ -7,8 +7,8 @@ import tensorflow as tf
 from bn_keras import BatchNormalization
 
 
-class Loaded:
-    """A SavedModel in the session that TensorFlow Serving would open."""
+class LoadedExport:
+    """A SavedModel in the kind of session that TensorFlow Serving uses."""
 
     def __init__(self, path):
         self.session = tf.compat.v1.Session(graph=tf.Graph())
@@ -30,12 +30,12 @@ class Loaded:
 
 
 def strings(values):
-    """Bytes as the session takes them: a trailing zero byte would be cut otherwise."""
+    """Return bytes as an array of objects; NumPy would drop trailing zero bytes."""
     return np.array(values, object)
 
 
 def image_model(classes=3, side=6, channels=3):
-    """A small network of images with uneven population statistics."""
+    """Return a small network of images with uneven population statistics."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
