@@ -8,7 +8,6 @@ import pytest
 
 import bn_keras
 from bn_keras import BatchNormalization
-from bn_keras.data import Arrays
 from bn_keras.population import METHODS
 
 pytestmark = pytest.mark.fast
@@ -251,18 +250,6 @@ def test_a_model_adapts_to_a_shifted_and_scaled_domain():
     np.testing.assert_allclose(model(3 * values + 7), outputs, atol=1e-3)
 
 
-def test_data_sets_of_unknown_or_infinite_size_are_accepted():
-    import tensorflow as tf
-
-    data = batches()
-    stream = tf.data.Dataset.from_tensor_slices(np.stack(data))
-    for data_set in (stream.filter(lambda _: True), stream.repeat()):
-        model = model_of(BatchNormalization())
-        bn_keras.estimate_population_statistics(model, data_set, steps=3, verbose=1)
-        expected = np.mean([batch.mean(0) for batch in data], axis=0)
-        np.testing.assert_allclose(model.layers[0].moving_mean, expected, rtol=1e-5)
-
-
 def test_progress_is_shown(capsys):
     model = model_of(BatchNormalization())
     bn_keras.estimate_population_statistics(model, batches(), verbose=1)
@@ -300,16 +287,3 @@ def test_a_model_without_a_trainable_layer_is_an_error(layer):
         ValueError, match=r"not frozen\. Received: Sequential .* without one"
     ):
         estimate(model_of(layer), batches())
-
-
-def test_an_infinite_data_set_needs_a_number_of_steps():
-    pixels = np.random.default_rng(0).integers(0, 256, (15, 2, 2, 1)).astype(np.uint8)
-    infinite = Arrays(pixels, np.zeros(15, int)).batches(5, epochs=None)
-    model = keras.Sequential(
-        [keras.Input((2, 2, 1)), keras.layers.Flatten(), BatchNormalization()]
-    )
-    with pytest.raises(ValueError, match=r"infinite\. Received: steps=None"):
-        estimate(model, infinite)
-    estimate(model, infinite, "pooled", steps=2)
-    expected = pixels[:10].reshape(10, -1).mean(0) / 255
-    np.testing.assert_allclose(model.layers[-1].moving_mean, expected, rtol=1e-5)
