@@ -60,7 +60,7 @@ def make_contract(
 
     Raises:
         ValueError: If an input is sparse, the number of labels is not the number of
-            classes, or the preprocessing does not suit the model.
+            classes, or there is preprocessing but no image input.
     """
     if type(top_k) is not int or top_k < 1:
         raise ValueError(
@@ -75,10 +75,14 @@ def make_contract(
     outputs = _make_specs(output_names(folded_model, operations), folded_model.outputs)
     first, *others = inputs.values()
     takes_images = not others and is_image_shape(first.shape) and "float" in first.dtype
-    if preprocessing is not None or takes_images:
-        # An empty shape makes `resolve` reject a preprocessing that has no use.
-        shape = first.shape if takes_images else ()
-        preprocessing = (preprocessing or Preprocessing()).resolve(shape)
+    if takes_images:
+        preprocessing = (preprocessing or Preprocessing()).resolve(first.shape)
+    elif preprocessing is not None:
+        raise ValueError(
+            "`preprocessing` must be None unless the model's only input is float "
+            "images (batch, height, width, 1 or 3). Received: a model with the inputs "
+            f"{ {name: spec.shape for name, spec in inputs.items()} }"
+        )
     class_count = _count_classes(list(outputs.values()))
     # Encoded images, and so `classify`, need to know the size to resize to.
     if preprocessing is None or preprocessing.size is None:

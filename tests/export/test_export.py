@@ -138,7 +138,9 @@ def test_a_model_without_images_has_one_signature(tmp_path):
     model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(3)])
     loaded = LoadedExport(export_saved_model(model, tmp_path / "m"))
     assert set(loaded.signatures) == {"serving_default"}
-    with pytest.raises(ValueError, match=r"`preprocessing` needs a model.*Received"):
+    with pytest.raises(
+        ValueError, match=r"`preprocessing` must be None unless.*\{'x': \(None, 4\)\}"
+    ):
         export_saved_model(model, tmp_path / "m", preprocessing=Preprocessing())
     with pytest.raises(
         ValueError, match=r"`labels` must have.*Received: 3 labels for no"
