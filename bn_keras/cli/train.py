@@ -122,8 +122,8 @@ def run(options: Namespace) -> int:
     from bn_keras.cli.user_files import make_folder
     from bn_keras.training import distribution, train
 
-    # A distribution must be started before anything is computed.
-    place = None if options.dry_run else distribution.start(options.distribute)
+    # Before anything is computed, because the distribution may open devices itself.
+    distributed = None if options.dry_run else distribution.start(options.distribute)
     recipe = _recipe(options)
     path = options.workdir / f"{recipe.name}.keras"
     if path.is_dir():
@@ -142,9 +142,9 @@ def run(options: Namespace) -> int:
         options.workdir,
         checkpoint_steps=options.checkpoint_steps,
         tensorboard=options.tensorboard,
-        distributed=place,
+        distributed=distributed,
     )
-    if place.machine == 0:
+    if distributed.machine == 0:
         print(f"saved {path}")
     return 0
 
@@ -178,15 +178,18 @@ def _show_plan(options: Namespace, recipe: "Recipe", examples: "Data") -> None:
     """Print what a training run would read, build, train and write."""
     from bn_keras.training import build
     from bn_keras.training.build_model import steps_per_epoch
+    from bn_keras.training.distribution import OneDevice
     from bn_keras.training.outputs import Outputs
+    from bn_keras.training.trainer import describe_run
 
+    outputs = Outputs(options.workdir, recipe.name)
+    outputs.check(describe_run(recipe, examples, OneDevice()))
     model = build(recipe, examples)
     normalization = "with" if recipe.batch_normalization else "without"
     decay = ""
     if recipe.decay != 1:
         decay = f" times {recipe.decay:g} every {recipe.decay_epochs:.3g} epochs"
     steps = steps_per_epoch(recipe, examples)
-    outputs = Outputs(options.workdir, recipe.name)
     files = [outputs.model, outputs.record, outputs.curve]
     if options.tensorboard:
         files.append(outputs.tensorboard)

@@ -34,6 +34,27 @@ class Outputs:
             Path(workdir) / f"{name}.{suffix}"
             for suffix in ("checkpoints", "tensorboard")
         )
+        # `self.record` belongs to `self.model`, which may be of an earlier run until
+        # this one is done. So the checkpoints have a record of their own.
+        self._unfinished_record = self.checkpoints / self.record.name
+
+    def check(self, run: Run) -> None:
+        """Check that the folder holds no unfinished run that differs from this one.
+
+        Args:
+            run: The `Run` that is going to start or resume.
+
+        Raises:
+            ValueError: If the checkpoints are of a different run.
+        """
+        if checkpoints.checkpoints(self.checkpoints) and (
+            differences := self._read(self._unfinished_record).differences(run)
+        ):
+            raise ValueError(
+                f"The unfinished run in {self.checkpoints.parent} must be the same as "
+                f"this one. Received (there, now): {'; '.join(differences)}. Name "
+                f"another folder, or remove {self.checkpoints} to start from scratch."
+            )
 
     def resume(self, model: keras.Model, run: Run, steps_per_epoch: int) -> int:
         """Bring the model to its last checkpoint, if there is one.
@@ -50,21 +71,11 @@ class Outputs:
             ValueError: If the checkpoints are of a different run, or another process
                 trains in the same folder.
         """
-        # `self.record` belongs to `self.model`, which may be of an earlier run until
-        # this one is done. So the checkpoints have a record of their own.
-        record = self.checkpoints / self.record.name
-        if checkpoints.checkpoints(self.checkpoints) and (
-            differences := self._read(record).differences(run)
-        ):
-            raise ValueError(
-                f"The unfinished run in {self.checkpoints.parent} must be the same as "
-                f"this one. Received (there, now): {'; '.join(differences)}. Name "
-                f"another folder, or remove {self.checkpoints} to start from scratch."
-            )
+        self.check(run)
         if self.chief:
             self.checkpoints.mkdir(exist_ok=True)
             self._acquire_lock()
-            run.write(record)
+            run.write(self._unfinished_record)
         start = checkpoints.restore(model, self.checkpoints)
         if self.chief:
             # Rows of epochs after the checkpoint will be written once more.

@@ -23,6 +23,50 @@ from bn_keras.training.run_record import Run
 SUMMARY_IMAGES = 32
 
 
+def describe_run(
+    recipe: Recipe, data: Data, devices: OneDevice, tensorboard: bool = False
+) -> Run:
+    """Return the record of a run before it starts, after checking that it can start.
+
+    Args:
+        recipe: A `Recipe`.
+        data: The `Data` to train on.
+        devices: The devices to train on.
+        tensorboard: As in `train`.
+
+    Raises:
+        ValueError: If the recipe cannot be trained on the data with these devices.
+    """
+    if tensorboard and devices.machines > 1:
+        raise ValueError(
+            "`tensorboard` must be False on several machines. Received: "
+            f"tensorboard=True on {devices.machines} machines. Leave it out."
+        )
+    if len(data.class_names) < 2:
+        raise ValueError(
+            "`data` must have at least two classes. Received: "
+            f"{', '.join(data.class_names)}. Add images of another class."
+        )
+    if recipe.batch_size > len(data.train):
+        raise ValueError(
+            f"The batch size must be at most {len(data.train):,}, the number of "
+            f"training examples. Received: {recipe.batch_size:,}. Choose a smaller one "
+            "(--batch-size)."
+        )
+    if recipe.batch_size % devices.replicas:
+        raise ValueError(
+            f"The batch size must be divisible by the {devices.replicas} devices. "
+            f"Received: {recipe.batch_size}. Choose another one (--batch-size)."
+        )
+    return Run(
+        recipe,
+        data.name,
+        len(data.train),
+        data.class_names,
+        preprocessing_for(recipe, data),
+    )
+
+
 def train(
     recipe: Recipe,
     data: Data,
@@ -86,34 +130,7 @@ def train(
         Ioffe & Szegedy 2015, Algorithm 2.
     """
     devices = distributed or OneDevice()
-    if tensorboard and devices.machines > 1:
-        raise ValueError(
-            "`tensorboard` must be False on several machines. Received: "
-            f"tensorboard=True on {devices.machines} machines. Leave it out."
-        )
-    if len(data.class_names) < 2:
-        raise ValueError(
-            "`data` must have at least two classes. Received: "
-            f"{', '.join(data.class_names)}. Add images of another class."
-        )
-    if recipe.batch_size > len(data.train):
-        raise ValueError(
-            f"The batch size must be at most {len(data.train):,}, the number of "
-            f"training examples. Received: {recipe.batch_size:,}. Choose a smaller one "
-            "(--batch-size)."
-        )
-    if recipe.batch_size % devices.replicas:
-        raise ValueError(
-            f"The batch size must be divisible by the {devices.replicas} devices. "
-            f"Received: {recipe.batch_size}. Choose another one (--batch-size)."
-        )
-    run = Run(
-        recipe,
-        data.name,
-        len(data.train),
-        data.class_names,
-        preprocessing_for(recipe, data),
-    )
+    run = describe_run(recipe, data, devices, tensorboard)
     outputs = None
     if workdir is not None:
         outputs = Outputs(workdir, recipe.name, chief=devices.machine == 0)

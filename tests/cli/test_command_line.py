@@ -1,6 +1,7 @@
 """The commands that compute: what they print and write, and one line for each error."""
 
 import json
+import shutil
 import socket
 import subprocess
 
@@ -106,7 +107,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(capsys, tmp_path):
 
 
 def test_a_dry_run_shows_what_the_options_change(capsys, trained):
-    (trained.parent / "bn-mlp.checkpoints").mkdir()
+    checkpoints = trained.parent / "bn-mlp.checkpoints"
+    checkpoints.mkdir()
     _, out, _ = run(
         capsys, "train", "bn-mlp", "--data", "digits", "--workdir", trained.parent,
         "--batch-size", 120, "--linear-scaling", "--seed", 7, "--dry-run",
@@ -114,7 +116,21 @@ def test_a_dry_run_shows_what_the_options_change(capsys, trained):
     assert "of 11 steps of 120 examples, learning rate 1, seed 7" in out
     assert "(replacing the model there)" in out
     assert "bn-mlp.checkpoints (resuming from the last one)" in out
-    (trained.parent / "bn-mlp.checkpoints").rmdir()
+    checkpoints.rmdir()
+
+
+def test_a_dry_run_reports_what_would_prevent_the_run(capsys, trained):
+    dry_run = ["train", "bn-mlp", "--data", "digits", "--dry-run", "--workdir"]
+    line = error_line(capsys, *dry_run, "w", "--batch-size", 2000)
+    assert "must be at most 1,437, the number of training examples" in line
+    line = error_line(capsys, *dry_run, "w", "--width", 2)
+    assert "width" in line
+    checkpoint = trained.parent / "bn-mlp.checkpoints" / "step-0000000023"
+    checkpoint.mkdir(parents=True)
+    shutil.copy(trained.with_suffix(".json"), checkpoint.parent)
+    line = error_line(capsys, *dry_run, trained.parent, "--seed", 1)
+    assert "Received (there, now): seed: 0, 1." in line
+    shutil.rmtree(checkpoint.parent)
 
 
 def test_a_dry_run_shows_the_decay_of_the_learning_rate(capsys, tmp_path):
