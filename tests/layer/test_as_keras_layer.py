@@ -94,6 +94,7 @@ def test_regularizers_and_constraints_are_applied(regularized):
     assert np.linalg.norm(getattr(layer, regularized)) <= 1 + 1e-6
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("shape", "axis"), [((9, 3), -1), ((4, 6, 5, 3), -1), ((4, 3, 6), 1)]
 )
@@ -287,6 +288,7 @@ def test_fit_accepts_a_data_set_of_unknown_batch_size(jit_compile, reference):
     assert_same_training(training, reference)
 
 
+@pytest.mark.fast
 def test_the_layer_works_inside_time_distributed():
     inner = BatchNormalization(momentum=0.0)
     model = model_of(keras.layers.TimeDistributed(inner), shape=(1, 5, 3))

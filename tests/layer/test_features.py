@@ -26,6 +26,7 @@ def weights_of(layer):
     return [ops.convert_to_numpy(weight) for weight in layer.weights]
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("unbiased", [True, False])
 @pytest.mark.parametrize("averaging", ["moving", "cumulative", "debiased"])
 def test_each_average_at_steps_one_two_three(averaging, unbiased):
@@ -70,6 +71,7 @@ def test_averages_count_the_updates_of_each_channel():
     np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     ("shape", "axis", "axes"),
@@ -269,6 +271,7 @@ def test_fit_changes_a_layer_only_if_it_is_trainable(unfreeze):
         assert np.array_equal(old, new) != unfreeze
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "arguments",
     [{}, {"averaging": "debiased"}, {"renorm": True}, {"virtual_batch_size": 4}],
@@ -324,6 +327,7 @@ POLICIES = {
 }
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("policy", POLICIES if TENSORFLOW else list(POLICIES)[:3])
 @pytest.mark.parametrize("arguments", [{}, {"renorm": True}], ids=str)
 def test_statistics_have_at_least_float32(policy, arguments):

@@ -80,6 +80,7 @@ def test_the_moments_of_no_values_are_zero(reason):
         np.testing.assert_array_equal(np.ravel(value), 0)
 
 
+@pytest.mark.fast
 def test_a_large_mean_does_not_make_the_variance_inexact():
     # 401,408 values per channel: tf.nn.moments returns 8 times the variance.
     values = draw((128, 56, 56, 2), mean=1000.0)

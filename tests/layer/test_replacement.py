@@ -66,6 +66,7 @@ def test_replacing_twice_restores_configuration_and_weights():
         assert layer.get_config() == original.get_config()
 
 
+@pytest.mark.fast
 def test_the_number_of_updates_is_dropped_for_keras_layer():
     model = keras.Sequential(
         [keras.Input((6,)), BatchNormalization(averaging="cumulative")]
@@ -75,6 +76,7 @@ def test_the_number_of_updates_is_dropped_for_keras_layer():
     np.testing.assert_allclose(replaced(values(2)), model(values(2)), atol=1e-5)
 
 
+@pytest.mark.fast
 def test_layers_with_their_own_way_of_saving_keep_their_state():
     adapted = keras.layers.Normalization()
     adapted.adapt(values(3))
@@ -104,6 +106,7 @@ def test_several_axes_are_an_error_for_keras_layer():
         replace_batch_normalization(model, to=KERAS)
 
 
+@pytest.mark.fast
 def test_a_layer_inside_a_wrapper_is_an_error():
     wrapped = keras.layers.TimeDistributed(KERAS())
     model = keras.Sequential([keras.Input((4, 4)), wrapped])

@@ -30,20 +30,23 @@ def modes(*defaults):
 def cases_in_modes(cases, representatives, modes=MODES):
     """Return the product of cases and modes as parameters.
 
-    In eager mode every case is in the default suite. In the other modes, which compile,
-    only the representatives are, and the rest is slow.
+    In eager mode every case is in the default suite, and small ones are fast. In the
+    other modes, which compile, only the representatives are, and the rest is slow.
 
     Args:
-        cases: Parameters with ids.
+        cases: Parameters with ids, each of which starts with a shape.
         representatives: The ids of some of them.
         modes: Names of modes.
     """
+
+    def marks(case, mode):
+        if mode == "eager":
+            return pytest.mark.fast if np.prod(case.values[0]) < 2**12 else ()
+        return () if case.id in representatives else SLOW
+
     return [
         pytest.param(
-            *case.values,
-            mode,
-            id=f"{case.id}-{mode}",
-            marks=() if mode == "eager" or case.id in representatives else SLOW,
+            *case.values, mode, id=f"{case.id}-{mode}", marks=marks(case, mode)
         )
         for case in cases
         for mode in modes
