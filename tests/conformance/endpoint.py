@@ -143,6 +143,7 @@ def main_endpoint(directory):
         ) as server,
     ):
         yield Endpoint(server.address, server.rest_address, directory)
+        gc.freeze()  # what has been created meanwhile
     gc.unfreeze()
 
 

@@ -27,7 +27,7 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
 
 class ServedProcess:
-    """A `PredictionServer` in a child process, with a view of that process from outside.
+    """A `PredictionServer` in a child process, which can be observed from outside.
 
     Args:
         log: File for its standard error, appended to.

@@ -4,7 +4,7 @@ import array
 import collections
 import threading
 from collections.abc import Callable, Collection
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -17,24 +17,6 @@ RECENT_REQUESTS = 1000
 # count 33 (~20 minutes)".
 BUCKETS = tuple(10 * 1.8**power for power in range(33))
 _LABEL_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-
-
-class LatencySummary(TypedDict):
-    """Percentiles of recent latencies, in microseconds."""
-
-    api: str
-    entrypoint: str
-    count: int
-    p50: float
-    p95: float
-    p99: float
-
-
-class ModelSummary(TypedDict):
-    """Request counts by status, and latencies, of one model."""
-
-    requests: dict[str, int]
-    latencies: list[LatencySummary]
 
 
 class Metrics:
@@ -146,7 +128,7 @@ class Metrics:
                     lines.append(f"{name}{labels} {value}")
         return ("\n".join(lines) + "\n").encode()
 
-    def summary(self) -> dict[str, ModelSummary]:
+    def summary(self) -> dict[str, dict[str, Any]]:
         """Return request counts and latency percentiles of each model.
 
         Returns:
@@ -154,7 +136,7 @@ class Metrics:
             latency has `api`, `entrypoint`, `count` and, in microseconds, `p50`, `p95`
             and `p99` of the latest `RECENT_REQUESTS` requests answered with OK.
         """
-        summaries: dict[str, ModelSummary] = collections.defaultdict(
+        summaries: dict[str, dict[str, Any]] = collections.defaultdict(
             lambda: {"requests": {}, "latencies": []}
         )
         for sample in next(iter(self._requests.collect())).samples:

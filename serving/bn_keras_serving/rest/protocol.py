@@ -62,15 +62,7 @@ _REQUEST_CLASSES = {
 
 
 class Target(NamedTuple):
-    """What a path refers to.
-
-    Attributes:
-        model_name: Name of the model.
-        version: Number of the version, if given.
-        label: Label of the version, if given.
-        verb: `predict`, `classify` or `regress`; "" if no model is to run.
-        metadata: Whether the signatures are requested rather than the state.
-    """
+    """What a path refers to; `verb` is "" unless a model is to run."""
 
     model_name: str
     version: int | None = None
