@@ -1,9 +1,9 @@
-"""An export of BN-Inception against Keras' own: `python -m benchmarks.export`.
+"""Compare an export of BN-Inception with Keras' own: `python -m benchmarks.export`.
 
-Bytes on disk, latency, seconds and memory of loading; and ONNX Runtime and OpenVINO on
-the same folded network, where they are installed. Every runtime has a process of its
-own, with its own default of threads, and they take turns, one request each, so that
-what else the machine does falls on all of them.
+Measure the bytes on disk, the latency, and the seconds and memory of loading. ONNX
+Runtime and OpenVINO run the same folded network where they are installed. Every
+runtime has its own process and its default number of threads. They take turns, one
+request each, so that other load on the machine affects all of them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 
 BATCHES = (1, 8)
 SIDE = 224
-# What a figure of ours may be of Keras' export, at most.
+# The largest ratio of our figure to that of Keras' export.
 TARGETS = {
     "bytes": 0.52,
     "latency, batch 1": 0.70,
@@ -33,30 +33,30 @@ TARGETS = {
 
 
 def write_models(folder):
-    """Write one network in every form: dict from name to `(kind, path)`."""
+    """Write the network in every format; return `(kind, path)` by name."""
     from benchmarks.folding import build
     from bn_keras import export_saved_model, fold_batch_normalization
 
-    # With uneven population statistics: an untrained network's biases would fold to
-    # zero, and TensorFlow would leave the additions out.
+    # The statistics are uneven. Those of an untrained network would fold into biases of
+    # zero, and TensorFlow would remove the additions.
     model = build("BNInception", SIDE)
     ours = export_saved_model(model, folder / "ours")
     theirs = folder / "keras" / "1"
     model.export(theirs, format="tf_saved_model", verbose=False)
-    found = {"bn_keras": ("savedmodel", ours), "Keras": ("savedmodel", theirs)}
+    models = {"bn_keras": ("savedmodel", ours), "Keras": ("savedmodel", theirs)}
     if find_spec("tf2onnx") and (find_spec("onnxruntime") or find_spec("openvino")):
         path = folder / "model.onnx"
         folded = fold_batch_normalization(model).model
         folded.export(path, format="onnx", verbose=False)
         if find_spec("onnxruntime"):
-            found["ONNX Runtime"] = ("onnxruntime", path)
+            models["ONNX Runtime"] = ("onnxruntime", path)
         if find_spec("openvino"):
-            found["OpenVINO"] = ("openvino", path)
-    return found
+            models["OpenVINO"] = ("openvino", path)
+    return models
 
 
 def load(kind, path):
-    """A function from a batch of images to the network's answer."""
+    """Return a function from a batch of images to the outputs of the network."""
     if kind == "savedmodel":
         import tensorflow as tf
 
@@ -64,8 +64,8 @@ def load(kind, path):
         with session.graph.as_default():
             graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], path)
         signature = graph.signature_def["serving_default"]
-        (given,), (answer,) = signature.inputs.values(), signature.outputs.values()
-        return lambda images: session.run(answer.name, {given.name: images})
+        (source,), (target,) = signature.inputs.values(), signature.outputs.values()
+        return lambda images: session.run(target.name, {source.name: images})
     if kind == "onnxruntime":
         import onnxruntime  # pyright: ignore[reportMissingImports]
 
@@ -74,25 +74,25 @@ def load(kind, path):
         return lambda images: session.run(None, {name: images})[0]
     import openvino  # pyright: ignore[reportMissingImports]
 
-    # By itself it would round to bfloat16 on some processors.
+    # The default rounds to bfloat16 on some processors.
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     model = openvino.Core().compile_model(path, "CPU", settings)
     return lambda images: model(images)[0]
 
 
 def serve(kind, path):
-    """Load, answer once, then answer the batch sizes that come on standard input."""
-    # Before the clock starts: what every server of that kind has in memory anyway.
+    """Load, run once, then run the batch sizes that are read from standard input."""
+    # Every server of that kind has imported these, so they are not measured.
     __import__("tensorflow" if kind == "savedmodel" else kind)
     before = peak()
     start = time.perf_counter()
-    answer = load(kind, path)
+    run = load(kind, path)
     loaded, loading = time.perf_counter() - start, peak() - before
     images = {
         size: np.random.default_rng(size).random((size, SIDE, SIDE, 3), np.float32)
         for size in BATCHES
     }
-    first = answer(images[1])
+    first = run(images[1])
     report = {
         "load": loaded,
         "ready": time.perf_counter() - start,
@@ -103,20 +103,20 @@ def serve(kind, path):
     print(json.dumps(report), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
-        answer(images[int(line)])
+        run(images[int(line)])
         print(time.perf_counter() - start, flush=True)
 
 
 def peak():
-    """Bytes that this process has had in memory at most."""
-    # Not getrusage: what it tells begins with the parent's peak.
+    """Return the peak memory of this process in bytes."""
+    # `getrusage` would include the peak of the parent process.
     status = Path("/proc/self/status").read_text()
     (line,) = (x for x in status.splitlines() if x.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 class Worker:
-    """A runtime in a process of its own."""
+    """A runtime in its own process."""
 
     def __init__(self, kind, path):
         self.process = subprocess.Popen(
@@ -136,7 +136,7 @@ class Worker:
         return line
 
     def ask(self, size):
-        """Seconds of one request."""
+        """Return the seconds of one request."""
         assert self.process.stdin
         self.process.stdin.write(f"{size}\n")
         self.process.stdin.flush()
@@ -150,57 +150,55 @@ class Worker:
 
 
 def size_of(path):
-    """Bytes of a file, or of all files in a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [x for x in path.rglob("*") if x.is_file()]
     return sum(file.stat().st_size for file in files)
 
 
 def measure(models, rounds, loads):
-    """The medians of one run, and the same relative to Keras' export.
-
-    Two dicts from runtime to a dict from figure to its value.
-    """
+    """Return the medians by runtime and figure, and the same relative to Keras'."""
     relative = {name: {} for name in models}
     results = {name: {"bytes": size_of(path)} for name, (_, path) in models.items()}
     reports = {name: [] for name in models}
     workers = {}
     for turn in range(loads):
-        workers = {name: Worker(*place) for name, place in models.items()}
+        workers = {name: Worker(*model) for name, model in models.items()}
         for name, worker in workers.items():
             reports[name].append(worker.report)
             if turn < loads - 1:
                 worker.close()
-    for name, found in reports.items():
+    for name, name_reports in reports.items():
         for key, label in (
             ("load", "load seconds"),
             ("ready", "load and first answer, seconds"),
             ("loading", "load peak MB"),
             ("peak", "load and first answer, peak MB"),
         ):
-            results[name][label] = statistics.median(x[key] for x in found)
+            results[name][label] = statistics.median(x[key] for x in name_reports)
     expected = reports["Keras"][0]["answer"]
-    for name, found in reports.items():
+    for name, name_reports in reports.items():
         np.testing.assert_allclose(
-            found[0]["answer"], expected, rtol=1e-3, err_msg=name
+            name_reports[0]["answer"], expected, rtol=1e-3, err_msg=name
         )
     for size in BATCHES:
         times = {name: [] for name in workers}
         for turn in range(rounds + 5):
             for name, worker in workers.items():
                 seconds = worker.ask(size)
-                time.sleep(0.01)  # threads that spin for more work come to rest
+                time.sleep(0.01)  # Let threads that spin for more work go to sleep.
                 if turn >= 5:
                     times[name].append(seconds)
-        for name, found in times.items():
+        for name, seconds in times.items():
             label = f"latency, batch {size}"
-            results[name][label] = statistics.median(found)
-            # Of turns, not of medians: what slows a whole turn cancels out.
+            results[name][label] = statistics.median(seconds)
+            # The median of the ratios in each turn, not the ratio of the medians:
+            # load that slows a whole turn cancels out.
             relative[name][label] = statistics.median(
                 ours / theirs
-                for ours, theirs in zip(found, times["Keras"], strict=True)
+                for ours, theirs in zip(seconds, times["Keras"], strict=True)
             )
-    for name, found in results.items():
-        for label, value in found.items():
+    for name, figures in results.items():
+        for label, value in figures.items():
             relative[name].setdefault(label, value / results["Keras"][label])
     for worker in workers.values():
         worker.close()
@@ -208,20 +206,20 @@ def measure(models, rounds, loads):
 
 
 def table(relative):
-    """The figures relative to Keras' export as a Markdown table."""
+    """Return the figures relative to Keras' export as a Markdown table."""
     lines = [
-        f"| | {' | '.join(relative)} | to reach |",
+        f"| | {' | '.join(relative)} | target |",
         "|---|" + "---|" * (len(relative) + 1),
     ]
     for label in relative["Keras"]:
-        cells = [f"{found[label]:.2f}" for found in relative.values()]
+        cells = [f"{ratios[label]:.2f}" for ratios in relative.values()]
         target = f"at most {TARGETS[label]:.2f}" if label in TARGETS else ""
         lines.append(f"| {label} | {' | '.join(cells)} | {target} |")
     return "\n".join(lines)
 
 
 def main():
-    """Print the table, and write the figures as JSON where asked."""
+    """Print the table and, with `--json`, write the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--rounds", type=int, default=40, help="requests of each size")

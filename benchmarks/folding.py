@@ -1,8 +1,8 @@
 """Fold every family of keras.applications: `python -m benchmarks.folding`.
 
-Weights and statistics are random, as folding does not depend on their meaning. One
-table line for each network: batch normalizations folded and left, the largest
-difference of the output in units of its largest value, and the seconds of folding.
+Weights and statistics are random, since folding does not depend on their meaning. The
+table lists for each network the batch normalizations folded and left, the largest
+difference of the output relative to its largest value, and the seconds of folding.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from bn_keras.folding import fold_batch_normalization
 from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS
 from bn_keras.models import BNInception
 
-# The smallest of each family, with the smallest side that the network takes.
+# The smallest network of each family, with the smallest side that it takes.
 NETWORKS = {
     "BNInception": 224,
     "ConvNeXtTiny": 64,
@@ -39,7 +39,7 @@ NETWORKS = {
 
 
 def build(name, side):
-    """A network with random weights and uneven population statistics."""
+    """Return a network with random weights and uneven population statistics."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     shape = (side, side, 3)
@@ -63,14 +63,14 @@ def build(name, side):
 
 
 def measure(name, side):
-    """Fold one network and compare: a dictionary of measurements."""
+    """Fold one network, compare the outputs and return the measurements."""
     model = build(name, side)
     start = time.perf_counter()
     result = fold_batch_normalization(model)
     seconds = time.perf_counter() - start
     draw = np.random.default_rng(1)
     images = draw.uniform(-1, 1, (2, side, side, 3)).astype("float32")
-    expected, actual = (np.array(one(images)) for one in (model, result.model))
+    expected, actual = (np.array(x(images)) for x in (model, result.model))
     difference = np.abs(expected - actual).max() / np.abs(expected).max()
     reasons = {x.layer: x.reason for x in result.report.entries if x.reason}
     return {
@@ -86,10 +86,10 @@ def measure(name, side):
 
 
 def main():
-    """Print the table, and write it as JSON where asked."""
+    """Print the table and, with `--json`, write it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, help="file to write the figures to")
-    parser.add_argument("networks", nargs="*", default=[], help="all if not given")
+    parser.add_argument("networks", nargs="*", default=[], help="default: all")
     arguments = parser.parse_args()
     print(f"{'network':18} {'folded':>6} {'left':>5} {'difference':>11} {'seconds':>8}")
     rows = []
