@@ -1,7 +1,7 @@
 """Batch normalization for Keras 3, from the layer to the served model."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bn_keras import registration
 
@@ -34,7 +34,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     if name == "models":

@@ -7,6 +7,8 @@ Keras: before `import keras` returns.
 
 import importlib.util
 import sys
+from types import ModuleType
+from typing import Any
 
 
 def register_with_keras() -> None:
@@ -17,30 +19,33 @@ def register_with_keras() -> None:
         sys.meta_path.insert(0, _KerasFinder())
 
 
-def _register():
-    # If it was this package that imported Keras, this returns the module as it is so
-    # far, and the layers are registered when its import ends.
+def _register() -> None:
+    # Importing the layers registers them. If this runs because `bn_keras.layer` itself
+    # is importing Keras, the statement returns the module in its current state, and the
+    # layers are registered when that import ends.
     import bn_keras.layer  # noqa: F401
 
 
 class _KerasFinder:
-    """Finds Keras as the other finders do, and registers the layers after it.
+    """A finder that leaves Keras to the other finders, but registers the layers.
 
     It has the methods of `importlib.abc.MetaPathFinder`, whose import would double the
     time of `bn-keras --version`.
     """
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """Return the spec of Keras with a loader that also registers the layers."""
         if fullname != "keras":
             return None
-        # One import is enough, and `find_spec` below must not come back here.
+        # Needed only once; and `importlib.util.find_spec` asks all finders, so that
+        # this one would call itself without end.
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
-        def execute_then_register(module):
+        def execute_then_register(module: ModuleType) -> None:
             execute(module)
             _register()
 

@@ -1,7 +1,7 @@
 """The batch-normalization layer."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -120,10 +120,12 @@ class BatchNormalization(keras.layers.Layer):
         Ioffe & Szegedy 2015, sections 3 to 3.2.
     """
 
-    gamma: keras.Variable | None
-    beta: keras.Variable | None
-    moving_mean: keras.Variable
-    moving_variance: keras.Variable
+    # `Any`, because Keras declares no types for them.
+    __call__: Callable[..., Any]
+    gamma: Any
+    beta: Any
+    moving_mean: Any
+    moving_variance: Any
 
     def __init__(
         self,
@@ -252,7 +254,7 @@ class BatchNormalization(keras.layers.Layer):
             )
             self.renorm_stddev = add_statistic("renorm_stddev", initialize_stddev)
         if self.averaging != "moving":
-            self.updates = add_statistic("updates", "zeros")
+            self.updates: Any = add_statistic("updates", "zeros")
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape),
             axes={axis: input_shape[axis] for axis in channel_axes},

@@ -1,6 +1,6 @@
 """Local response normalization across channels, for which Keras has no layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -47,6 +47,8 @@ class LocalResponseNormalization(keras.Layer):
     Reference:
         Krizhevsky, Sutskever & Hinton 2012, section 3.3.
     """
+
+    __call__: Callable[..., Any]  # Keras declares no type for it
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """The multiply-add that replaces a batch normalization which cannot be folded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -31,8 +31,10 @@ class ScaleShift(keras.layers.Layer):
     ```
     """
 
-    scale: keras.Variable
-    shift: keras.Variable
+    # `Any`, because Keras declares no types for them.
+    __call__: Callable[..., Any]
+    scale: Any
+    shift: Any
 
     def __init__(self, axes: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "trainable": False})
