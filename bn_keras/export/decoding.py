@@ -42,7 +42,7 @@ def decode_batch(encoded: Any, preprocessing: Preprocessing) -> Any:
     count = tf.size(encoded, tf.int64)
     # TensorFlow's decoders do not report which image of a batch is damaged, and a graph
     # cannot catch an error. But a `tf.data` pipeline can skip the elements that raise
-    # one: an index that is missing at the end tells which image it was.
+    # one: an index that is missing at the end shows which image it was.
     images = (
         tf.data.Dataset.zip(
             tf.data.Dataset.range(count),

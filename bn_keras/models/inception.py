@@ -138,8 +138,8 @@ def Inception(  # noqa: N802 (builders are nouns)
         `<place>_activation`. The places are `conv1`, `conv2_reduce`, `conv2` and, in
         module 3a, `inception_3a_1x1`, `_3x3_reduce`, `_3x3`, `_double_3x3_reduce`,
         `_double_3x3_a`, `_double_3x3_b` and `_pool_projection`. The layer
-        `inception_3a` returns the module's output. As in figure 5, there are none of
-        GoogLeNet's auxiliary classifiers.
+        `inception_3a` returns the module's output. As in figure 5, GoogLeNet's
+        auxiliary classifiers are left out.
 
     Raises:
         ValueError: If `weights` is not a file; `input_shape` does not have rank 3 or is

@@ -92,6 +92,7 @@ def test_a_version_must_be_a_positive_integer(model, tmp_path, version):
 
 
 @pytest.mark.parametrize("locks", [True, False])
+@pytest.mark.fast
 def test_simultaneous_exporters_get_different_numbers(tmp_path, monkeypatch, locks):
     if not locks:
         monkeypatch.setattr(publishing, "_lock", lambda *_, **__: False)
@@ -112,6 +113,7 @@ def test_simultaneous_exporters_get_different_numbers(tmp_path, monkeypatch, loc
 
 
 @pytest.mark.parametrize("error", [errno.ENOTEMPTY, errno.EEXIST])
+@pytest.mark.fast
 def test_an_exporter_that_loses_the_rename_takes_the_next_number_or_reports_it(
     tmp_path, monkeypatch, error
 ):
@@ -240,6 +242,7 @@ def test_an_export_killed_at_any_moment_leaves_complete_versions(tmp_path):
             assert (tmp_path / "m" / name / "assets.extra" / "manifest.json").exists()
 
 
+@pytest.mark.fast
 def test_temporary_folders_are_removed_only_if_their_export_is_certainly_dead(tmp_path):
     def temporary_folder(name, host):
         folder = tmp_path / f".export.tmp-{name}"
