@@ -42,7 +42,7 @@ def aspired_versions(policy: Policy, on_disk: dict[int, Path]) -> dict[int, Path
 def policy_problem(
     directory: Path, policy: Policy, on_disk: dict[int, Path]
 ) -> str | None:
-    """Return which versions of a policy are missing on disk; None if none is."""
+    """Describe which versions of a policy are missing on disk; None without any."""
     if not aspired_versions(policy, on_disk):
         return explain_missing_versions(directory)
     missing = set(policy.specific.versions).difference(on_disk)
