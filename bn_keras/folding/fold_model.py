@@ -1,6 +1,5 @@
 """Fold batch normalization into the neighboring linear layers, for inference."""
 
-from dataclasses import dataclass
 from html import escape
 
 import keras
@@ -11,7 +10,6 @@ from bn_keras.folding.rules import fold_graph
 from bn_keras.keras_graph import read_graph
 
 
-@dataclass(frozen=True, repr=False)
 class FoldingResult:
     """A folded model and the report of what happened to each batch normalization.
 
@@ -20,8 +18,11 @@ class FoldingResult:
         report: One entry for each call of a batch-normalization layer.
     """
 
-    model: keras.Model
-    report: Report
+    # Not a dataclass: type checkers take a field of type `keras.Model`, whose base
+    # classes they do not know, for a descriptor of unknown type.
+    def __init__(self, model: keras.Model, report: Report) -> None:
+        self.model: keras.Model = model
+        self.report = report
 
     def __repr__(self) -> str:
         return f"<FoldingResult: model {self.model.name!r}, report {self.report!r}>"
