@@ -166,7 +166,7 @@ def fold_after(
 def fold_after_depthwise(
     kernel: np.ndarray, bias: np.ndarray | None, scale: np.ndarray, shift: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Do the same as `fold_after` for a kernel `(..., channels, multiplier)`."""
+    """Return the same as `fold_after` for a kernel `(..., channels, multiplier)`."""
     # Output `c * multiplier + m` of the layer is entry `(c, m)` of its kernel.
     kernel = kernel * scale.reshape(kernel.shape[-2:])
     return kernel, _zero_if_none(bias) * scale + shift
@@ -189,7 +189,7 @@ def fold_before_dense(
 def fold_before_convolution(
     kernel: np.ndarray, bias: np.ndarray | None, scale: np.ndarray, shift: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Do the same as `fold_before_dense` for a convolution without padding.
+    """Return the same as `fold_before_dense` for a convolution without padding.
 
     The kernel has the shape `(..., inputs / groups, outputs)`. Input `i` of group `g`
     is channel `g * (inputs / groups) + i`.
@@ -210,7 +210,10 @@ def fold_before_convolution(
 def fold_before_depthwise(
     kernel: np.ndarray, bias: np.ndarray | None, scale: np.ndarray, shift: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Do the same for a depthwise kernel `(..., channels, multiplier)`, unpadded."""
+    """Return the same as `fold_before_dense` for a depthwise kernel without padding.
+
+    The kernel has the shape `(..., channels, multiplier)`.
+    """
     spatial_axes = tuple(range(kernel.ndim - 2))
     shifted_bias = (kernel * shift[:, None]).sum(spatial_axes).reshape(-1)
     return kernel * scale[:, None], _zero_if_none(bias) + shifted_bias
@@ -266,7 +269,7 @@ def einsum_labels(equation: str, rank: int) -> EinsumLabels:
 def fold_after_einsum(
     labels: EinsumLabels, kernel: np.ndarray, bias: np.ndarray | None, affine: Affine
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Do the same as `fold_after` for an `EinsumDense` layer.
+    """Return the same as `fold_after` for an `EinsumDense` layer.
 
     Args:
         labels: The result of `einsum_labels`.
@@ -294,7 +297,10 @@ def fold_after_einsum(
 def fold_before_einsum(
     labels: EinsumLabels, kernel: np.ndarray, bias: np.ndarray | None, affine: Affine
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Do the same for a map before the layer, along axes of its input."""
+    """Return the same as `fold_after_einsum` for a map before the layer.
+
+    The axes of the map are those of the input.
+    """
     input_labels, kernel_labels, output_labels = labels
     affine_labels = [input_labels[axis] for axis in affine.axes]
     # An input axis that is summed over without the kernel would multiply the shift by

@@ -70,7 +70,7 @@ def fold_after(call: Call, affine: Affine) -> FoldedWeights:
 
 
 def fold_before(call: Call, affine: Affine) -> FoldedWeights:
-    """Do the same as `fold_after` for a map before the layer, along input axes."""
+    """Return the same as `fold_after` for a map before the layer, along input axes."""
     layer, layer_type = call.operation, type(call.operation)
     _refuse_unless_plain(call)
     weights = _read_weights(call)

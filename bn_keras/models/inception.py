@@ -217,23 +217,8 @@ def BNInception(  # noqa: N802 (builders are nouns)
     follow from its figure 5.
 
     Args:
-        include_top: Whether the network includes the top. This and the following
-            arguments are those of `Inception`, with other defaults.
-        weights: None, or the path of a file to load.
-        input_shape: Shape of one image, or None.
-        pooling: Global pooling of a network without the top.
-        classes: Number of outputs.
-        classifier_activation: Activation of the output.
-        name: Name of the model.
-        activation: The nonlinearity of every convolution.
-        dropout: Fraction of the features dropped before the classifier.
-        normalization: Called as `normalization(axis=..., name=...)`.
-        local_response_normalization: Whether there is local response normalization.
-        width: Factor of the number of channels.
-        stem: `"imagenet"` or `"small"`.
-        separable: Whether the first convolution is separable.
-        kernel_initializer: Initializer of the convolutions.
-        kernel_regularizer: Regularizer of every kernel.
+        include_top, weights, ...: The arguments are those of `Inception`. The defaults
+            of `dropout`, `normalization` and `local_response_normalization` differ.
 
     Returns:
         A Functional model from `(batch, *input_shape)` to `(batch, classes)`.
