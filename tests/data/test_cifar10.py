@@ -41,6 +41,7 @@ def pictures(tmp_path):
     return tmp_path
 
 
+@pytest.mark.fast
 def test_the_original_batches_are_read(batches):
     for directory in (batches, batches.parent):
         cifar = data.cifar10(directory)
@@ -61,6 +62,7 @@ def test_images_are_read_into_memory_in_the_order_of_keras(pictures):
         assert split.images.dtype == np.uint8
 
 
+@pytest.mark.fast
 def test_without_a_directory_keras_downloads(monkeypatch):
     pair = (PIXELS, LABELS[:, None])
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (pair, pair))
@@ -69,6 +71,7 @@ def test_without_a_directory_keras_downloads(monkeypatch):
     np.testing.assert_array_equal(cifar.train.images, PIXELS)
 
 
+@pytest.mark.fast
 def test_a_failed_download_suggests_the_folder(monkeypatch):
     def load_data():
         raise Exception("URL fetch failure")
@@ -78,6 +81,7 @@ def test_a_failed_download_suggests_the_folder(monkeypatch):
         data.load("cifar10")
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -98,6 +102,7 @@ def test_a_damaged_batch_is_named(batches, content, reason):
         data.cifar10(batches)
 
 
+@pytest.mark.fast
 def test_a_missing_batch_is_named(batches):
     (batches / "test_batch").unlink()
     with pytest.raises(

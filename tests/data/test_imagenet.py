@@ -46,6 +46,7 @@ def test_original_folders_are_read_and_named_by_wnid(folders):
     assert labels(opened.test) == [0, 0, 1, 1, 2, 2]
 
 
+@pytest.mark.fast
 def test_class_names_come_from_the_mapping_and_are_unique(folders):
     (folders / "LOC_synset_mapping.txt").write_text(MAPPING)
     assert data.imagenet(folders).class_names == (
@@ -76,6 +77,7 @@ def test_kaggles_table_assigns_images_to_classes(
     assert opened.class_names[0] == "tench, Tinca tinca"
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -111,8 +111,17 @@ def test_without_shuffling_within_shards_neighbours_stay_together(splits, kind):
     assert len(followers(0) & pairs) < 20
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("within_shards", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "within_shards"),
+    [
+        ("files", True),
+        ("records", True),
+        ("arrays", False),
+        pytest.param("arrays", True, marks=pytest.mark.slow),
+        pytest.param("files", False, marks=pytest.mark.slow),
+        pytest.param("records", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stream_is_bitwise_the_same_wherever_it_begins(splits, kind, within_shards):
     shuffling = data.Shuffling(4, within_shards)
 
@@ -145,8 +154,17 @@ def test_an_endless_stream_begins_with_the_finite_one(splits, kind):
         np.testing.assert_array_equal(array, expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("augmentation", [None, Augmentation()])
+@pytest.mark.parametrize(
+    ("kind", "augmentation"),
+    [
+        ("arrays", None),
+        ("records", Augmentation()),
+        pytest.param("files", None, marks=pytest.mark.slow),
+        pytest.param("records", None, marks=pytest.mark.slow),
+        pytest.param("arrays", Augmentation(), marks=pytest.mark.slow),
+        pytest.param("files", Augmentation(), marks=pytest.mark.slow),
+    ],
+)
 def test_the_parts_of_several_machines_make_up_the_batches(splits, kind, augmentation):
     def stream(**options):
         return splits[kind].batches(
@@ -180,6 +198,7 @@ def test_the_global_seed_does_not_matter(splits, kind):
         np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.slow
 def test_another_process_gets_the_same_batches(splits, tmp_path):
     np.savez(tmp_path / "arrays.npz", splits["arrays"].images, splits["arrays"].labels)
     folders = {

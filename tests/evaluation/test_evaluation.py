@@ -281,6 +281,7 @@ def test_a_damaged_image_is_named(photographs, tmp_path, crops):
         evaluate(classifier(0), photographs, crops)
 
 
+@pytest.mark.slow
 def test_jax_gives_the_same_counts(photographs, tmp_path):
     model = classifier(0)
     model.save(tmp_path / "model.keras")
