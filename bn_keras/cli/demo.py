@@ -31,6 +31,7 @@ def add_options(parser: OneLineParser) -> None:
         "--workdir",
         type=argument_types.path,
         default=Path("bn-keras-demo"),
+        metavar="DIR",
         help="created if it does not exist; default: %(default)s",
     )
     parser.add_argument(
@@ -112,7 +113,8 @@ def run_demo(
     )
     measurements = _train(workdir, console)
     _show_learning_curves(measurements, workdir, console)
-    model = measurements.models[BN_MLP.name]
+    # Keras annotates `verbose` as text alone, so the type of the model is left open.
+    model: Any = measurements.models[BN_MLP.name]
     test = examples.test
 
     console.rule("2  Fold the batch normalization, export a SavedModel")

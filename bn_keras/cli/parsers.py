@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,9 +15,14 @@ class OneLineParser(argparse.ArgumentParser):
     be so in the next release.
     """
 
-    def __init__(self, **settings: Any):
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)
+    def __init__(self, *, description: str, **settings: Any):
+        # The formatter keeps the lines of the examples, so the text is wrapped here.
+        super().__init__(
+            description=textwrap.fill(description, 79),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **settings,
+        )
 
     def error(self, message: str) -> Any:
         """Print the message in one line and exit with status 2."""

@@ -52,6 +52,7 @@ def add_options(parser: OneLineParser) -> None:
         "rest_api_port",
         type=argument_types.port,
         default=0,
+        metavar="PORT",
         help="port of REST, the metrics and the status page; 0, the default, for none",
     )
     _add_flag(

@@ -29,13 +29,14 @@ def add_options(parser: OneLineParser) -> None:
         "recipe",
         metavar="RECIPE",
         choices=tuple(recipes.RECIPES),
-        help=", ".join(recipes.RECIPES),
+        help=f"{', '.join(recipes.RECIPES)}; bn-keras recipes shows their values",
     )
     add_data_options(parser)
     parser.add_argument(
         "--workdir",
         type=argument_types.path,
         required=True,
+        metavar="DIR",
         help="created if it does not exist",
     )
     parser.add_argument(
