@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+from google.protobuf.message import Message  # a type that checkers know
 from tensorflow_serving.config import model_server_config_pb2
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
@@ -112,7 +113,7 @@ class ServerTls:
     client_verify: bool = False
 
 
-def single_model(name: str, base_path: str) -> ModelServerConfig:
+def single_model(name: str, base_path: str) -> Message:
     """Return the configuration of one model whose latest version is served."""
     config = ModelServerConfig()
     config.model_config_list.config.add(
@@ -121,7 +122,7 @@ def single_model(name: str, base_path: str) -> ModelServerConfig:
     return config
 
 
-def read_models(path: str | Path) -> ModelServerConfig:
+def read_models(path: str | Path) -> Message:
     """Read the file for `--model_config_file`.
 
     An empty file configures a server without models. `logging_config` is accepted but
