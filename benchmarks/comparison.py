@@ -5,11 +5,15 @@ down what each one does, for the page that compares them. Needs PyTorch and Flax
 `KERAS_BACKEND=jax` adds forward-mode derivatives, which JAX alone has in Keras.
 """
 
+# The peers are not installed where types are checked.
+# pyright: reportMissingImports=false
+
 import argparse
 import json
 import math
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,6 +32,11 @@ def keras_layer(library, **settings):
     return layers[library](**settings)
 
 
+def to_numpy(tensor) -> np.ndarray:
+    """Return a tensor of Keras as an array."""
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
 class Layer:
     """A batch normalization of any library: train on arrays, read its statistics.
 
@@ -40,7 +49,8 @@ class Layer:
     """
 
     def __init__(self, library, channels, half=False):
-        self.library, self.half = library, half
+        self.library = library
+        self.layer: Any
         if library in ("bn_keras", "Keras"):
             dtype = "float16" if half else None
             self.layer = keras_layer(library, momentum=0.0, dtype=dtype)
@@ -86,7 +96,7 @@ class Layer:
 
     def _statistic(self, keras_name, torch_name, flax_name):
         if self.library in ("bn_keras", "Keras"):
-            return keras.ops.convert_to_numpy(getattr(self.layer, keras_name))
+            return to_numpy(getattr(self.layer, keras_name))
         if self.library == "PyTorch":
             return getattr(self.layer, torch_name).numpy()
         return np.asarray(getattr(self.layer, flax_name)[...])
@@ -174,7 +184,7 @@ def masks(library):
     else:
         layer = keras_layer(library, momentum=0.0)
         layer(values, training=True, mask=mask)
-        mean = keras.ops.convert_to_numpy(layer.moving_mean)
+        mean = to_numpy(layer.moving_mean)
     return "yes" if abs(float(mean[0]) - 2) < 1e-5 else "no"
 
 
@@ -197,7 +207,7 @@ def equal_weights(library):
             return "no"
         for batch in batches:
             layer(batch, training=True)
-        mean = float(keras.ops.convert_to_numpy(layer.moving_mean)[0])
+        mean = float(to_numpy(layer.moving_mean)[0])
     return "yes" if abs(mean - 8) < 1e-5 else "no"
 
 
@@ -210,7 +220,7 @@ def ghost_batches(library):
     except (TypeError, ValueError):
         return "no"
     pairs = layer(np.array([[0.0], [2.0], [10.0], [12.0]], "float32"), training=True)
-    pairs = keras.ops.convert_to_numpy(pairs)
+    pairs = to_numpy(pairs)
     return "yes" if np.allclose(pairs[:2], pairs[2:], atol=1e-5) else "no"
 
 
@@ -256,8 +266,8 @@ def frozen_statistics(library):
         outputs = layer(inputs, training=False)
     model = keras.Model(inputs, outputs)
     model.compile(keras.optimizers.SGD(0.1), "mse")
-    model.fit(THREE, np.ones((3, 1)), epochs=1, verbose=0)
-    weights = [keras.ops.convert_to_numpy(w) for w in (layer.beta, layer.moving_mean)]
+    model.fit(THREE, np.ones((3, 1)), epochs=1, verbose="0")
+    weights = [to_numpy(w) for w in (layer.beta, layer.moving_mean)]
     if not weights[0].any():
         return "no"
     if weights[1].any():
@@ -274,57 +284,68 @@ def second_derivatives(library):
     """
     draw = np.random.default_rng(3)
     values, factors = draw.normal(size=(6, 2)), draw.normal(size=(6, 2))
-    function, gradient = _slope_function(library, factors)
+    if library == "PyTorch":
+        function, gradient = _torch_slope_function(factors)
+    elif library == "Flax":
+        function, gradient = _flax_slope_function(factors)
+    else:
+        function, gradient = _tensorflow_slope_function(library, factors)
     truth, step = np.zeros_like(values), 1e-5
     for index in np.ndindex(values.shape):
         up, down = values.copy(), values.copy()
         up[index] += step
         down[index] -= step
         truth[index] = (function(up) - function(down)) / (2 * step)
-    error = np.abs(gradient(values) - truth).max() / np.abs(truth).max()
+    error = np.abs(np.asarray(gradient(values)) - truth).max() / np.abs(truth).max()
     return f"{error:.0%} wrong" if error > 0.005 else "right"
 
 
-def _slope_function(library, factors):
-    """Return the function of `second_derivatives`, and its gradient by the library."""
-    if library == "PyTorch":
-        import torch
+def _torch_slope_function(factors):
+    """Return the function of `second_derivatives`, and its gradient by PyTorch."""
+    import torch
 
-        layer = torch.nn.BatchNorm1d(2).double()
-        weights = torch.tensor(factors)
+    layer = torch.nn.BatchNorm1d(2).double()
+    weights = torch.tensor(factors)
 
-        def slopes(x):
-            score = (torch.tanh(layer(x)) * weights).sum()
-            (slope,) = torch.autograd.grad(score, x, create_graph=True)
-            return (slope - 1).square().mean()
+    def slopes(x):
+        score = (torch.tanh(layer(x)) * weights).sum()
+        (slope,) = torch.autograd.grad(score, x, create_graph=True)
+        return (slope - 1).square().mean()
 
-        def function(values):
-            return slopes(torch.tensor(values, requires_grad=True)).item()
+    def function(values):
+        return slopes(torch.tensor(values, requires_grad=True)).item()
 
-        def gradient(values):
-            x = torch.tensor(values, requires_grad=True)
-            return torch.autograd.grad(slopes(x), x)[0].numpy()
+    def gradient(values):
+        x = torch.tensor(values, requires_grad=True)
+        return torch.autograd.grad(slopes(x), x)[0].numpy()
 
-        return function, gradient
-    if library == "Flax":
-        import jax
-        import jax.numpy as jnp
-        from flax import linen
+    return function, gradient
 
-        jax.config.update("jax_enable_x64", True)
-        layer = linen.BatchNorm(
-            use_running_average=False, dtype="float64", param_dtype="float64"
-        )
-        state = layer.init(jax.random.key(0), jnp.zeros((6, 2)))
 
-        def score(x):
-            y, _ = layer.apply(state, x, mutable=["batch_stats"])
-            return (jnp.tanh(y) * factors).sum()
+def _flax_slope_function(factors):
+    """Return the function of `second_derivatives`, and its gradient by JAX."""
+    import jax
+    import jax.numpy as jnp
+    from flax import linen
 
-        def slopes(x):
-            return ((jax.grad(score)(x) - 1) ** 2).mean()
+    jax.config.update("jax_enable_x64", True)
+    layer = linen.BatchNorm(
+        use_running_average=False, dtype="float64", param_dtype="float64"
+    )
+    state = layer.init(jax.random.key(0), jnp.zeros((6, 2)))
 
-        return slopes, jax.grad(slopes)
+    def score(x):
+        y, _ = layer.apply(state, x, mutable=["batch_stats"])
+        return (jnp.tanh(y) * factors).sum()
+
+    def slopes(x):
+        return ((jax.grad(score)(x) - 1) ** 2).mean()
+
+    return slopes, jax.grad(slopes)
+
+
+def _tensorflow_slope_function(library, factors):
+    """Return the function of `second_derivatives`, and its gradient by TensorFlow."""
     import tensorflow as tf
 
     layer = keras_layer(library, dtype="float64")
@@ -341,7 +362,7 @@ def _slope_function(library, factors):
         with tf.GradientTape() as tape:
             tape.watch(x)
             value = slopes(x)
-        return tape.gradient(value, x).numpy()
+        return to_numpy(tape.gradient(value, x))
 
     return lambda values: float(slopes(tf.constant(values))), gradient
 
@@ -362,7 +383,7 @@ def population_estimate(library):
 
     model = keras.Sequential([keras.Input((1,)), keras_layer(library)])
     estimate_population_statistics(model, batches, verbose=0)
-    mean = float(keras.ops.convert_to_numpy(model.layers[0].moving_mean)[0])
+    mean = float(to_numpy(model.layers[0].moving_mean)[0])
     found = "yes, `estimate_population_statistics`"
     return found if abs(mean - 8) < 1e-5 else "no"
 
@@ -408,40 +429,24 @@ def forward_mode(library):
         import torch
 
         layer = torch.nn.BatchNorm1d(1, track_running_stats=False).double()
-
-        def score(x):
-            return (torch.tanh(layer(x)) * torch.tensor(values)).sum()
-
-        jvp, hessian = torch.func.jvp, torch.func.hessian
+        weights, jvp, hessian = torch.tensor(values), torch.func.jvp, torch.func.hessian
         values, ones = torch.tensor(values), torch.tensor(ones)
+
+        def score_by_torch(x):
+            return (torch.tanh(layer(x)) * weights).sum()
+
+        score = score_by_torch
     else:
         import jax
 
-        if library == "Flax":
-            from flax import linen
-
-            layer = linen.BatchNorm(use_running_average=False)
-            state = layer.init(jax.random.key(0), values)
-
-            def normalize(x):
-                return layer.apply(state, x, mutable=["batch_stats"])[0]
-        else:
-            layer = keras_layer(library)
-            layer.build((None, 1))
-
-            def normalize(x):
-                return layer.stateless_call(
-                    [v.value for v in layer.trainable_variables],
-                    [v.value for v in layer.non_trainable_variables],
-                    x,
-                    training=True,
-                )[0]
-
-        def score(x):
-            return (jax.numpy.tanh(normalize(x)) * values).sum()
-
-        jvp, hessian = jax.jvp, jax.hessian
         values, ones = values.astype("float32"), ones.astype("float32")
+        weights, jvp, hessian = values, jax.jvp, jax.hessian
+        normalize = _jax_normalization(library, values)
+
+        def score_by_jax(x):
+            return (jax.numpy.tanh(normalize(x)) * weights).sum()
+
+        score = score_by_jax
     works = {}
     for name, run in {
         "jvp": lambda: jvp(score, (values,), (ones,)),
@@ -453,6 +458,24 @@ def forward_mode(library):
         except (TypeError, NotImplementedError, RuntimeError):
             works[name] = False
     return ", ".join(f"`{name}`: {'yes' if ok else 'no'}" for name, ok in works.items())
+
+
+def _jax_normalization(library, values):
+    """Return the layer in training mode, as a function of JAX."""
+    if library == "Flax":
+        import jax
+        from flax import linen
+
+        layer = linen.BatchNorm(use_running_average=False)
+        state = layer.init(jax.random.key(0), values)
+        return lambda x: layer.apply(state, x, mutable=["batch_stats"])[0]
+    layer = keras_layer(library)
+    layer.build((None, 1))
+    trainable, others = (
+        [variable.value for variable in variables]
+        for variables in (layer.trainable_variables, layer.non_trainable_variables)
+    )
+    return lambda x: layer.stateless_call(trainable, others, x, training=True)[0]
 
 
 QUESTIONS = {

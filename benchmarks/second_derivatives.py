@@ -81,7 +81,9 @@ def tensorflow_functions(model):
             errors = answer(weights, tf.constant(support)) - support_targets
             loss = tf.reduce_mean(errors**2)
         # Without a path from the loss, a bias has no gradient.
-        gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+        gradients = tape.gradient(
+            loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
         adapted = [w - INNER_RATE * g for w, g in zip(weights, gradients, strict=True)]
         return tf.reduce_mean(
             (answer(adapted, tf.constant(query)) - query_targets) ** 2
@@ -98,7 +100,9 @@ def derivative(function, weights):
     with tf.GradientTape() as tape:
         tape.watch(variables)
         value = function(variables)
-    gradients = tape.gradient(value, variables, unconnected_gradients="zero")
+    gradients = tape.gradient(
+        value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
     return [gradient.numpy() for gradient in gradients]
 
 

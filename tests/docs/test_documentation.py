@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from optional import import_optional
 from paths import ROOT
 
 import bn_keras
 import bn_keras_serving
 from bn_keras.cli import command_line
-from docs import build, pages
+from docs import build, pages, pictures
 
 README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -44,6 +45,7 @@ class Block:
         self.language = match["language"]
         self.code = inspect.cleandoc(match["code"])
         self.marks = (match["marks"] or "").split()
+        self.is_slow = self.marks[:1] in (["slow"], ["needs"])
 
 
 def blocks(text):
@@ -107,15 +109,16 @@ def test_every_public_name_has_an_example():
 
 
 def pages_with_code():
+    """Yield each page with the blocks to run, slow ones in the longer proofs only."""
     for path in PAGES:
-        if runnable := page_blocks(path):
-            marks = {mark for block in runnable for mark in block.marks}
-            slow = "slow" in marks or "needs" in marks
-            yield pytest.param(
-                path,
-                id=path.relative_to(ROOT).as_posix(),
-                marks=[pytest.mark.slow] * slow,
-            )
+        name = path.relative_to(ROOT).as_posix()
+        runnable = page_blocks(path)
+        fast = [block for block in runnable if not block.is_slow]
+        if fast:
+            yield pytest.param(path, fast, id=name)
+        if len(fast) < len(runnable):
+            slow = [pytest.mark.slow]
+            yield pytest.param(path, runnable, id=f"{name} with all", marks=slow)
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +150,10 @@ def served(tmp_path_factory):
 
 # What converters of others warn of.
 @pytest.mark.filterwarnings("ignore:.*np.object:FutureWarning")
-@pytest.mark.parametrize("path", list(pages_with_code()))
-def test_the_code_of_every_page_runs(path, tmp_path, monkeypatch, request):
+@pytest.mark.parametrize(("path", "runnable"), list(pages_with_code()))
+def test_the_code_of_every_page_runs(path, runnable, tmp_path, monkeypatch, request):
     """Run a page's blocks one after the other, as a reader does."""
     monkeypatch.chdir(tmp_path)
-    runnable = page_blocks(path)
     for block in runnable:
         if block.marks[:1] == ["needs"]:
             for module in block.marks[1:]:
@@ -212,6 +214,7 @@ def command_lines():
                 yield line
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("line", sorted(set(command_lines())))
 def test_every_command_that_is_shown_parses(line):
     words = shlex.split(line, comments=True)
@@ -226,6 +229,7 @@ def test_generated_pages_say_what_was_measured(name):
     )
 
 
+@pytest.mark.fast
 def test_readme_says_what_was_measured():
     text = " ".join(README.read_text(encoding="utf-8").split())
     answers = {row["question"]: row for row in pages.load("comparison")["rows"]}
@@ -257,6 +261,7 @@ def test_readme_says_what_was_measured():
     assert max(errors["bn_keras"]) <= 2e-9
 
 
+@pytest.mark.fast
 def test_pages_say_what_was_folded():
     networks = {row["network"]: row for row in pages.load("folding")["rows"]}
     readme = README.read_text(encoding="utf-8")
@@ -274,6 +279,7 @@ def test_pages_say_what_was_folded():
     assert max(row["difference"] for row in networks.values()) <= 2e-6
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "path",
     [*PAGES, ROOT / "serving" / "deploy" / "README.md"],
@@ -287,6 +293,7 @@ def test_relative_links_lead_somewhere(path):
             assert not name or (path.parent / name).is_file(), address
 
 
+@pytest.mark.fast
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     named = set(re.findall(r'= "([^"]+\.md)"', navigation))
@@ -294,16 +301,38 @@ def test_every_page_is_in_the_navigation():
     assert named == built | {"reference/command-line.md"}
 
 
+@pytest.mark.fast
 def test_user_documentation_names_no_internal_targets():
     for path in PAGES:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"\b(to reach|was asked|[Mm]issed:)", text), path
 
 
+@pytest.mark.fast
 def test_readme_is_short_and_has_the_two_commands():
     lines = README.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 200
     assert len([line for line in lines if line.startswith("python3 -m venv ")]) == 2
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [pictures.draw_folding, pictures.draw_export, pictures.draw_figure_1],
+    ids=["folding", "export", "figure_1"],
+)
+def test_pictures_show_what_was_measured(draw, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "FOLDER", tmp_path)
+    draw()
+    (drawn,) = tmp_path.iterdir()
+    committed = ROOT / "docs" / "pictures" / drawn.name
+    assert drawn.read_bytes() == committed.read_bytes(), "run `python -m docs.pictures`"
+
+
+@pytest.mark.fast
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == bn_keras.__version__
+    assert citation["authors"] == [{"name": "The bn-keras developers"}]
 
 
 @pytest.mark.slow
