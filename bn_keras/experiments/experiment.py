@@ -30,7 +30,7 @@ class Experiment(Generic[PlanT]):
             of one round after another, is sent the results so far, and returns the
             measurements: a dict that JSON can represent. Most experiments have one
             round; a second one can depend on the results of the first.
-        rows: Called as `rows(measurements)`. It returns the paper's claims beside what
+        rows: Called as `rows(measurements)`. It compares the paper's claims with what
             was measured.
         plot: Called as `plot(measurements)`. It returns the figure.
 

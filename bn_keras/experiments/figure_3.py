@@ -1,4 +1,4 @@
-"""Figure 3: the paper's steps and accuracies beside those of the measured curves."""
+"""Figure 3: steps and accuracies of the paper, compared with the measured curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,7 +63,7 @@ def speedups(
 
 
 def rows(measurements: Mapping[str, Any]) -> list[Row]:
-    """Return figure 3 beside what was measured, for both comparisons."""
+    """Compare figure 3 with what was measured, for both sets of rates."""
     table = [
         Row(
             f"Inception at {schedule(rate, halved)}, one seed: final test accuracy (%)",

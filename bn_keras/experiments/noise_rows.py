@@ -1,4 +1,4 @@
-"""The claims about noise and p-norms beside what was measured."""
+"""The table about noise and p-norms: the claims and what was measured."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ SIMILAR = 0.75
 
 
 def rows(measurements: Mapping[str, Any]) -> list[Row]:
-    """Return what the paper says about noise and p-norms, and what was measured."""
+    """Compare what the paper says about noise and p-norms with what was measured."""
     networks, target = measurements["networks"], measurements["target"]
     compared = ("noisy-bn", "bn", "none")
     points = measurements["every"] * np.arange(

@@ -89,7 +89,7 @@ def _introduction(scale, results):
     return f"""\
 <header>
 <h1>The papers' experiments, reproduced</h1>
-<p>The claims of Ioffe &amp; Szegedy 2015 and Santurkar et al. 2018, beside what
+<p>The claims of Ioffe &amp; Szegedy 2015 and Santurkar et al. 2018, and what
 <code>bn-keras reproduce</code> measured.{summary}</p>
 <p>Scale <code>{escape(scale)}</code>: {escape(SCALES.get(scale, "user-defined"))}.</p>
 </header>

@@ -1,4 +1,4 @@
-"""A claim of a paper beside what was measured, as one row of a table."""
+"""One row of the table of results: a claim of a paper and what was measured."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
