@@ -1,30 +1,32 @@
-"""Time several contenders side by side.
-
-Knows clocks and medians; nothing of what runs.
-"""
+"""Timing of several contenders side by side, and the origin of a result."""
 
 import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import numpy as np
 
 
-def medians(contenders, rounds):
-    """Median seconds of each contender, interleaved.
+def medians(
+    contenders: Mapping[str, Callable[[], Any]], rounds: int
+) -> dict[str, float]:
+    """Return the median time of each contender, in seconds.
 
-    In each round every contender runs twice and its second run counts: the first one
-    brings the memory allocator from its predecessor's state to its own.
+    The contenders take turns. In each turn a contender runs twice and only the second
+    run is timed: the first one brings caches and the memory allocator from the state of
+    the previous contender to its own.
 
     Args:
-        contenders: dict from name to a function without arguments that blocks until its
-            work is done.
-        rounds: how often all of them take their turn.
+        contenders: A dict from names to functions without arguments. They must return
+            only when their work is done.
+        rounds: The number of turns of each contender.
 
     Returns:
-        A dict from name to seconds.
+        A dict from names to seconds.
     """
     seconds = {name: [] for name in contenders}
     for run in contenders.values():
@@ -38,10 +40,10 @@ def medians(contenders, rounds):
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
-def provenance(module):
-    """The command, the kind of machine and the versions behind a result."""
-    chosen = os.environ.get("KERAS_BACKEND")
-    backend = [f"KERAS_BACKEND={chosen}"] if chosen else []
+def provenance(module: str) -> dict[str, Any]:
+    """Return the command, the kind of machine and the versions behind a result."""
+    variable = os.environ.get("KERAS_BACKEND")
+    backend = [f"KERAS_BACKEND={variable}"] if variable else []
     versions = {}
     for name in ("tensorflow", "keras", "jax", "torch", "numpy"):
         try:
