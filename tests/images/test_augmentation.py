@@ -32,7 +32,7 @@ def draw_inputs(content, augmentation, preprocessing, count=DRAWS):
 
 @pytest.fixture(scope="module", params=["PNG", "JPEG"])
 def crops(request):
-    """The first and last column, and the first and last row, of many random crops."""
+    """Return the first and last columns, and the first and last rows, of many crops."""
     # At this quality, coordinates survive in a JPEG file except for rounding.
     options = {"quality": 100, "subsampling": 0} if request.param == "JPEG" else {}
     inputs = draw_inputs(

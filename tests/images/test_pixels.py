@@ -47,7 +47,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def decoders():
-    """The decoder as a graph, by the number of channels."""
+    """Return the decoder as a graph, by the number of channels."""
     return {
         channels: tf.function(
             lambda content, channels=channels: decode(content, channels),
