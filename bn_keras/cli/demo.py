@@ -113,8 +113,7 @@ def run_demo(
     )
     measurements = _train(workdir, console)
     _show_learning_curves(measurements, workdir, console)
-    # Keras annotates `verbose` as text alone, so the type of the model is left open.
-    model: Any = measurements.models[BN_MLP.name]
+    model = measurements.models[BN_MLP.name]
     test = examples.test
 
     console.rule("2  Fold the batch normalization, export a SavedModel")
@@ -124,8 +123,11 @@ def run_demo(
     console.print(f"exported to {saved_model}", soft_wrap=True)
 
     console.rule(f"3  Serve it, ask for {len(test.labels):,} held-out digits")
-    unfolded = model.predict(test.images, verbose=0)
-    folded = folding.model.predict(test.images, verbose=0)
+    unfolded, folded = (
+        # Keras annotates `verbose` as text, although it documents numbers too.
+        network.predict(test.images, verbose=0)  # pyright: ignore[reportArgumentType]
+        for network in (model, folding.model)
+    )
     with (
         PredictionServer(saved_model.parent, port=0) as server,
         PredictionClient(server.address, "digits") as client,
