@@ -1,13 +1,14 @@
-"""Pipelines against the training step they feed: `python -m benchmarks.data`.
+"""Input pipelines and the training step that they feed: `python -m benchmarks.data`.
 
-Images per second of each pipeline with training's distortion, of one training step of
-BN-Inception on the same machine, and their ratio, which ought to be 2 or more. The
-pipelines and the step take turns; the medians count.
+Measures images per second of each pipeline with augmentation, of one training step of
+BN-Inception on the same machine, and their ratio. The pipelines and the step take
+turns, and their medians are reported.
 """
 
 import argparse
 import json
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +22,39 @@ from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import BNInception
 
 BATCH = 32
-# Height and width of the pictures made on the spot; of ImageNet 500x375 is usual.
+# The height and width of the generated images. 500x375 is usual for ImageNet.
 LARGE, SMALL = (375, 500), (32, 32)
-MADE = 256
+GENERATED = 256
 
 
-def made_pictures(folder, size, extension, count=MADE):
-    """A folder of pictures that compress as photographs do: smooth, with grain."""
+def write_images(
+    folder: Path, size: tuple[int, int], extension: str, count: int = GENERATED
+) -> data.Data:
+    """Write images that compress as photographs do: smooth, with noise."""
     from PIL import Image
 
     draw = np.random.default_rng(0)
     for split, images in (("train", count), ("val", 2)):
         for index in range(images):
-            path = Path(folder) / split / f"{index % 2}" / f"{index:04}.{extension}"
+            path = folder / split / f"{index % 2}" / f"{index:04}.{extension}"
             path.parent.mkdir(parents=True, exist_ok=True)
             coarse = draw.integers(0, 256, (size[0] // 16, size[1] // 16, 3))
-            smooth = Image.fromarray(coarse.astype(np.uint8)).resize(size[::-1])
+            smooth = Image.fromarray(coarse.astype(np.uint8)).resize((size[1], size[0]))
             pixels = np.asarray(smooth) + draw.normal(0, 6, (*size, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
     return data.image_folder(folder)
 
 
-def in_memory(count=4096):
-    """Random images of CIFAR-10's size."""
+def random_arrays(count: int = 4096) -> data.Arrays:
+    """Return random images of the size of CIFAR-10's."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, *SMALL, 3))
     return data.Arrays(pixels.astype(np.uint8), np.arange(count) % 10)
 
 
-def drain(split, size, batches):
-    """A function that takes so many shuffled, distorted mini-batches."""
+def pipeline_reader(
+    split: data.Split, size: tuple[int, int], batches: int
+) -> Callable[[], None]:
+    """Return a function that reads shuffled, augmented mini-batches."""
     stream = iter(
         split.batches(
             BATCH,
@@ -67,18 +72,15 @@ def drain(split, size, batches):
     return run
 
 
-def training_step(shape, steps=1, **options):
-    """A function that trains BN-Inception so many steps on one mini-batch."""
-    model = BNInception(
+def training_step(
+    shape: tuple[int, int, int], steps: int = 1, **options: Any
+) -> Callable[[], None]:
+    """Return a function that trains BN-Inception for some steps on one mini-batch."""
+    model: Any = BNInception(
         input_shape=shape, classes=1000, normalization=BatchNormalization, **options
     )
-    on_gpu = bool(keras.distribution.list_devices("gpu"))
-    # As bn_keras.training: XLA is slow on a CPU.
-    xla: Any = "auto" if on_gpu or keras.backend.backend() == "jax" else False
     model.compile(
-        keras.optimizers.SGD(0.01, momentum=0.9),
-        "sparse_categorical_crossentropy",
-        jit_compile=xla,
+        keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy"
     )
     images = np.random.default_rng(0).normal(0, 1, (BATCH, *shape)).astype("float32")
     labels = np.arange(BATCH)
@@ -90,26 +92,33 @@ def training_step(shape, steps=1, **options):
     return run
 
 
-def measure(pipelines, size, step, steps, batches, rounds):
-    """Rows of measurements: the pipelines of one size, against its training step."""
+def measure(
+    pipelines: dict[str, data.Split],
+    size: tuple[int, int],
+    step: Callable[[], None],
+    steps: int,
+    batches: int,
+    rounds: int,
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each pipeline of one size, with the figures of its step."""
     contenders = {
-        name: drain(split, size, batches) for name, split in pipelines.items()
+        name: pipeline_reader(split, size, batches) for name, split in pipelines.items()
     }
     seconds = medians({**contenders, "training step": step}, rounds)
     training = BATCH * steps / seconds.pop("training step")
     for name, value in seconds.items():
-        fed = BATCH * batches / value
+        throughput = BATCH * batches / value
         yield {
             "pipeline": name,
             "pixels": f"{size[0]}x{size[1]}",
-            "images a second": round(fed),
+            "images a second": round(throughput),
             "training images a second": round(training, 1),
-            "ratio": round(fed / training, 1),
+            "ratio": round(throughput / training, 1),
         }
 
 
-def main():
-    """Print the table, and write it as JSON where asked."""
+def main() -> None:
+    """Print the table, and write it as JSON with `--json`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data-dir", type=Path, help="an image folder of your own")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
@@ -118,14 +127,14 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         small, large = {}, {}
         small["digits, in memory"] = data.digits().train
-        small["32x32 pixels, in memory"] = in_memory()
+        small["32x32 pixels, in memory"] = random_arrays()
         if arguments.data_dir:
             own = data.image_folder(arguments.data_dir)
             large["your folder"] = own.train
         else:
-            own = made_pictures(Path(scratch) / "jpeg", LARGE, "jpg")
+            own = write_images(Path(scratch) / "jpeg", LARGE, "jpg")
             large["folder of 500x375 JPEG files"] = own.train
-            tiles = made_pictures(Path(scratch) / "png", SMALL, "png", 4096)
+            tiles = write_images(Path(scratch) / "png", SMALL, "png", 4096)
             small["folder of 32x32 PNG files"] = tiles.train
             written = data.convert(tiles, Path(scratch) / "small", shards=8)
             small["records of 32x32 PNG files"] = written.train

@@ -1,16 +1,17 @@
-"""Images a second in training, hours of figure 3: `python -m benchmarks.training`.
+"""Images per second in training, hours of figure 3: `python -m benchmarks.training`.
 
-Images per second of each recipe's training step on images that are in memory already;
-from it, on paper, what the full ImageNet runs of figure 3 would take, and how many such
-machines would make them in two weeks if adding machines cost nothing.
-`KERAS_BACKEND=jax`, `--dtype mixed_bfloat16` and `--batch-size 256` are the choice on a
-GPU.
+Measures images per second of each recipe's training step on images in memory. From it
+follow the hours of the full ImageNet runs of figure 3, and the number of such machines
+that would finish them in two weeks if they scaled perfectly. On a GPU, use
+`KERAS_BACKEND=jax`, `--dtype mixed_bfloat16` and `--batch-size 256`.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +19,9 @@ from benchmarks.timing import medians, provenance
 from bn_keras import data
 from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.training import build
-from bn_keras.training.recipes import RECIPES
+from bn_keras.training.recipes import RECIPES, Recipe
 
-# Steps of 32 images: to 72.2 %, for BN-x30 to its maximum (figure 3 and section 4.2.2).
+# Steps of 32 images to 72.2 %, of BN-x30 to its maximum (figure 3, section 4.2.2).
 STEPS = {
     "inception": 31.0e6,
     "bn-baseline": 13.3e6,
@@ -30,15 +31,15 @@ STEPS = {
 BATCH, IMAGES = 32, 1_281_167
 
 
-def stepper(recipe):
-    """A function that makes two training steps of a recipe."""
+def training_steps(recipe: Recipe) -> Callable[[], None]:
+    """Return a function that makes two training steps of a recipe."""
     draw = np.random.default_rng(0)
-    size = recipe.preprocessing.size
+    size: Any = recipe.preprocessing.size
     images = draw.random((recipe.batch_size, *size, 3)).astype("float32")
     labels = draw.integers(0, 1000, recipe.batch_size)
     split = data.Arrays(images, labels)
     names = tuple(map(str, range(1000)))
-    model = build(recipe, data.Data("random", split, split, names))
+    model: Any = build(recipe, data.Data("random", split, split, names))
 
     def steps():
         for _ in range(2):
@@ -47,8 +48,8 @@ def stepper(recipe):
     return steps
 
 
-def main():
-    """Parse, measure, print, write."""
+def main() -> None:
+    """Print the table, and write it as JSON with `--json`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=BATCH)
@@ -58,7 +59,7 @@ def main():
     options = parser.parse_args()
     size = (options.image_size, options.image_size)
     contenders = {
-        name: stepper(
+        name: training_steps(
             replace(
                 RECIPES[name],
                 preprocessing=Preprocessing(size=size),
@@ -67,7 +68,7 @@ def main():
             )
         )
         for name in STEPS
-        if name != "bn-x30"  # bn-x5's network
+        if name != "bn-x30"  # the same network as bn-x5
     }
     seconds = medians(contenders, options.rounds)
     seconds["bn-x30"] = seconds["bn-x5"]
@@ -92,8 +93,8 @@ def main():
             f"{machines:5.1f}"
         )
     if options.json:
-        found = {**provenance("benchmarks.training"), "rows": rows}
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        result = {**provenance("benchmarks.training"), "rows": rows}
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
