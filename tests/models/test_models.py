@@ -19,11 +19,11 @@ BUILDERS = {
     "VGG": partial(VGG, depth=11, **SMALL),
     "VGG small": partial(VGG, depth=11, head="small", normalization=None, **SMALL),
 }
-LARGE_MODEL_POLICIES = {
-    "Inception": "slow only",
-    "BNInception": "slow only",
-    "VGG": "mixed_float16",
-    "VGG small": "mixed_bfloat16",
+# The two policies share their code, and Inception is slow to build: the other pairs are
+# slow tests.
+QUICK_PAIRS = {
+    *(("mixed_bfloat16", name) for name in ("MLP", "ConvNet", "VGG small")),
+    *(("mixed_float16", name) for name in ("MLP", "ConvNet", "VGG")),
 }
 every_name = pytest.mark.parametrize("name", BUILDERS)
 
@@ -168,11 +168,7 @@ def policy(request):
         pytest.param(
             policy,
             name,
-            # The two policies share their code, so one of them is enough for the
-            # larger networks.
-            marks=pytest.mark.slow
-            if name not in ("MLP", "ConvNet") and policy != LARGE_MODEL_POLICIES[name]
-            else (),
+            marks=() if (policy, name) in QUICK_PAIRS else pytest.mark.slow,
         )
         for policy in ("mixed_bfloat16", "mixed_float16")
         for name in BUILDERS
