@@ -134,7 +134,8 @@ def _check_cluster() -> None:
         raise ValueError(
             "TF_CONFIG in the environment must name a cluster of workers only, and the "
             "index of this one, for multi_worker. Received: "
-            f"TF_CONFIG={text or 'none'}. Set it on each machine, as docs/how-to/several-machines.md shows."
+            f"TF_CONFIG={text or 'none'}. Set it on each machine, as "
+            "docs/how-to/several-machines.md shows."
         )
 
 
