@@ -6,8 +6,8 @@ from typing import Any
 from bn_keras.layer.formulas import gradients, normalize
 from bn_keras.layer.moments import Array, batch_moments
 
-# TensorFlow's fused kernel adds the values one after the other. The rounding errors of
-# a sum that is this many times the standard deviation of its terms become visible.
+# TensorFlow's fused kernel uses plain float32 sums. If a sum is more than this many
+# times the standard deviation of its terms, its rounding errors become visible.
 LARGE_SUM = 1e7
 
 
@@ -105,9 +105,9 @@ def _normalize_by_formula(inputs, gamma, beta, axes, epsilon) -> Any:
     def kernel(x, gamma, beta):
         _, mean, variance = batch_moments(x, axes, pairwise=_is_compiled_by_xla())
 
-        # TensorFlow differentiates this function again for a second derivative, through
-        # `mean` and `variance` as well. The moments' own cotangents are ignored: the
-        # caller stops the gradients there.
+        # For a second derivative TensorFlow differentiates this function, including its
+        # dependence on `mean` and `variance`. The cotangents of the moments are ignored
+        # because `normalize_batch` stops their gradients.
         def gradient(dy, _mean_cotangent, _variance_cotangent):
             return gradients(dy, x, gamma, mean, variance, axes, epsilon)
 
@@ -148,15 +148,15 @@ def _normalize_fused(inputs, gamma, beta, epsilon) -> Any:
     def kernel(x, gamma, beta):
         unshifted = forward(x)
         count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), x.dtype)
-        # The kernel adds float32 values one by one. The larger a sum is compared with
-        # the deviation of its terms, the more digits of the mean are lost, and the
-        # error of the mean goes into the variance. Both limits were found by
-        # measurement: below them the variance is within 1e-3 of the exact one
-        # (tests/layer/test_kernels.py).
+        # The kernel uses plain float32 sums. The larger a sum is compared with the
+        # deviation of its terms, the more digits of the mean are lost, and the error of
+        # the mean goes into the variance. Both limits were found by measurement: below
+        # them the variance is within 1e-3 of the exact one (the tests of the kernels
+        # check this).
         deviation = tf.sqrt(unshifted.batch_variance + epsilon)
         limit = deviation * tf.minimum(LARGE_SUM / tf.maximum(count, 1), 30.0)
-        # One such channel suffices: the kernel runs again on all of them. NaN compares
-        # false, and stays in its channel.
+        # One such channel is enough: the kernel runs again on all channels. NaN is not
+        # greater than anything, so it does not cause a second run.
         is_far = tf.reduce_any(tf.abs(unshifted.batch_mean) > limit)
 
         def compute_exact_mean():
@@ -165,9 +165,9 @@ def _normalize_fused(inputs, gamma, beta, epsilon) -> Any:
             rest = tf.reduce_mean(x - unshifted.batch_mean, (1, 2))
             return unshifted.batch_mean + tf.reduce_mean(rest, 0)
 
-        # Batch normalization does not depend on a shift of its inputs, and so neither
-        # do the outputs, the variance and all gradients. `tf.cond` computes nothing
-        # in the usual case, in which no channel is far.
+        # A shift of the inputs changes neither the outputs nor the variance nor any
+        # gradient, so the second run may subtract the mean first. If no channel is far,
+        # which is the usual case, `tf.cond` computes nothing.
         shift = tf.cond(
             is_far, compute_exact_mean, lambda: tf.zeros_like(unshifted.batch_mean)
         )
@@ -179,9 +179,9 @@ def _normalize_fused(inputs, gamma, beta, epsilon) -> Any:
         variance = unbiased * (tf.maximum(count - 1, 1) / tf.maximum(count, 1))
 
         def gradient(dy, _mean_cotangent, _variance_cotangent):
-            # TensorFlow has a gradient of this operation: second derivatives work. It
-            # needs the inputs of the run whose moments are in `reserved`; keeping
-            # `x - shift` in memory until then would cost more than this subtraction.
+            # TensorFlow has a gradient of this operation, for second derivatives. The
+            # inputs must be those of the run whose moments are in `reserved`. They are
+            # shifted again, because keeping them would need the memory of a batch.
             return tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=dy,
                 x=tf.cond(is_far, lambda: x - shift, lambda: x),
