@@ -145,6 +145,21 @@ def test_a_socket_works_with_and_without_a_port(doubling, tmp_path, monkeypatch)
         PredictionServer(doubling, port=None)
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("s" * 200, "longer than 107 bytes. Choose a shorter path"),
+        ("absent/s", "in a folder that does not exist. Create it"),
+        (".", "which already exists. Choose another path"),
+    ],
+)
+def test_an_unusable_socket_is_reported(doubling, tmp_path, monkeypatch, path, message):
+    monkeypatch.chdir(tmp_path)
+    server = PredictionServer(doubling, port=None, socket_path=path)
+    with pytest.raises(OSError, match=re.escape(message)):
+        server.start()
+
+
 @pytest.fixture(scope="module")
 def configured(doubling):
     """A server that sends tensors as bytes and receives at most 1,000 bytes."""

@@ -1,6 +1,8 @@
 """Versions of one model on disk: which are served and which are not."""
 
+import errno
 import shutil
+from pathlib import Path
 
 import pytest
 from version_fakes import (
@@ -132,6 +134,18 @@ def test_the_reason_names_the_parent_if_a_version_directory_is_given(directory, 
     (directory / "1" / "saved_model.pb").touch()
     versions = Versions("m", directory / "1", LATEST, loader)
     assert "Give the parent directory of this version." in versions.why_unavailable()
+
+
+def test_the_reason_names_a_directory_that_cannot_be_read(
+    directory, loader, monkeypatch
+):
+    def fail(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    reason = Versions("m", directory, LATEST, loader).why_unavailable()
+    expected = "m, which cannot be read (Permission denied). Grant read permission."
+    assert reason.endswith(expected)
 
 
 def test_a_new_version_is_loaded_before_the_old_one_is_unloaded(
