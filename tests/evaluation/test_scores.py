@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from optional import import_optional
 
 from bn_keras.evaluation import Evaluation, wilson_interval
 
@@ -32,7 +33,7 @@ def test_the_interval_ends_at_0_or_1_if_none_or_all_are_right(trials):
 
 
 def test_the_interval_is_that_of_scipy():
-    stats = pytest.importorskip("scipy.stats")
+    stats = import_optional("scipy.stats", "has the same interval")
     for successes, trials, confidence in ((0, 5, 0.95), (4, 9, 0.99), (90, 100, 0.5)):
         test = stats.binomtest(successes, trials)
         expected = test.proportion_ci(confidence, method="wilson")

@@ -84,6 +84,7 @@ def folded():
 
 
 # The converters raise deprecation warnings.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_onnx_export_of_a_folded_model_has_the_same_outputs(folded, tmp_path):
     import_optional("onnx", "Keras needs to write ONNX")
@@ -96,6 +97,7 @@ def test_the_onnx_export_of_a_folded_model_has_the_same_outputs(folded, tmp_path
     assert relative_difference(expected, actual) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_litert_export_of_a_folded_model_has_the_same_outputs(folded, tmp_path):
     litert = import_optional("ai_edge_litert.interpreter", "runs the LiteRT file")
