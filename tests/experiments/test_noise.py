@@ -43,8 +43,8 @@ def measurements(seeds=2, **changed):
     }
 
 
-def agreements(found):
-    return [row.agrees for row in EXPERIMENT.rows(found)]
+def agreements(facts):
+    return [row.agrees for row in EXPERIMENT.rows(facts)]
 
 
 @pytest.mark.fast
@@ -52,20 +52,20 @@ def test_distances_are_those_between_gaussians_in_standard_deviations():
     draw = np.random.default_rng(0)
     values = draw.normal(size=(4, 5000, 3)) * [1, 2, 3] + draw.normal(size=(4, 1, 3))
     moments = np.stack([values.mean(axis=1), values.var(axis=1)], axis=1)
-    found = moment_distances(moments)
-    assert found.shape == (3, 3)
+    distances = moment_distances(moments)
+    assert distances.shape == (3, 3)
     for step in range(3):
         for unit in range(3):
             (m, v), (n, w) = moments[step, :, unit], moments[step + 1, :, unit]
             # The closed form of the 2-Wasserstein distance.
             squared = (m - n) ** 2 + v + w - 2 * np.sqrt(v * w)
             expected = np.sqrt(squared / ((v + w) / 2))
-            np.testing.assert_allclose(found[step, unit], expected, rtol=1e-9)
+            np.testing.assert_allclose(distances[step, unit], expected, rtol=1e-9)
     # Pairing sorted values gives the shortest way.
     first, second = np.sort(values[0], axis=0), np.sort(values[1], axis=0)
     way = np.sqrt(((first - second) ** 2).mean(axis=0))
     scale = np.sqrt((values[0].var(axis=0) + values[1].var(axis=0)) / 2)
-    np.testing.assert_allclose(found[0], way / scale, rtol=0.05, atol=0.02)
+    np.testing.assert_allclose(distances[0], way / scale, rtol=0.05, atol=0.02)
 
 
 @pytest.mark.fast
@@ -83,35 +83,35 @@ def test_distances_do_not_depend_on_the_scale_or_constant_of_a_unit():
 @pytest.mark.fast
 def test_units_that_do_not_vary_or_are_not_finite_have_no_distance():
     moments = np.array([[[1, 1, 1.0], [0, 2, np.nan]], [[1, 2, 1.0], [0, 2, np.inf]]])
-    found = moment_distances(moments)
-    np.testing.assert_allclose(found, [[np.nan, 1 / np.sqrt(2), np.nan]])
-    assert typical_unit(found) == 1
+    distances = moment_distances(moments)
+    np.testing.assert_allclose(distances, [[np.nan, 1 / np.sqrt(2), np.nan]])
+    assert typical_unit(distances) == 1
     assert typical_unit(np.full((2, 3), np.nan)) == 0
 
 
 @pytest.mark.fast
 def test_the_typical_unit_has_the_median_instability():
-    found = np.array([[5, 1, np.nan, 3, 9], [5, 1, np.nan, 3, 9]], float)
-    assert typical_unit(found) == 0
+    distances = np.array([[5, 1, np.nan, 3, 9], [5, 1, np.nan, 3, 9]], float)
+    assert typical_unit(distances) == 0
 
 
 @pytest.mark.fast
 def test_measurements_as_in_the_paper_agree_with_every_claim():
-    found = EXPERIMENT.rows(measurements())
-    assert [row.agrees for row in found if row.paper != "-"] == [True] * 9
-    assert [row.agrees for row in found if row.paper == "-"] == [None]
-    assert all(len(row.claim) <= 80 for row in found)
-    assert found[0].measured == (
+    rows = EXPERIMENT.rows(measurements())
+    assert [row.agrees for row in rows if row.paper != "-"] == [True] * 9
+    assert [row.agrees for row in rows if row.paper == "-"] == [None]
+    assert all(len(row.claim) <= 80 for row in rows)
+    assert rows[0].measured == (
         "With noisy BN 0.300 (0.300 to 0.300); With BN 0.010 (0.010 to 0.010); "
         "Without BN 0.100 (0.100 to 0.100)"
     )
     # From 0.1 to 0.8 in eight points of 50 steps, 0.35 is reached after 175 steps, and
     # with 0.01 more after 170.
-    assert "With BN 172 (170 to 175)" in found[3].measured
-    assert "With BN 75.5 (75.0 to 76.0)" in found[4].measured  # of the last two points
-    assert found[7].claim == "training accuracy over the last quarter (%): L1"
+    assert "With BN 172 (170 to 175)" in rows[3].measured
+    assert "With BN 75.5 (75.0 to 76.0)" in rows[4].measured  # of the last two points
+    assert rows[7].claim == "training accuracy over the last quarter (%): L1"
     # Six and seven sevenths of the way from 0.1 to 0.75, and 0.01 more.
-    assert found[7].measured == "70.9 (70.4 to 71.4)"
+    assert rows[7].measured == "70.9 (70.4 to 71.4)"
 
 
 @pytest.mark.fast
@@ -164,15 +164,15 @@ def test_nothing_is_decided_about_noise_if_the_network_without_it_is_at_chance()
 
 @pytest.mark.fast
 def test_nothing_is_decided_about_similarity_if_bn_makes_no_difference():
-    found = agreements(measurements(none=0.8))
-    assert [found[row] for row in (3, 4, 7, 8, 9)] == [None] * 5
+    verdicts = agreements(measurements(none=0.8))
+    assert [verdicts[row] for row in (3, 4, 7, 8, 9)] == [None] * 5
 
 
 @pytest.mark.fast
 def test_networks_that_never_reach_the_target_are_reported():
-    found = EXPERIMENT.rows(measurements(none=0.2))
-    assert found[3].measured.endswith("; Without BN not within 400 (2 of 2 seeds)")
-    assert found[3].agrees is True
+    rows = EXPERIMENT.rows(measurements(none=0.2))
+    assert rows[3].measured.endswith("; Without BN not within 400 (2 of 2 seeds)")
+    assert rows[3].agrees is True
 
 
 def test_the_figure_shows_curves_units_and_norms():
@@ -213,30 +213,30 @@ def test_a_noisy_network_is_trained_tested_and_observed():
 @pytest.mark.slow
 def test_a_smoke_run_measures_each_part_once(tmp_path):
     progress = []
-    found = EXPERIMENT.run(
+    facts = EXPERIMENT.run(
         tmp_path, "smoke", on_part=lambda *part: progress.append(part)
     )
     assert progress[0] == ("", 0, 5)
     assert [done for _, done, _ in progress] == list(range(6))
-    assert json.loads(json.dumps(found)) == found
-    assert {name: len(ones) for name, ones in found["networks"].items()} == {
+    assert json.loads(json.dumps(facts)) == facts
+    assert {name: len(ones) for name, ones in facts["networks"].items()} == {
         "none": 1,
         "bn": 1,
         "noisy-bn": 1,
         "noise": 1,
         "linf": 1,
     }
-    one = found["networks"]["noisy-bn"][0]
+    one = facts["networks"]["noisy-bn"][0]
     assert len(one["accuracy"]) == len(one["loss"]) == 4
     assert len(one["test"]) == 1
     assert list(one["instability"]) == ["2", "6", "8"]
     assert one["instability"]["8"] > 0.1
-    assert found["networks"]["bn"][0]["instability"]["8"] < 0.05
-    EXPERIMENT.plot(found)
-    assert len(EXPERIMENT.rows(found)) == 8
+    assert facts["networks"]["bn"][0]["instability"]["8"] < 0.05
+    EXPERIMENT.plot(facts)
+    assert len(EXPERIMENT.rows(facts)) == 8
     progress.clear()
     again = EXPERIMENT.run(
         tmp_path, "smoke", on_part=lambda *part: progress.append(part)
     )
     assert progress == [("", 5, 5)]
-    assert again == found
+    assert again == facts

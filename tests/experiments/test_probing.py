@@ -45,31 +45,31 @@ def small_model(normalized, dtype="float32"):
 def test_a_quadratic_has_the_losses_and_the_smoothness_of_its_hessian(rng):
     factor = rng.normal(size=(5, 5))
     hessian, w = factor @ factor.T, rng.normal(size=5)
-    found = probe(quadratic(hessian), np.split(w, [2]), RATES)
+    result = probe(quadratic(hessian), np.split(w, [2]), RATES)
     g = hessian @ w
     losses = [(w - r * g) @ hessian @ (w - r * g) / 2 for r in RATES]
     change = np.linalg.norm(hessian @ g)
-    assert found.loss == pytest.approx(w @ hessian @ w / 2, rel=1e-12)
-    assert found.losses == pytest.approx((min(losses), max(losses)), rel=1e-12)
-    assert found.distances == pytest.approx((0.01 * change, 0.3 * change), rel=1e-12)
+    assert result.loss == pytest.approx(w @ hessian @ w / 2, rel=1e-12)
+    assert result.losses == pytest.approx((min(losses), max(losses)), rel=1e-12)
+    assert result.distances == pytest.approx((0.01 * change, 0.3 * change), rel=1e-12)
     # beta = |H g| / |g|, whatever the rate.
-    assert found.smoothness == pytest.approx(change / np.linalg.norm(g), rel=1e-12)
+    assert result.smoothness == pytest.approx(change / np.linalg.norm(g), rel=1e-12)
 
 
 @pytest.mark.fast
 def test_smoothness_is_the_largest_over_the_rates_if_the_hessian_changes():
     # w^4 at 1: g = 4, g' = 4 (1 - 4 rate)^3.
-    found = probe(lambda w: (w[0] ** 4, [4 * w[0] ** 3]), [np.array(1.0)], RATES)
+    result = probe(lambda w: (w[0] ** 4, [4 * w[0] ** 3]), [np.array(1.0)], RATES)
     distances = [4 - 4 * (1 - 4 * rate) ** 3 for rate in RATES]
     beta = [d / (4 * rate) for d, rate in zip(distances, RATES, strict=True)]
-    assert found.smoothness == pytest.approx(max(beta))
-    assert found.distances == pytest.approx((min(distances), max(distances)))
+    assert result.smoothness == pytest.approx(max(beta))
+    assert result.distances == pytest.approx((min(distances), max(distances)))
 
 
 @pytest.mark.fast
 def test_a_point_with_a_zero_gradient_is_smooth():
-    found = probe(quadratic(np.eye(3)), np.split(np.zeros(3), [2]), RATES)
-    assert found == (0, (0, 0), (0, 0), 0)
+    result = probe(quadratic(np.eye(3)), np.split(np.zeros(3), [2]), RATES)
+    assert result == (0, (0, 0), (0, 0), 0)
 
 
 @pytest.mark.fast
@@ -78,8 +78,8 @@ def test_nan_counts_as_infinite():
         nan = np.array(1.0 if weights[0] == 1 else np.nan)
         return nan, [nan]
 
-    found = probe(compute, [np.array(1.0)], RATES)
-    assert found == (1, (np.inf, np.inf), (np.inf, np.inf), np.inf)
+    result = probe(compute, [np.array(1.0)], RATES)
+    assert result == (1, (np.inf, np.inf), (np.inf, np.inf), np.inf)
 
 
 @pytest.mark.fast
@@ -100,9 +100,9 @@ def test_covariate_shift_is_the_change_of_gradient_due_to_earlier_layers(rng):
     g = gradients(a, b, c)
     a1, b1 = a - rate * g[0], b - rate * g[1]
     expected = [(g[1], gradients(a1, b, c)[1]), (g[2], gradients(a1, b1, c)[2])]
-    found = covariate_shift(compute, [a, b, c], [[0], [1], [2]], rate)
-    assert len(found) == 2
-    for shift, (before, after) in zip(found, expected, strict=True):
+    result = covariate_shift(compute, [a, b, c], [[0], [1], [2]], rate)
+    assert len(result) == 2
+    for shift, (before, after) in zip(result, expected, strict=True):
         norms = np.linalg.norm(before) * np.linalg.norm(after)
         assert shift.distance == pytest.approx(np.linalg.norm(before - after))
         assert shift.cosine == pytest.approx(np.sum(before * after) / norms)
@@ -123,8 +123,8 @@ def test_zero_and_infinite_gradients_have_no_cosine(before, after, shift):
     def compute(weights):
         return 0.0, [np.array(1.0), np.array(before if weights[0] == 1 else after)]
 
-    (found,) = covariate_shift(compute, [np.array(1.0)] * 2, [[0], [1]], 0.5)
-    np.testing.assert_array_equal(found, Shift(*shift))
+    (result,) = covariate_shift(compute, [np.array(1.0)] * 2, [[0], [1]], 0.5)
+    np.testing.assert_array_equal(result, Shift(*shift))
 
 
 def test_gradients_of_a_model_follow_its_formula(rng):
@@ -154,7 +154,7 @@ def test_a_model_with_bn_is_probed_in_training_mode_and_not_changed(rng):
         return evaluate(weights, x, y)
 
     weights = [keras.ops.convert_to_tensor(v) for v in model.trainable_variables]
-    found = probe(compute, weights, RATES)
+    result = probe(compute, weights, RATES)
     covariate_shift(compute, weights, group_weights(model), 0.1)
     for variable, old in zip(model.variables, before, strict=True):
         assert np.array(variable).tobytes() == old.tobytes()
@@ -162,7 +162,7 @@ def test_a_model_with_bn_is_probed_in_training_mode_and_not_changed(rng):
     hidden = x @ a
     hidden = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-3)
     expected = np.mean(((gamma * hidden + beta) @ b + q - y) ** 2)
-    assert found.loss == pytest.approx(expected, rel=1e-5)
+    assert result.loss == pytest.approx(expected, rel=1e-5)
     assert evaluate.experimental_get_tracing_count() == 1
 
 
