@@ -1,11 +1,10 @@
 """Examples in memory."""
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bn_keras.data.orders import Shuffling, permutation
 from bn_keras.data.splits import Split
 from bn_keras.images.preprocessing import Preprocessing
 
@@ -38,16 +37,7 @@ class Arrays(Split):
         with tf.init_scope(), tf.device("cpu"):
             return tf.constant(self.images), tf.constant(self.labels)
 
-    def order(  # noqa: D102 (documented in Split)
-        self, shuffling: Shuffling | None, epoch: "tf.Tensor"
-    ) -> "tf.data.Dataset[Any]":
-        import tensorflow as tf
-
-        return tf.data.Dataset.from_tensor_slices(
-            permutation(len(self), shuffling, epoch)
-        )
-
-    def read(  # noqa: D102
+    def read(  # noqa: D102 (documented in Split)
         self, reference: "tf.Tensor"
     ) -> "tuple[tf.Tensor, tf.Tensor]":
         import tensorflow as tf

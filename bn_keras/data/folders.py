@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from bn_keras.data.bad_files import (
     find_unreadable,
     report_bad_files,
 )
-from bn_keras.data.orders import Shuffling, permutation
 from bn_keras.data.splits import Data, Split
 from bn_keras.images import pixels
 
@@ -70,15 +69,6 @@ class Files(Split):
         # As in `Arrays`: outside any graph, and on the CPU.
         with tf.init_scope(), tf.device("cpu"):
             return tf.constant(self.paths), tf.constant(self.labels)
-
-    def order(  # noqa: D102
-        self, shuffling: Shuffling | None, epoch: "tf.Tensor"
-    ) -> "tf.data.Dataset[Any]":
-        import tensorflow as tf
-
-        return tf.data.Dataset.from_tensor_slices(
-            permutation(len(self), shuffling, epoch)
-        )
 
     def read(  # noqa: D102
         self, reference: "tf.Tensor"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bn_keras.data.bad_files import find_unreadable, unreadable_error
-from bn_keras.data.orders import Shuffling
+from bn_keras.data.orders import Shuffling, permutation
 from bn_keras.html_tables import html_table
 from bn_keras.images import pixels
 from bn_keras.images.augmentation import augment
@@ -23,9 +23,10 @@ _CLASSES_SHOWN = 12
 class Split(ABC):
     """The examples of one purpose, training or test: images with their labels.
 
-    A subclass defines how many there are (`len`), in which `order` they come, and how
-    to `read` one reference of that order. An order is a function of the seed and the
-    epoch only, so that a stream of examples can begin anywhere and stay the same.
+    A subclass defines how many there are (`len`) and how to `read` one of them, and
+    if it cannot read them in any order, in which `order` they come. An order is a
+    function of the seed and the epoch only, so that a stream of examples can begin
+    anywhere and stay the same.
     """
 
     # Height, width and channels of every image; None for a side that varies.
@@ -35,7 +36,6 @@ class Split(ABC):
     def __len__(self) -> int:
         """Return the number of examples."""
 
-    @abstractmethod
     def order(
         self, shuffling: Shuffling | None, epoch: "tf.Tensor"
     ) -> "tf.data.Dataset[Any]":
@@ -46,8 +46,14 @@ class Split(ABC):
             epoch: The number of the epoch, an int64 scalar tensor.
 
         Returns:
-            A `tf.data.Dataset` of `len(self)` references, which `read` accepts.
+            A `tf.data.Dataset` of `len(self)` references, which `read` accepts: the
+            position of each example, if a subclass does not redefine this.
         """
+        import tensorflow as tf
+
+        return tf.data.Dataset.from_tensor_slices(
+            permutation(len(self), shuffling, epoch)
+        )
 
     @abstractmethod
     def read(self, reference: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
