@@ -1,5 +1,7 @@
 """Move an affine map past the operations that commute with it."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers
@@ -145,8 +147,9 @@ def _move_past_spatial(call: Call, affine: Affine, forward: bool) -> Affine:
 
 
 def _move_past_reshape(call: Call, affine: Affine, forward: bool) -> Affine:
-    input_sizes = call.inputs[0].shape[1:]
-    output_sizes = call.outputs[0].shape[1:]
+    # `Any`, because the sizes may be None only until the next line.
+    input_sizes: Any = call.inputs[0].shape[1:]
+    output_sizes: Any = call.outputs[0].shape[1:]
     if None in (*input_sizes, *output_sizes) or 0 in affine.axes:
         raise NotFoldableError(f"{call.label!r} reshapes axes of unknown size")
     # Flatten moves the channels to the last axis before it flattens.
