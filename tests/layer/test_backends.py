@@ -147,7 +147,7 @@ def test_the_tests_of_the_layer_pass_on_jax(arguments):
         cwd=TESTS,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert completed.returncode == 0, completed.stdout[-6000:]
     assert " passed" in completed.stdout
