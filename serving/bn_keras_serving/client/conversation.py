@@ -55,7 +55,7 @@ class Classes(NamedTuple):
     scores: np.ndarray
 
 
-class Call(NamedTuple):
+class RemoteCall(NamedTuple):
     """A remote call to make: the method's name and its request."""
 
     method: str
@@ -63,14 +63,14 @@ class Call(NamedTuple):
 
 
 Answer = dict[str, np.ndarray]
-Steps = Generator[Call, Any, Any]
+Steps = Generator[RemoteCall, Any, Any]
 
 
 class Conversation:
     """The calls that answer questions about one model.
 
     Each method is a generator, so that the synchronous and the asyncio client can share
-    it: it yields a `Call`, is sent the response or thrown the `grpc.RpcError`, and
+    it: it yields a `RemoteCall`, is sent the response or thrown the `grpc.RpcError`, and
     returns the answer.
 
     The model's signatures are looked up once and kept. Since a model may be replaced
@@ -189,7 +189,7 @@ class Conversation:
     def status(self, version: int | None) -> Steps:
         """Ask for the state of each version; returns a list of `VersionState`."""
         request = messages.GetModelStatusRequest(model_spec=self._spec(version, None))
-        response = yield Call("GetModelStatus", request)
+        response = yield RemoteCall("GetModelStatus", request)
         return [
             VersionState(
                 status.version,
@@ -236,7 +236,7 @@ class Conversation:
     ) -> Steps:
         """Build a request for the signatures as they are known, and make the call."""
         if not look_up:
-            return (yield Call(method, build(None)))
+            return (yield RemoteCall(method, build(None)))
         known = self._signatures.get(_version_key(spec))
         signatures = known or (yield from self._fetch_signatures(spec))
         request = None
@@ -250,7 +250,7 @@ class Conversation:
             signatures = yield from self._fetch_signatures(spec)
             request = build(signatures)
         try:
-            return (yield Call(method, request))
+            return (yield RemoteCall(method, request))
         except grpc.RpcError as error:
             if error.code() not in _SIGNATURE_ERRORS:
                 raise
@@ -260,16 +260,18 @@ class Conversation:
                 raise error from None  # the refusal says more than a failed look-up
             if new_signatures == signatures:
                 raise
-        return (yield Call(method, build(new_signatures)))
+        return (yield RemoteCall(method, build(new_signatures)))
 
-    def _fetch_signatures(self, spec: Any) -> Generator[Call, Any, dict[str, Any]]:
+    def _fetch_signatures(
+        self, spec: Any
+    ) -> Generator[RemoteCall, Any, dict[str, Any]]:
         """Ask for the signatures of a version, name to `SignatureDef`."""
         key = _version_key(spec)
         # A failed call must not leave the former signatures in place.
         self._signatures.pop(key, None)
         request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.ParseFromString(key)
-        response = yield Call("GetModelMetadata", request)
+        response = yield RemoteCall("GetModelMetadata", request)
         signatures = messages.SignatureDefMap.FromString(
             response.metadata["signature_def"].value
         )
