@@ -19,6 +19,7 @@ import bn_keras
 import bn_keras_serving
 from bn_keras.cli import command_line
 from docs import build, pages, pictures
+from docs.pages.markdown import load
 
 README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -232,7 +233,7 @@ def test_generated_pages_say_what_was_measured(name):
 @pytest.mark.fast
 def test_readme_says_what_was_measured():
     text = " ".join(README.read_text(encoding="utf-8").split())
-    answers = {row["question"]: row for row in pages.load("comparison")["rows"]}
+    answers = {row["question"]: row for row in load("comparison")["rows"]}
     large = next(row for name, row in answers.items() if "401,408" in name)
     assert f"{float(large['Keras']):.1f} times too large" in text
     assert abs(float(large["bn_keras"]) - 1) <= 1e-3
@@ -244,7 +245,7 @@ def test_readme_says_what_was_measured():
     assert "4.67, biased | 7.00, unbiased" in text
     ratios = [
         row["ratio"]
-        for row in pages.load("layer")["rows"]
+        for row in load("layer")["rows"]
         if row["metric"] == "ms" and row["peer"] == "keras"
         if row["case"].count(",") == 3  # a convolutional shape
     ]
@@ -253,7 +254,7 @@ def test_readme_says_what_was_measured():
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     assert f"{min(ratios):.2f} to {max(ratios):.2f} of the time" in index
     errors = {"keras": [], "bn_keras": []}
-    for row in pages.load("second_derivatives")["rows"]:
+    for row in load("second_derivatives")["rows"]:
         if row["relative error"] is not None:
             errors[row["layer"]].append(row["relative error"])
     assert f"up to {max(errors['keras']):.0%}".replace("%", " %") in text
@@ -263,7 +264,7 @@ def test_readme_says_what_was_measured():
 
 @pytest.mark.fast
 def test_pages_say_what_was_folded():
-    networks = {row["network"]: row for row in pages.load("folding")["rows"]}
+    networks = {row["network"]: row for row in load("folding")["rows"]}
     readme = README.read_text(encoding="utf-8")
     assert networks["ResNet50"]["left"] == 0
     assert f"{networks['ResNet50']['folded']} folded, 0 left" in readme

@@ -1,0 +1,15 @@
+"""The generated pages of the documentation, and the functions that write them.
+
+Every figure on them comes from a file in `benchmarks/results/`. The tests write the
+pages again and compare.
+"""
+
+from docs.pages.comparison import comparison_page
+from docs.pages.papers import papers_page
+from docs.pages.performance import performance_page
+
+PAGES = {
+    "comparison.md": comparison_page,
+    "papers.md": papers_page,
+    "performance.md": performance_page,
+}

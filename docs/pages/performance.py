@@ -1,0 +1,28 @@
+"""The page on performance, a section for each benchmark."""
+
+from docs.pages.layer import derivatives_section, layer_section
+from docs.pages.markdown import HEADER
+from docs.pages.models import export_section, folding_section
+from docs.pages.serving import capacity_section, serving_section
+from docs.pages.training import training_section
+
+
+def performance_page():
+    """Return the page on performance."""
+    sections = [
+        layer_section(),
+        derivatives_section(),
+        folding_section(),
+        export_section(),
+        serving_section(),
+        training_section(),
+        capacity_section(),
+    ]
+    return f"""\
+{HEADER}
+# Performance
+
+Everything here was measured on two shared CPU cores, without a GPU. Each section names the
+command that repeats it; figures of your own machine will differ, ratios less so.
+
+{chr(10).join(sections)}"""
