@@ -121,7 +121,7 @@ def variance_at_a_large_mean(library):
 
 
 def values_far_apart_in_float16(library):
-    """Return the variance stored for values of deviation 300 in float16."""
+    """Return the variance stored for values of standard deviation 300 in float16."""
     values = np.array([[-300.0], [300.0]] * 8, "float16")
     layer = Layer(library, 1, half=True)
     layer.train(values)
@@ -480,13 +480,13 @@ def _jax_normalization(library, values):
 
 QUESTIONS = {
     "variance stored for 1, 2 and 6": stored_variance,
-    "variance of 401,408 float32 values of mean 1000 and deviation 1, two channels, "
-    "over the true one": variance_at_a_large_mean,
-    "variance stored for values of deviation 300, all in float16": (
+    "variance of 401,408 float32 values with mean 1000 and standard deviation 1, two "
+    "channels, relative to the true one": variance_at_a_large_mean,
+    "variance stored for values of standard deviation 300, all in float16": (
         values_far_apart_in_float16
     ),
     "second derivatives in training mode": second_derivatives,
-    "statistics after a batch of one value a channel": one_value,
+    "statistics after a batch of one value per channel": one_value,
     "statistics after a batch with NaN": one_nan,
     "statistics for several axes, `axis=(1, 2, 3)`": several_axes,
     "masked positions left out of the statistics": masks,
@@ -495,7 +495,7 @@ QUESTIONS = {
     "batch renormalization": batch_renormalization,
     "statistics frozen while gamma and beta train": frozen_statistics,
     "population statistics estimated again for a trained model": population_estimate,
-    "folds batch normalization into its neighbours": folding,
+    "folds batch normalization into its neighbors": folding,
 }
 
 

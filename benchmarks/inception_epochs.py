@@ -78,7 +78,7 @@ def main():
         (speedup,) = speedups(curves, name)
         text = "never reached" if speedup is None else f"{speedup:.1f} times faster"
         print(
-            f"{name}: best {100 * accuracy:.1f} % at step {step:,}; Inception's best: "
+            f"{name}: best {100 * accuracy:.1f}% at step {step:,}; Inception's best: "
             f"{text}"
         )
     if options.json:

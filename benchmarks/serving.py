@@ -97,7 +97,7 @@ def targets(facts):
             title = "tiny model: p50 over the direct call, ms"
             rows.append((title, "at most 0.8", row["p50 over direct, ms"]))
     for row in facts.get("load", ()):
-        title = f"{row['model']}, 80 % load, {row['arrivals']} arrivals: p99 / p50"
+        title = f"{row['model']}, 80% load, {row['arrivals']} arrivals: p99 / p50"
         rows.append((title, "at most 3", row["p99 / p50"]))
     keys = ("figure", "target", "measured")
     return [dict(zip(keys, row, strict=True)) for row in rows]

@@ -21,7 +21,7 @@ from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.training import build
 from bn_keras.training.recipes import RECIPES, Recipe
 
-# Steps of 32 images to 72.2 %, of BN-x30 to its maximum (figure 3, section 4.2.2).
+# Steps of 32 images to 72.2%, of BN-x30 to its maximum (figure 3, section 4.2.2).
 STEPS = {
     "inception": 31.0e6,
     "bn-baseline": 13.3e6,

@@ -169,10 +169,10 @@ def _draw_graph(picture, model, left, title, folded):
 
     def place(layer):
         column = 0 if layer in path else 1
-        centre = left + 62 + 140 * column
+        center = left + 62 + 140 * column
         if not inputs[layer] or (layer in path and depth[layer] >= rows - 2):
-            centre = left + 130  # What both branches share.
-        return centre, 44 + step * depth[layer]
+            center = left + 130  # What both branches share.
+        return center, 44 + step * depth[layer]
 
     for layer, sources in inputs.items():
         x, y = place(layer)
@@ -218,8 +218,8 @@ def draw_export():
         for row, (name, words) in enumerate(names.items()):
             top = 66 + 58 * row
             length = 206 * facts[name][key] / largest
-            colour = SLATE if name == "Keras" else BLUE
-            picture.rect(left, top, length, 24, colour, radius=3)
+            color = SLATE if name == "Keras" else BLUE
+            picture.rect(left, top, length, 24, color, radius=3)
             value = f"{facts[name][key] * factor:.0f} {unit}"
             picture.text(left, top + 42, f"{words}: {value}", 13)
     picture.save("export.svg")
@@ -258,15 +258,15 @@ def draw_figure_1():
         picture.text(x(step), bottom + 18, f"{step:,}", 12, "middle", GREY)
     picture.text((left + right) / 2, bottom + 38, "training steps", 12, "middle", GREY)
     curves = {"mlp": ("without BN", ORANGE), "bn-mlp": ("with BN", BLUE)}
-    for name, (words, colour) in curves.items():
+    for name, (words, color) in curves.items():
         mean = np.mean(measured["networks"][name]["accuracy"], axis=0)
         shown = np.flatnonzero(mean >= low)
         points = [(x(steps[i]), y(mean[i])) for i in shown]
-        picture.line(points, colour, 2, "6 4" if name == "mlp" else "")
+        picture.line(points, color, 2, "6 4" if name == "mlp" else "")
         at = int(np.searchsorted(steps, 22_000))
         drop = 26 if name == "mlp" else -10
         picture.text(
-            x(steps[at]), y(mean[at]) + drop, words, 13, "middle", colour, "600"
+            x(steps[at]), y(mean[at]) + drop, words, 13, "middle", color, "600"
         )
     picture.save("figure_1.svg")
 

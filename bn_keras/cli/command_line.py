@@ -54,8 +54,8 @@ COMMANDS = {
         "bn-keras train bn-mlp --data mnist --data-dir mnist/ --workdir run/",
     ),
     "evaluate": Command(
-        "Print top-1 and top-5 accuracy on the test examples, with confidence "
-        "intervals of 95 per cent. Several models are evaluated as an ensemble, by the "
+        "Print top-1 and top-5 accuracy on the test examples, with 95 percent "
+        "confidence intervals. Several models are evaluated as an ensemble, by the "
         "mean of their probabilities.",
         "bn-keras evaluate run/bn-mlp.keras --data digits",
     ),
@@ -65,13 +65,13 @@ COMMANDS = {
     ),
     "serve": Command(
         "Serve models over gRPC, and over REST if asked, until interrupted. The "
-        "options with underscores, except --max_*, have the names and meanings of "
-        "those of tensorflow_model_server. An empty file name means no file.",
+        "options with underscores, except --max_*, have the names and meanings that "
+        "they have in tensorflow_model_server. An empty file name means no file.",
         "bn-keras serve models/digits --port 8500 --rest_api_port 8501",
     ),
     "predict": Command(
         "Send .npy, .npz and image files to a server (this one or TensorFlow Serving), "
-        "several at a time. Prints one line of JSON for each file, in the order of the "
+        "several at a time. Print one line of JSON for each file, in the order of the "
         "files, with null for values that are not finite.",
         "bn-keras predict --address 127.0.0.1:8500 --model-name digits batch.npy",
     ),

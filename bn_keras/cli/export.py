@@ -36,8 +36,8 @@ def add_options(parser: OneLineParser) -> None:
     parser.add_argument(
         "--scale",
         type=float,
-        help="factor of the pixel values 0 to 255; the default of this option and the "
-        "next two is that of the training run, in MODEL.json, or 1/255, 0 and 1",
+        help="multiplier of the pixel values 0 to 255; the default of this option and "
+        "the next two is that of the training run, in MODEL.json, or 1/255, 0 and 1",
     )
     parser.add_argument("--offset", type=float, help="added to the scaled pixel values")
     parser.add_argument(

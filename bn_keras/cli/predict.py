@@ -135,7 +135,7 @@ def run(options: Namespace) -> int:
         try:
             with bar:
                 task = bar.add_task("predicting", total=len(options.files))
-                # A stream of requests has one signature, so neighbours of the same
+                # A stream of requests has one signature, so neighbors of the same
                 # signature share a stream, and the answers keep the files' order.
                 for signature, group in itertools.groupby(
                     requests, operator.itemgetter(0)

@@ -182,7 +182,8 @@ def run(options: argparse.Namespace) -> int:
             addresses.append(f"http://{server.rest_address}")
         # If the line cannot be written, to a full disk for example, serve anyway.
         with contextlib.suppress(OSError):
-            print(f"serving at {', '.join(addresses)}, Ctrl-C stops", flush=True)
+            where = ", ".join(addresses)
+            print(f"serving at {where}, press Ctrl-C to stop", flush=True)
         server.wait()
     except KeyboardInterrupt:
         pass

@@ -88,7 +88,7 @@ def add_options(parser: OneLineParser) -> None:
         "--width",
         type=argument_types.positive_number,
         metavar="X",
-        help="factor of the number of channels",
+        help="multiplier of the number of channels",
     )
     facts.add_argument(
         "--stem",

@@ -62,7 +62,7 @@ def load_model(path: str | Path) -> Any:
         cause = re.split(r"(?<=[.!?])\s", message)[0]
         raise ValueError(
             f"Cannot load {path} as a Keras model: {textwrap.shorten(cause, 300)} If "
-            "it has layers of your own, import their code and do the same in Python"
+            "it has custom layers, import them and use the Python API instead"
         ) from error
 
 

@@ -8,7 +8,7 @@ from bn_keras.data.arrays import Arrays
 from bn_keras.data.splits import Data
 
 DIGIT_NAMES = tuple("0123456789")
-# The file's source and licence are in optical_digits.txt beside it.
+# The file's source and license are in optical_digits.txt beside it.
 _FILE = Path(__file__).with_name("optical_digits.csv.gz")
 _BRIGHTEST = 16
 # Every fifth example is a test example.

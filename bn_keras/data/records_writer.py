@@ -147,8 +147,9 @@ def _check_convertible(split):
         (np.rint(images * 255).astype("uint8") / np.float32(255)), images
     ):
         raise ValueError(
-            "`data` must have pixels of 8 bits, or a PNG file would change them. "
-            f"Received: {images.dtype} values between them. Use the data set as it is."
+            "`data` must have pixels of 8 bits, which a PNG file can hold exactly. "
+            f"Received: {images.dtype} values that are not multiples of 1/255. Use the "
+            "data set as it is."
         )
 
 

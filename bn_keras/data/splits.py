@@ -138,7 +138,7 @@ class Split(ABC):
             shuffling: A `Shuffling`, or `None` to keep the order of storage.
             preprocessing: How an image becomes an input of the model. `None` keeps its
                 size and scales its values to [0, 1].
-            augmentation: Random crops, mirroring and colours, or `None`.
+            augmentation: Random crops, mirroring and colors, or `None`.
             epochs: The number of passes over the examples. `None` never ends.
             first_epoch: The number of the first epoch, which determines its order.
             first_batch: The number of mini-batches to leave out at the beginning.

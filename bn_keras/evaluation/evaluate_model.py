@@ -11,7 +11,7 @@ from bn_keras.evaluation.scores import Evaluation, Tally
 from bn_keras.images.crops import CROPS
 from bn_keras.images.preprocessing import Preprocessing
 
-# How far from 1 probabilities may sum: in bfloat16 each of them is rounded by 0.4 %.
+# How far from 1 probabilities may sum: in bfloat16 each of them is rounded by 0.4%.
 TOLERANCE = 0.01
 
 

@@ -73,12 +73,12 @@ class Evaluation:
 
     @property
     def top1_interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of `top1`, `(low, high)`."""
+        """The 95% confidence interval of `top1`, `(low, high)`."""
         return wilson_interval(int(np.trace(self.confusion)), self.images)
 
     @property
     def top5_interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of `top5`, `(low, high)`."""
+        """The 95% confidence interval of `top5`, `(low, high)`."""
         return wilson_interval(int(self.top5_counts.sum()), self.images)
 
     @property
@@ -110,7 +110,7 @@ class Evaluation:
             (name, f"{share:.2%}", f"{low:.2%} to {high:.2%}")
             for name, share, (low, high) in self._rows()
         ]
-        header = ("", "accuracy", "95 % interval")
+        header = ("", "accuracy", "95% interval")
         return html_table(rows, header, f"{self.images:,} images")
 
     def _rows(self):
@@ -149,9 +149,9 @@ def wilson_interval(
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     failures = trials - successes
     # Equation 4 multiplied by `trials`, so that counts stay exact integers.
-    centre = successes + z * z / 2
+    center = successes + z * z / 2
     half_width = z * sqrt(successes * failures / trials + z * z / 4)
-    low, high = ((centre + sign * half_width) / (trials + z * z) for sign in (-1, 1))
+    low, high = ((center + sign * half_width) / (trials + z * z) for sign in (-1, 1))
     # Rounding leaves 1e-17 where the bound is 0 or 1.
     return (low if successes else 0.0, high if failures else 1.0)
 

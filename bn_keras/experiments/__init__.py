@@ -1,1 +1,1 @@
-"""Experiments: each module has `run(...)` -> measurements and `plot(...)` -> figure."""
+"""The experiments of the papers; a module for each makes an `Experiment`."""

@@ -18,7 +18,7 @@ from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.training import preprocessing_for, recipes, train
 from bn_keras.training.recipes import Recipe
 
-# The smallest share of a picture's area in a training crop. The recipes' 8 % suit
+# The smallest share of a picture's area in a training crop. The recipes' 8% suit
 # photographs of 224 pixels and hundreds of epochs.
 MIN_AREA = 0.5
 BATCH = 500
@@ -27,7 +27,7 @@ BATCH = 500
 def halvings(recipe: Recipe) -> int:
     """Return how often a recipe's learning rate halves in a short run.
 
-    It is once for Inception and BN-Baseline, and six times, down to 1.6 %, for the
+    It is once for Inception and BN-Baseline, and six times, down to 1.6%, for the
     variants, which decay six times as fast.
 
     Args:
@@ -58,7 +58,7 @@ def scale_down(
     """
     if recipe.distortion is None:
         raise ValueError(
-            "`recipe` must be one with distortions, as those of Inception are. "
+            "`recipe` must have distortions, as those of Inception do. "
             f"Received: recipe={recipe.name}"
         )
     return replace(

@@ -255,7 +255,7 @@ def _accuracies(seeds, domain, moment):
 
 
 def _direction(seed, domain):
-    """Return what the 95 % interval of the paired difference says."""
+    """Return what the 95% interval of the paired difference says."""
     gained, lost = (seed["domains"][domain][key] for key in ("gained", "lost"))
     variance = gained + lost - (gained - lost) ** 2 / seed["images"]
     if abs(gained - lost) <= NormalDist().inv_cdf(0.975) * sqrt(variance):

@@ -99,7 +99,7 @@ def _predict_member(
 def compare(single: np.ndarray, multiple: np.ndarray, labels: Any) -> dict[str, Any]:
     """Compute the errors of figure 4, and the gain of each line over the one before.
 
-    The 95 % interval of a gain is that of the mean of paired differences on the same
+    The 95% interval of a gain is that of the mean of paired differences on the same
     pictures, so that pictures which are hard for both do not widen it.
 
     Args:
@@ -155,7 +155,7 @@ def _rows(measurements):
     details = {
         "single crop": f"mean and range of {members}",
         "multicrop": f"{measurements['crops']} crops, mean and range of {members}",
-        "ensemble": f"of {members}, 95 % interval {100 * low:.1f} to {100 * high:.1f}",
+        "ensemble": f"of {members}, 95% interval {100 * low:.1f} to {100 * high:.1f}",
     }
     table = [
         Row(
@@ -180,7 +180,7 @@ def _rows(measurements):
             Row(
                 f"{claim}: reduction of the error (points)",
                 f"more than 0 ({paper:.1f})",
-                f"{gain:.1f} (95 % interval {low:.1f} to {high:.1f})",
+                f"{gain:.1f} (95% interval {low:.1f} to {high:.1f})",
                 # Over test pictures, not over seeds: there is only one ensemble.
                 verdict([low, high]),
             )
@@ -195,7 +195,7 @@ def _interval(error, images):
 def _plot(measurements):
     """Plot the top-1 error of each line of figure 4.
 
-    A bar shows the mean, a point each network, and a line the 95 % interval of the
+    A bar shows the mean, a point each network, and a line the 95% interval of the
     ensemble's error.
     """
     from matplotlib.figure import Figure

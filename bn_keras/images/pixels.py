@@ -59,7 +59,7 @@ def _decode_other(content, channels):
     supported = ~has_palette | (tf.strings.substr(header, 54, 1024) == gray_palette)
     with tf.control_dependencies(
         # This text is part of every exported graph: changing it changes their bytes.
-        [tf.debugging.Assert(supported, ["a BMP file with a palette of colours"])]
+        [tf.debugging.Assert(supported, ["a BMP file with a palette of colors"])]
     ):
         # `decode_image` decodes GIF and BMP files in color only.
         image = tf.io.decode_image(content, 3, expand_animations=False)

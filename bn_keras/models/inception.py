@@ -94,7 +94,7 @@ def Inception(  # noqa: N802 (builders are nouns)
     kernel_initializer: Initializer = "he_normal",
     kernel_regularizer: Regularizer = None,
 ) -> keras.Model:
-    """Build the network without BN: with LRN and 40 % dropout.
+    """Build the network without BN: with LRN and 40% dropout.
 
     With `normalization=BatchNormalization` it is BN-Baseline, which has BN before each
     nonlinearity and is otherwise the same.

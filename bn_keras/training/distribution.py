@@ -169,9 +169,8 @@ class DataParallel(OneDevice):
         full_batches, rest = divmod(len(split), size)
         if not full_batches and rest < devices:
             raise ValueError(
-                "The test examples must be at least one for each of the "
-                f"{devices} devices. Received: {rest} examples. Use fewer devices, or "
-                "add images."
+                f"Each of the {devices} devices must get at least one test example. "
+                f"Received: {rest} examples. Use fewer devices, or add images."
             )
         batches = split.batches(size, preprocessing=preprocessing)
         if rest < devices:

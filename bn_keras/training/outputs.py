@@ -52,8 +52,9 @@ class Outputs:
         ):
             raise ValueError(
                 f"The unfinished run in {self.checkpoints.parent} must be the same as "
-                f"this one. Received (there, now): {'; '.join(differences)}. Name "
-                f"another folder, or remove {self.checkpoints} to start from scratch."
+                f"this one. Received (unfinished, this): {'; '.join(differences)}. "
+                f"Name another folder, or remove {self.checkpoints} to start from "
+                "scratch."
             )
 
     def resume(self, model: keras.Model, run: Run, steps_per_epoch: int) -> int:
@@ -103,9 +104,9 @@ class Outputs:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"No other process must train in {self.checkpoints.parent}. Received: "
-                f"a folder in which another process trains {self.model.stem}. Wait for "
-                "it, or name another folder."
+                f"{self.checkpoints.parent} must be used by one process at a time. "
+                "Received: a folder in which another process trains "
+                f"{self.model.stem}. Wait for it to end, or name another folder."
             ) from None
 
     def _truncate_curve(self, epochs: int) -> None:

@@ -138,16 +138,16 @@ BN_MLP = replace(MLP, name="bn-mlp", batch_normalization=True)
 CONVNET = replace(MLP, name="convnet", model="ConvNet", learning_rate=0.1, epochs=10)
 BN_CONVNET = replace(CONVNET, name="bn-convnet", batch_normalization=True)
 
-# Section 4.2 states the learning rates, batches of 32, that there is momentum, 40 %
+# Section 4.2 states the learning rates, batches of 32, that there is momentum, 40%
 # dropout, LRN, and what the variants change. It does not state the following:
-# - momentum 0.9 is that of every published recipe that reached 71 % or more;
-# - 4 % less learning rate every 8 epochs is from Szegedy et al. 2014, section 6;
+# - momentum 0.9 is that of every published recipe that reached 71% or more;
+# - 4% less learning rate every 8 epochs is from Szegedy et al. 2014, section 6;
 # - an L2 weight of 2e-4, a fifth of which is the 4e-5 of Google's later models, on the
 #   sum of squares without the factor 1/2;
-# - crops of 8 to 100 % of the area and of 3/4 to 4/3 are from Szegedy et al. 2014,
-#   colours from Howard 2013, which that paper cites, half as strong where the paper on
+# - crops of 8 to 100% of the area and of 3/4 to 4/3 are from Szegedy et al. 2014,
+#   colors from Howard 2013, which that paper cites, half as strong where the paper on
 #   batch normalization says "less";
-# - the epochs are those of figure 3: steps to 72.2 % (31.0 and 13.3 million), and for
+# - the epochs are those of figure 3: steps to 72.2% (31.0 and 13.3 million), and for
 #   all others the 6 million steps at which BN-x30 is best;
 # - pixels from -1 to 1, and single crops of 224 from 256 pixels.
 INCEPTION = Recipe(
@@ -194,7 +194,7 @@ INCEPTION_X5 = replace(
 )
 INCEPTION_SIGMOID = replace(INCEPTION, name="inception-sigmoid", activation="sigmoid")
 
-# Section 4.2.3: six networks, each with some of larger initial weights, 5 or 10 %
+# Section 4.2.3: six networks, each with some of larger initial weights, 5 or 10%
 # dropout, and per-activation BN in the last hidden layers. The paper does not state
 # which network has which.
 ENSEMBLE = (

@@ -25,8 +25,8 @@ def comparison_page():
 # Comparison with Keras, PyTorch and Flax
 
 Every cell of this table was written by a program, `python -m benchmarks.comparison`
-([its source](../benchmarks/comparison.py)), which does the same with each library. Keras and this package ran on TensorFlow {versions["tensorflow"]}, the last
-row on JAX {versions["jax"]}.
+([its source](../benchmarks/comparison.py)), which does the same with each library. Keras and this package
+ran on TensorFlow {versions["tensorflow"]}, except for the last row, which ran on JAX {versions["jax"]}.
 
 {table(columns, rows)}
 
@@ -39,8 +39,9 @@ Documented by each library, not run here:
 What the differences mean in practice:
 
 - **Variance at a large mean.** Keras computes the variance of few channels through
-  `tf.nn.moments` in one pass; with eight channels or more it is right. This layer subtracts
-  first, whatever the shape.
+  `tf.nn.moments`, whose float32 sum over so many values is off by more than the standard
+  deviation; with eight channels or more TensorFlow sums in another order and it is right. This
+  layer subtracts a shift first, whatever the shape.
 - **Unbiased statistics.** The paper stores `m / (m - 1)` times the biased variance.
   `BatchNormalization(unbiased=False)` stores Keras' value.
 - **Second derivatives.** See [the measurements](performance.md#second-derivatives).

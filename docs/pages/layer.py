@@ -60,15 +60,15 @@ the least memory traffic that an operation on two of them can have.
 
 {table(columns, rows)}
 
-- At `(256, 100)` the thirty or so small TensorFlow operations that a step dispatches
-  take the time, not their arithmetic.
+- At `(256, 100)` a step takes as long as dispatching its thirty or so small TensorFlow
+  operations; their arithmetic hardly counts.
 - Peak memory of a step at `{memory["case"]}`, beyond what the addition needs:
-  {number(memory["ours"])} MiB, Keras' layer {number(memory["peer_value"])} MiB.
+  {number(memory["ours"])} MiB; with Keras' layer {number(memory["peer_value"])} MiB.
 - A training step of BN-Inception (64x64 images, batch 64) takes
   {network["keras"]["ours"] / plain:.2f} of the time of the same network without
   normalization; with Keras' layer {network["keras"]["peer_value"] / plain:.2f}.
 - XLA is slow on this CPU: at `{slow}` this layer takes
-  {number(compiled[slow]["ours"])} ms compiled and {number(keras[slow]["ours"])} ms not,
+  {number(compiled[slow]["ours"])} ms compiled and {number(keras[slow]["ours"])} ms otherwise,
   Keras' layer {number(compiled[slow]["peer_value"])} and
   {number(keras[slow]["peer_value"])} ms.
 - Nothing here was measured on a GPU, and TensorFlow's fused kernel is used on CPUs only.
@@ -118,6 +118,6 @@ def _error(row):
     """Return an error in percent, or as it is where the derivative is zero."""
     relative = row["relative error"]
     if relative is not None:
-        return f"{relative:.0%}" if relative >= 0.001 else "below 0.001 %"
+        return f"{relative:.0%}" if relative >= 1e-5 else "below 0.001%"
     error = row["largest error"]
-    return f"{error:.2g} instead of 0" if error >= 1e-6 else "below 1e-10"
+    return f"{error:.2g} instead of 0" if error >= 1e-10 else "below 1e-10"

@@ -24,13 +24,13 @@ def folding_section():
 ## Folding
 
 The smallest network of each family of `keras.applications` with batch normalization, and
-BN-Inception, with random weights and statistics. The difference is the largest one of an
-output, in units of the output's largest value.
+BN-Inception, with random weights and statistics. The difference is the largest between the
+outputs before and after, relative to the largest output.
 
 {table(columns, rows)}
 
 In {names} some batch normalizations follow an output that is also used elsewhere, or a
-padding with zeros, and precede a ReLU. No linear layer can absorb those; each becomes one
+padding with zeros, and precede a ReLU. No linear layer can absorb them; each becomes one
 multiply-add.
 
 {source(facts, "folding")}
@@ -65,11 +65,11 @@ def export_section():
 ![Latency and size of both exports](pictures/export.svg)
 
 BN-Inception, 224 x 224, as TensorFlow SavedModels; ONNX Runtime and OpenVINO run the folded
-network. Each runtime has a process of its own, and they take turns, one request each.
+network. Each runtime has its own process, and they take turns, one request each.
 
 {table(columns, rows)}
 
-Convolutions take about 95 % of a request, all of them fused with bias and ReLU, in the same oneDNN
+Convolutions take about 95% of a request, all of them fused with bias and ReLU, in the same oneDNN
 kernels that Keras' export uses. ONNX Runtime and OpenVINO also keep activations in blocks of
 channels, which TensorFlow's kernels do not.
 

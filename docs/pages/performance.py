@@ -23,6 +23,6 @@ def performance_page():
 # Performance
 
 Everything here was measured on two shared CPU cores, without a GPU. Each section names the
-command that repeats it; figures of your own machine will differ, ratios less so.
+command that repeats it. Times on your machine will differ; their ratios will differ less.
 
 {chr(10).join(sections)}"""

@@ -20,7 +20,7 @@ def serving_section():
     direct = rate("tiny", "direct", 1)["p50 ms"]
     rows = [
         [
-            "tiny model, 1 client: median over the direct call, ms",
+            "tiny model, 1 client: median latency added to a direct call, ms",
             *(f"{rate('tiny', by, 1)['p50 ms'] - direct:.2f}" for by in peers),
         ],
         [
@@ -89,8 +89,8 @@ def serving_section():
     return f"""\
 ## Serving
 
-The embedded server in a second process on the loopback interface, its clients on the same two
-cores. The peers ({versions}) answered the same requests in the same run, Ray Serve through
+The embedded server ran in a second process on the loopback interface, with its clients on the same
+two cores. The peers ({versions}) answered the same requests in the same run, Ray Serve through
 TensorFlow Serving's stubs.
 
 {table(["", *peers.values()], rows)}
@@ -101,12 +101,12 @@ BN-Inception at 224 x 224, and its throughput as a share of direct calls from on
 
 One client alone waits for the 0.6 MB of its image to cross two Python processes.
 
-At 80 % of the highest throughput, with even and with random arrivals:
+At 80% of the highest throughput, with even and with random arrivals:
 
 {table(load_columns, load_rows)}
 
-{run["minutes"]:.0f} minutes of mixed calls, refused ones among them: {run["calls"]:,} calls,
-{run["errors"]} errors, {run["growth of resident memory, per cent"]:.1f} % more resident memory
+{run["minutes"]:.0f} minutes of mixed calls, including calls that must be refused: {run["calls"]:,} calls,
+{run["errors"]} errors, {run["growth of resident memory, per cent"]:.1f}% more resident memory
 ([serving_soak.json](../benchmarks/results/serving_soak.json)).
 
 {source(facts, "serving")}
@@ -119,13 +119,12 @@ def capacity_section():
 
     rate = load("serving")[capacity.KEY]
     return f"""\
-## Capacity, on paper
+## Capacity estimates
 
-What 1,000 to 1,000,000 images a second take, computed from the {rate:.1f} images a second and
-core that BN-Inception answered (`predict_uint8`, 224 x 224, batches of 8, the work of the
-client on the same cores included). `python -m benchmarks.capacity
---images-per-second-per-core X` makes the table for a figure of your own. Network columns: uint8
-pixels / float32.
+What 1,000 to 1,000,000 images per second need, calculated from the {rate:.1f} images per second and
+core measured with BN-Inception (`predict_uint8`, 224 x 224, batches of 8, including the work of the
+client on the same cores). `python -m benchmarks.capacity --images-per-second-per-core X` makes the
+table for a figure of your own. The network columns are for uint8 pixels / float32.
 
 {capacity.table(rate)}
 

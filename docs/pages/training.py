@@ -47,7 +47,7 @@ def training_section():
         "steps of 32 images",
         "epochs",
         "hours",
-        "such machines for two weeks",
+        "machines to finish in two weeks",
     ]
     files = {row["pipeline"]: row["images a second"] for row in data["rows"]}
     folder = next(value for key, value in files.items() if "JPEG" in key)
@@ -67,11 +67,11 @@ files is faster than records of the same files: {number(folder)} and {
 second. {source(data, "data")}
 
 The recipes after 600 steps on CIFAR-10 at a quarter of the width, one seed, the paper's own
-learning rates. Chance is 10 %; so few steps show how the networks behave, not their maxima.
+learning rates. Chance is 10%; so few steps show how the networks begin to learn, not their best accuracies.
 
 {
         table(
-            ["recipe", "learning rate", "training loss", "test accuracy (95 %)"],
+            ["recipe", "learning rate", "training loss", "test accuracy (95%)"],
             recipe_rows,
         )
     }
@@ -83,8 +83,8 @@ Evaluating 144 crops of a picture takes, for each crop, {
     } of the time of a single crop.
 {source(evaluation, "evaluation")}
 
-The full ImageNet runs of the paper's figure 3, on paper: at the training steps measured at
-224 x 224, if adding machines cost nothing.
+Estimates of the full ImageNet runs of the paper's figure 3, from the training steps measured at
+224 x 224, if work were divided among machines without loss.
 
 {table(paper_columns, paper_rows)}
 

@@ -69,7 +69,7 @@ def test_a_dry_run_reports_what_would_prevent_the_run(capsys, trained):
     checkpoint.mkdir(parents=True)
     shutil.copy(trained.with_suffix(".json"), checkpoint.parent)
     line = error_line(capsys, *dry_run, trained.parent, "--seed", 1)
-    assert "Received (there, now): seed: 0, 1." in line
+    assert "Received (unfinished, this): seed: 0, 1." in line
     shutil.rmtree(checkpoint.parent)
 
 

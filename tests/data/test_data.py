@@ -68,7 +68,7 @@ def test_every_fifth_digit_is_a_test_example():
     assert digits.class_names == tuple("0123456789")
 
 
-def test_the_licence_of_the_digits_is_beside_their_file():
+def test_the_license_of_the_digits_is_beside_their_file():
     folder = Path(data.__file__).parent
     notice = (folder / "optical_digits.txt").read_text()
     content = (folder / "optical_digits.csv.gz").read_bytes()

@@ -257,7 +257,7 @@ def test_readme_says_what_was_measured():
     for row in load("second_derivatives")["rows"]:
         if row["relative error"] is not None:
             errors[row["layer"]].append(row["relative error"])
-    assert f"up to {max(errors['keras']):.0%}".replace("%", " %") in text
+    assert f"up to {max(errors['keras']):.0%}" in text
     assert "within 2e-9" in text
     assert max(errors["bn_keras"]) <= 2e-9
 

@@ -96,7 +96,7 @@ def test_images_of_16_bits_are_reduced_to_8(decoders):
         (encode(IMAGE.quantize(64), "GIF")[:-100], "GIF"),
         (encode(PIXELS, "JPEG", mode="CMYK")[:-100], "Invalid JPEG"),
         # TensorFlow would return wrong pixels without an error.
-        (encode(IMAGE.quantize(64), "BMP"), "a BMP file with a palette of colours"),
+        (encode(IMAGE.quantize(64), "BMP"), "a BMP file with a palette of colors"),
         (b"", "empty"),
         (b"BM", "Incomplete bmp"),
         (b"not an image", "Unknown image file format"),

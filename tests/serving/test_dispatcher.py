@@ -75,5 +75,5 @@ def test_a_deadline_raises_once_the_client_has_left():
     waiting = [True, False]
     deadline = Deadline(client_is_waiting=lambda: waiting.pop(0))
     assert deadline.remaining() is None
-    with pytest.raises(DeadlineExceededError, match="or the client left"):
+    with pytest.raises(DeadlineExceededError, match="or the client disconnected"):
         deadline.remaining()

@@ -332,7 +332,7 @@ def test_a_changed_file_is_reloaded_and_a_broken_one_changes_nothing(
     wait_for(lambda: models.names() == ["a", "b"])
 
     def logged_problems():
-        return caplog.text.count("The served models stay unchanged")
+        return caplog.text.count("The served models are unchanged")
 
     for number, broken in enumerate(
         [

@@ -21,9 +21,9 @@ class LpNormalization(keras.layers.Layer):
 
     `y = gamma * (x - mean) / norm + beta` with `norm = (E[|x|**p] + epsilon)**(1/p)`
     over the values of a channel; for `p = infinity`, `norm = max |x| + epsilon`. The
-    norm is that of the inputs "before shifting the mean", as in the paper; with centred
-    values, p = 2 would be BN itself. Inference uses moving averages of `mean` and
-    `norm`.
+    norm is that of the inputs "before shifting the mean", as in the paper; with
+    centered values, p = 2 would be BN itself. Inference uses moving averages of `mean`
+    and `norm`.
 
     Args:
         p: The exponent, 1 or more; may be `math.inf`.

@@ -37,8 +37,8 @@ class OutsideNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalize the inputs."""
-        # The variance of centred inputs: E[x^2] - E[x]^2 would lose all its digits once
-        # the bias has grown.
+        # The variance of centered inputs: E[x^2] - E[x]^2 would lose all its digits
+        # once the bias has grown.
         centred = inputs - ops.stop_gradient(ops.mean(inputs, axis=0))
         if not self.scaled:
             return centred

@@ -70,8 +70,8 @@ class Conversation:
     """The calls that answer questions about one model.
 
     Each method is a generator, so that the synchronous and the asyncio client can share
-    it: it yields a `RemoteCall`, is sent the response or thrown the `grpc.RpcError`, and
-    returns the answer.
+    it: it yields a `RemoteCall`, is sent the response or thrown the `grpc.RpcError`,
+    and returns the answer.
 
     The model's signatures are looked up once and kept. Since a model may be replaced
     by one of other signatures at any time, neither a mismatch found here nor a refusal

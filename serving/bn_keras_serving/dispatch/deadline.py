@@ -44,7 +44,8 @@ class Deadline:
         seconds = None if self._end is None else self._end - time.monotonic()
         if not self._client_is_waiting() or (seconds is not None and seconds <= 0):
             raise DeadlineExceededError(
-                "The deadline passed, or the client left, before the model could run."
+                "The deadline passed, or the client disconnected, before the model "
+                "could run."
             )
         return seconds
 

@@ -40,5 +40,5 @@ def watch_config(
             last_problem = None
         except Exception as error:  # whatever happens, the served models stay
             if str(error) != last_problem and not closing.is_set():
-                _logger.error("The served models stay unchanged: %s", error)
+                _logger.error("The served models are unchanged: %s", error)
             last_problem = str(error)

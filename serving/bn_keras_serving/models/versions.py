@@ -329,7 +329,7 @@ class Versions(Generic[Loaded]):
                 # disk has to be read for that.
                 self._unload_idle() if woken else self.poll()
             except Exception:
-                _logger.exception("Polling for versions failed; it will be repeated.")
+                _logger.exception("Polling for versions failed and will be retried.")
             with self._lock:
                 # After `close`, stay until the last use has ended.
                 if self._closed and not self._retired:

@@ -86,7 +86,8 @@ class Servable:
             else:
                 unbatched.append(name)
         if batching is not None and unbatched:
-            _logger.info("Not batched at %s: %s.", path, ", ".join(unbatched))
+            names = ", ".join(unbatched)
+            _logger.info("Signatures that cannot be batched at %s: %s.", path, names)
         if batching is not None and batched:
             # Keep the root object: the variables live only as long as it does.
             self._root = tf.saved_model.load(str(path), tags=TAGS)
