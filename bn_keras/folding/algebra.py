@@ -142,7 +142,7 @@ def align(
     return array.reshape([next(sizes) if x in labels else 1 for x in target_labels])
 
 
-def fold_after(
+def fold_after_linear(
     kernel: np.ndarray,
     bias: np.ndarray | None,
     scale: np.ndarray,
@@ -166,7 +166,7 @@ def fold_after(
 def fold_after_depthwise(
     kernel: np.ndarray, bias: np.ndarray | None, scale: np.ndarray, shift: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same as `fold_after` for a kernel `(..., channels, multiplier)`."""
+    """Return `fold_after_linear` of a kernel `(..., channels, multiplier)`."""
     # Output `c * multiplier + m` of the layer is entry `(c, m)` of its kernel.
     kernel = kernel * scale.reshape(kernel.shape[-2:])
     return kernel, _zero_if_none(bias) * scale + shift
@@ -269,7 +269,7 @@ def einsum_labels(equation: str, rank: int) -> EinsumLabels:
 def fold_after_einsum(
     labels: EinsumLabels, kernel: np.ndarray, bias: np.ndarray | None, affine: Affine
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same as `fold_after` for an `EinsumDense` layer.
+    """Return the same as `fold_after_linear` for an `EinsumDense` layer.
 
     Args:
         labels: The result of `einsum_labels`.

@@ -4,9 +4,9 @@ from html import escape
 
 import keras
 
+from bn_keras.folding.fold_graph import fold_graph
 from bn_keras.folding.rebuilding import rebuild_model
 from bn_keras.folding.report import Report
-from bn_keras.folding.rules import fold_graph
 from bn_keras.keras_graph import read_graph
 
 

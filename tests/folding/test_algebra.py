@@ -74,12 +74,12 @@ def test_float32_statistics_are_computed_in_float64():
 def test_a_map_after_a_kernel_scales_its_outputs_and_shifts_the_bias(axis):
     kernel, bias, scale, shift = draw(4, 3), draw(3), draw(3, seed=1), draw(3, seed=2)
     stored = kernel if axis == -1 else kernel.T
-    folded, moved = algebra.fold_after(stored, bias, scale, shift, axis)
+    folded, moved = algebra.fold_after_linear(stored, bias, scale, shift, axis)
     x = draw(6, 4, seed=3)
     actual = x @ (folded if axis == -1 else folded.T) + moved
     np.testing.assert_allclose(actual, scale * (x @ kernel + bias) + shift, **EXACT)
     assert np.array_equal(
-        algebra.fold_after(stored, None, scale, shift, axis)[1], shift
+        algebra.fold_after_linear(stored, None, scale, shift, axis)[1], shift
     )
 
 

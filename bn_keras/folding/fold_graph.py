@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bn_keras.folding import algebra, commuting
+from bn_keras.folding import algebra, commuting_rules
 from bn_keras.folding.algebra import Affine
-from bn_keras.folding.linear import (
+from bn_keras.folding.linear_rules import (
     LINEAR,
     NotFoldableError,
     fold_after,
@@ -165,7 +165,7 @@ def _plan_backward(edge: Edge, affine: Affine, passed: tuple[str, ...]) -> list[
         return [Edit(call, rule, None, *fold_after(call, affine))]
     return [
         edit
-        for source, source_affine in commuting.move_backward(call, affine)
+        for source, source_affine in commuting_rules.move_backward(call, affine)
         for edit in _plan_backward(source, source_affine, (name, *passed))
     ]
 
@@ -193,7 +193,7 @@ def _plan_forward(edge: Edge, affine: Affine, passed: tuple[str, ...]) -> list[E
             rule = _rule_name("BN", *passed, name)
             edits.append(Edit(call, rule, None, *fold_before(call, affine)))
         else:
-            moved = commuting.move_forward(call, affine)
+            moved = commuting_rules.move_forward(call, affine)
             edits += _plan_forward(call.outputs[0], moved, (*passed, name))
     return edits
 

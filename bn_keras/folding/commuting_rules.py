@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers
 
 from bn_keras.folding.algebra import Affine
-from bn_keras.folding.linear import NotFoldableError
+from bn_keras.folding.linear_rules import NotFoldableError
 from bn_keras.keras_graph import Call, Edge
 
 # Layers that return their input at inference.

@@ -1,4 +1,4 @@
-"""Fold an affine map into the weights of one Keras layer."""
+"""The fold rules of linear layers: an affine map becomes part of the weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -65,7 +65,7 @@ def fold_after(call: Call, affine: Affine) -> FoldedWeights:
     else:
         # Keras stores transposed kernels as `(..., outputs, inputs)`.
         axis = -2 if layer_type in TRANSPOSED else -1
-        kernel, bias = algebra.fold_after(kernel, bias, scale, shift, axis)
+        kernel, bias = algebra.fold_after_linear(kernel, bias, scale, shift, axis)
     return _require_finite(call, {**weights, name: kernel, "bias": bias})
 
 
