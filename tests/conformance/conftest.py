@@ -5,13 +5,14 @@ import pytest
 from conformance.endpoint import EMBEDDED, batching_endpoint, main_endpoint
 
 
-@pytest.fixture(scope="session")
+# For this folder, not for the session: the server's settings must not outlast its tests.
+@pytest.fixture(scope="package")
 def endpoint(tmp_path_factory):
     """The server under test."""
     yield from main_endpoint(tmp_path_factory.mktemp("conformance"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def batching(endpoint):
     """A server with the same models and the parameters in `batching.config`."""
     yield from batching_endpoint(endpoint)

@@ -38,6 +38,15 @@ def states(versions):
     return states_of(versions.statuses())
 
 
+def new_watchers(others):
+    """Return the threads that watch versions, without those of other tests."""
+    return [
+        thread
+        for thread in set(threading.enumerate()) - others
+        if thread.name.startswith("versions of ")
+    ]
+
+
 def in_thread(function, *arguments):
     thread = threading.Thread(target=function, args=arguments)
     thread.start()
@@ -125,6 +134,7 @@ def test_a_version_that_fails_to_load_after_close_ends(directory, versions_of, l
 
 
 def test_a_use_may_outlast_close_and_then_the_watcher_ends(versions_of):
+    others = set(threading.enumerate())
     versions = versions_of()
     versions.watch()
     with versions.use() as servable:
@@ -132,9 +142,7 @@ def test_a_use_may_outlast_close_and_then_the_watcher_ends(versions_of):
         assert states(versions) == {1: "UNLOADING"}
         assert servable.version == 1
     wait_for(lambda: states(versions) == {1: "END"})
-    wait_for(
-        lambda: "versions of m" not in [thread.name for thread in threading.enumerate()]
-    )
+    wait_for(lambda: not new_watchers(others))
 
 
 def test_the_watcher_survives_unexpected_errors(
