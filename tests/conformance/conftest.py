@@ -5,7 +5,7 @@ import pytest
 from conformance.endpoint import EMBEDDED, batching_endpoint, main_endpoint
 
 
-# For this folder, not for the session: the server's settings must not outlast its tests.
+# For this folder, not the session: the server's settings must not outlast its tests.
 @pytest.fixture(scope="package")
 def endpoint(tmp_path_factory):
     """The server under test."""
