@@ -60,7 +60,7 @@ def site_address(address, file, page):
         raise FileNotFoundError(f"{file}: no such file: {address}")
     if target.is_dir():
         raise IsADirectoryError(f"{file}: a link must lead to a file: {address}")
-    pages = {path.resolve(): one for one, path in sources().items()}
+    pages = {source.resolve(): place for place, source in sources().items()}
     if (place := pages.get(target)) is None:
         place = f"files/{target.relative_to(ROOT).as_posix()}"
         (BUILD / place).parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def site_address(address, file, page):
     return os.path.relpath(place, Path(page).parent) + hash_mark + anchor
 
 
-def rewritten(text, file, page):
+def rewrite_links(text, file, page):
     """Return a page with its links as they are on the site, and code as it is."""
 
     def rewrite(link):
@@ -110,7 +110,7 @@ def assemble():
         place.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".md":
             text = file.read_text(encoding="utf-8")
-            place.write_text(rewritten(text, file, page), encoding="utf-8")
+            place.write_text(rewrite_links(text, file, page), encoding="utf-8")
         else:
             shutil.copy(file, place)
     page = BUILD / "reference" / "command-line.md"

@@ -6,7 +6,7 @@ import os
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from bn_keras import __version__
 from bn_keras.cli.parsers import CommandParser, OneLineParser
@@ -90,26 +90,6 @@ COMMANDS = {
         'eval "$(bn-keras completion bash)"',
     ),
 }
-
-
-class CommandModule(Protocol):
-    """What the module of a command has.
-
-    It imports neither Keras nor TensorFlow nor NumPy at its top, because its options
-    are needed for `--help`.
-    """
-
-    def add_options(self, parser: OneLineParser) -> None:
-        """Add the command's options to its parser."""
-        ...
-
-    def start(self, options: Namespace) -> None:
-        """Import the backend that the command needs and open its devices."""
-        ...
-
-    def run(self, options: Namespace) -> int:
-        """Run the command and return the exit status."""
-        ...
 
 
 def build_parser() -> OneLineParser:

@@ -3,8 +3,8 @@
 import argparse
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -74,24 +74,45 @@ class OneLineParser(argparse.ArgumentParser):
             )
 
 
+class CommandModule(Protocol):
+    """What the module of a command has.
+
+    It imports neither Keras nor TensorFlow nor NumPy at its top, because its options
+    are needed for `--help`.
+    """
+
+    def add_options(self, parser: "CommandParser") -> None:
+        """Add the command's options to its parser."""
+        ...
+
+    def start(self, options: argparse.Namespace) -> None:
+        """Import the backend that the command needs and open its devices."""
+        ...
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Run the command and return the exit status."""
+        ...
+
+
 class CommandParser(OneLineParser):
     """The parser of one command.
 
     Args:
-        module: A function that imports and returns the command's module, which has
-            `add_options(parser)`. It is called when the command is chosen or its help
+        module: A function that imports and returns the command's module, a
+            `CommandModule`. It is called when the command is chosen or its help
             is shown, so that no other command's module is imported.
         settings: The keywords of `argparse.ArgumentParser`.
     """
 
-    def __init__(self, *, module: Any, **settings: Any):
+    def __init__(self, *, module: Callable[[], Any], **settings: Any):
         super().__init__(**settings)
-        self._module = module
+        self._import: Callable[[], Any] | None = module
 
     def load(self) -> None:
         """Import the command's module and add its options, once."""
-        if self._module is not None:
-            module, self._module = self._module(), None
+        if self._import is not None:
+            module: CommandModule = self._import()
+            self._import = None
             module.add_options(self)
             self.set_defaults(command=module)
 

@@ -93,7 +93,7 @@ def _plot(measurements):
     figure = Figure(figsize=(12, 4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     networks = measurements["networks"]
-    # Colours that the left panel does not use for noise.
+    # Colors that the left panel does not use for noise.
     colors = ("blue", "orange", "purple", "brown", "pink")
     right.set_prop_cycle(color=[f"tab:{color}" for color in colors])
     for axes, names in ((left, NOISES), (right, NORMS)):

@@ -16,8 +16,6 @@ HIGHEST_VERSION = ".highest_version"
 # TensorFlow Serving reads version numbers as signed 64-bit integers.
 VERSION_LIMIT = 2**63
 _TEMPORARY_PREFIX = ".export.tmp-"
-# The names that release 0.1.0 gave its temporary folders.
-_OLD_TEMPORARY_NAMES = ".[0-9]*.tmp-*"
 _DAY = 86400.0
 
 
@@ -174,10 +172,9 @@ def _rename(unpublished: Path, directory: Path, version: int | None) -> Path:
 
 def _remove_dead_exports(directory: Path) -> None:
     """Remove the temporary folders of exports that were certainly killed."""
-    for pattern in (f"{_TEMPORARY_PREFIX}*", _OLD_TEMPORARY_NAMES):
-        for folder in directory.glob(pattern):
-            if _is_dead(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+    for folder in directory.glob(f"{_TEMPORARY_PREFIX}*"):
+        if _is_dead(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_dead(folder: Path) -> bool:
