@@ -39,7 +39,7 @@ that two CPU cores can train.
 {table(columns, overview)}
 
 Each page has the set-up, the figure, every claim with what was measured, and what it means.
-Measured values are means over the seeds, with the least and the most. A claim is confirmed if
+Measured values are means over the seeds, with the smallest and the largest in parentheses. A claim is confirmed if
 every seed shows what the paper says; for the ensemble, if the 95% interval over the test pictures
 does. "As BN" means at least three quarters of the way from the network without batch
 normalization to the one with it.

@@ -60,7 +60,7 @@ they feed:
 
 {table(["pipeline", "images a second", "the training step's", "ratio"], pipeline_rows)}
 
-TFRecord shards are faster where files are read over a network. On a local disk a folder of JPEG
+TFRecord shards are meant for files that are read over a network, which was not measured. On a local disk a folder of JPEG
 files is faster than records of the same files: {number(folder)} and {
         number(records)
     } images a
