@@ -55,8 +55,11 @@ def main() -> int:
     from bn_keras.cli import command_line
 
     options = command_line.parse()
-    with _silence_stderr():
-        options.command.start(options)
+    try:
+        with _silence_stderr():
+            options.command.start(options)
+    except Exception as error:
+        return command_line.report_error(error)
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # The default action would end the process without running any `finally` block, and

@@ -143,9 +143,6 @@ def run(options: Namespace) -> int:
         it serves). With `BN_KERAS_TRACEBACK=1` in the environment an error is raised
         instead.
     """
-    from bn_keras import errors
-    from bn_keras.cli import messages
-
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -153,11 +150,19 @@ def run(options: Namespace) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if os.environ.get("BN_KERAS_TRACEBACK") == "1":
-            raise
-        line = messages.one_line(messages.error_message(error))
-        messages.report(f"error: {line}")
-        return 1 if isinstance(error, errors.DivergenceError) else 2
+        return report_error(error)
+
+
+def report_error(error: Exception) -> int:
+    """Print an error in one line and return its exit status, or raise it if asked."""
+    from bn_keras import errors
+    from bn_keras.cli import messages
+
+    if os.environ.get("BN_KERAS_TRACEBACK") == "1":
+        raise error
+    line = messages.one_line(messages.error_message(error))
+    messages.report(f"error: {line}")
+    return 1 if isinstance(error, errors.DivergenceError) else 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

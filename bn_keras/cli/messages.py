@@ -34,6 +34,12 @@ def error_message(error: BaseException) -> str:
             return "No space left on the device; free some, then do the same again"
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}" if error.strerror else str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return (
+            f"The package {package} must be installed. It is not in {sys.prefix}. "
+            "Install bn-keras there with its dependencies, or the package itself"
+        )
     # An error of a package that has not been imported cannot have been raised, so that
     # neither needs to be imported here.
     grpc = sys.modules.get("grpc")

@@ -159,6 +159,30 @@ FAKE.start = start
     assert (process.returncode, error) == (130, b"")
 
 
+@pytest.mark.parametrize("method", ["start", "run"])
+def test_a_package_that_is_missing_is_one_line(method):
+    code = f'''
+def fail(options):
+    import no_such_package.module
+FAKE.{method} = fail
+'''
+    with start_program(code) as process:
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert error.startswith(
+        b"bn-keras: error: The package no_such_package must be installed."
+    )
+    assert error.count(b"\n") == 1
+
+
+def test_an_error_of_the_start_is_raised_if_asked():
+    environment = {**os.environ, "BN_KERAS_TRACEBACK": "1"}
+    with start_program("FAKE.start = None", env=environment) as process:
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert b"TypeError: 'NoneType' object is not callable" in error
+
+
 def test_a_character_that_the_terminal_cannot_show_is_replaced():
     code = "FAKE.run = lambda options: print('L\\u221e norm') or 0"
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
