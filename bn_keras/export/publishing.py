@@ -70,7 +70,16 @@ def check_version(directory: str | PathLike[str], version: int | None) -> None:
     Raises:
         ValueError: If the version is not a positive signed 64-bit integer.
         FileExistsError: If the number was, or may have been, used before.
+        NotADirectoryError: If the directory is a file or is below one.
     """
+    path = Path(directory).absolute()
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(
+            "`directory` must be a folder, or the name of a new one. Received: "
+            f"directory={str(directory)!r}, which is a file or is below one. Choose "
+            "another name"
+        )
     if version is None:
         return
     if type(version) is not int or not 0 < version < VERSION_LIMIT:

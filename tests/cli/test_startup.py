@@ -161,11 +161,11 @@ FAKE.start = start
 
 @pytest.mark.parametrize("method", ["start", "run"])
 def test_a_package_that_is_missing_is_one_line(method):
-    code = f'''
+    code = f"""
 def fail(options):
     import no_such_package.module
 FAKE.{method} = fail
-'''
+"""
     with start_program(code) as process:
         _, error = process.communicate(timeout=30)
     assert process.returncode == 2

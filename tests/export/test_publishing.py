@@ -150,10 +150,14 @@ def test_a_failed_export_leaves_no_files(model, tmp_path, monkeypatch):
     assert list((tmp_path / "m").iterdir()) == []
 
 
-def test_a_directory_that_cannot_be_created_is_an_os_error(model, tmp_path):
+@pytest.mark.parametrize("name", ["file", "file/m"])
+def test_a_directory_that_is_a_file_or_below_one_is_an_os_error(model, tmp_path, name):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        export_saved_model(model, tmp_path / "file" / "m")
+    with pytest.raises(
+        NotADirectoryError, match="`directory` must be a folder"
+    ) as error:
+        export_saved_model(model, tmp_path / name)
+    assert f"/{name}', which is a file or is below one" in str(error.value)
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_no_files(tmp_path):
