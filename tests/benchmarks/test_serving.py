@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-from benchmarks.serving import targets
+from benchmarks.serving import summarize
 from benchmarks.serving_load import (
     Load,
     closed_loop,
@@ -109,7 +109,7 @@ def test_growth_is_from_the_first_to_the_last_tenth():
 
 
 @pytest.mark.fast
-def test_targets_use_the_lowest_ratio_of_each_signature():
+def test_the_summary_has_the_lowest_ratio_of_each_signature():
     rows = [
         {"signature": "s", "batch": 1, "by": "direct", "concurrency": 1},
         *(
@@ -123,7 +123,7 @@ def test_targets_use_the_lowest_ratio_of_each_signature():
             for concurrency, ratio in ((1, 0.9), (2, 1.1), (64, 0.98))
         ),
     ]
-    assert [row["measured"] for row in targets({"network": rows})] == [0.9, 0.98]
+    assert [row["measured"] for row in summarize({"network": rows})] == [0.9, 0.98]
 
 
 @pytest.mark.slow
@@ -145,5 +145,5 @@ def test_a_short_run_with_the_tiny_model_writes_its_figures(tmp_path):
     for row in [*facts["tiny"], *facts["load"]]:
         assert "errors" not in row
         assert 0 < row["p50 ms"] <= row["p95 ms"] <= row["p99 ms"]
-    assert len(facts["targets"]) == 3
+    assert len(facts["summary"]) == 3
     assert "| gRPC | 1 |" in done.stdout
