@@ -3,6 +3,8 @@
 import functools
 import importlib
 import os
+import select
+import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
@@ -139,16 +141,20 @@ def run(options: Namespace) -> int:
 
     Returns:
         The exit status: 0, 1 (a result misses its bound, or a training run diverged),
-        2 (an error, printed in one line) or 130 (interrupted; `serve` ends with 0 once
-        it serves). With `BN_KERAS_TRACEBACK=1` in the environment an error is raised
-        instead.
+        2 (an error, printed in one line), 130 (interrupted; `serve` ends with 0 once
+        it serves) or 141 (the reader of the output has gone). With
+        `BN_KERAS_TRACEBACK=1` in the environment an error is raised instead.
     """
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return options.command.run(options)
+            status = options.command.run(options)
+            sys.stdout.flush()
+            return status
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError as error:
+        return 141 if _is_output_closed() else report_error(error)
     except Exception as error:
         return report_error(error)
 
@@ -180,6 +186,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     options.command.start(options)
     return run(options)
+
+
+def _is_output_closed() -> bool:
+    """Return whether the reader of the output has gone, as in `... | head`.
+
+    The output then goes nowhere, so that the end of the process does not fail on it.
+    """
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:  # not a file of the operating system
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    if not any(
+        events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)
+    ):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+    return True
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

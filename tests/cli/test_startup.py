@@ -183,6 +183,29 @@ def test_an_error_of_the_start_is_raised_if_asked():
     assert b"TypeError: 'NoneType' object is not callable" in error
 
 
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_reader_of_the_output_that_has_gone_ends_a_command_silently(flush):
+    code = f"""
+def run(options):
+    sys.stdin.read()
+    print("much " * 100, flush={flush})
+    return 0
+FAKE.run = run
+"""
+    with start_program(code, stdin=subprocess.PIPE) as process:
+        process.stdout.close()
+        process.stdin.close()
+        error = process.stderr.read()
+    assert (process.returncode, error) == (141, b"")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error():
+    code = "def run(options): raise BrokenPipeError(32, 'Broken pipe')\nFAKE.run = run"
+    with start_program(code) as process:
+        _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (2, b"bn-keras: error: Broken pipe\n")
+
+
 def test_a_character_that_the_terminal_cannot_show_is_replaced():
     code = "FAKE.run = lambda options: print('L\\u221e norm') or 0"
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
