@@ -68,11 +68,19 @@ def check_version(directory: str | PathLike[str], version: int | None) -> None:
         version: The number of the version, or None.
 
     Raises:
-        ValueError: If the version is not a positive signed 64-bit integer.
+        ValueError: If the version is not a positive signed 64-bit integer, or the path
+            is not in UTF-8.
         FileExistsError: If the number was, or may have been, used before.
         NotADirectoryError: If the directory is a file or is below one.
     """
     path = Path(directory).absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            "`directory` must be a path in UTF-8, as TensorFlow needs it. Received: "
+            f"directory={str(directory)!r}. Choose another name"
+        ) from None
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(

@@ -160,6 +160,14 @@ def test_a_directory_that_is_a_file_or_below_one_is_an_os_error(model, tmp_path,
     assert f"/{name}', which is a file or is below one" in str(error.value)
 
 
+def test_a_path_that_is_not_in_utf_8_is_refused_before_any_work(model, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"a path in UTF-8.*Received: directory='.*udcff'"
+    ):
+        export_saved_model(model, tmp_path / os.fsdecode(b"m\xff"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_an_os_error_and_leaves_no_files(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
