@@ -220,7 +220,8 @@ def test_a_run_resumes_with_more_epochs_but_not_with_another_recipe(
 ):
     folder, *_ = interrupted
     with pytest.raises(
-        ValueError, match=r"Received \(there, now\): learning_rate: 0.5, 0.25\. Name"
+        ValueError,
+        match=r"Received \(unfinished, this\): learning_rate: 0.5, 0.25\. Name",
     ):
         train(replace(LONG_RECIPE, learning_rate=0.25), digits, folder, verbose=0)
     longer = replace(LONG_RECIPE, epochs=5)
