@@ -206,6 +206,8 @@ def test_a_layer_whose_code_is_missing_is_a_short_error(tmp_path):
     )
     path = tmp_path / "own.keras"
     keras.Sequential([keras.Input((4,)), own()]).save(path)
-    with pytest.raises(ValueError, match=r"class 'Own'\. If it has custom layers") as raised:
+    with pytest.raises(
+        ValueError, match=r"class 'Own'\. If it has custom layers"
+    ) as raised:
         load_model(path)
     assert len(str(raised.value)) < 300 + len(str(path))
