@@ -1,9 +1,9 @@
 """Batch normalization for Keras 3, from the layer to the served model."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bn_keras import registration
+from bn_keras.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from bn_keras import models
@@ -30,20 +30,9 @@ _MODULES = {
     "estimate_population_statistics": "bn_keras.population",
     "export_saved_model": "bn_keras.export",
     "fold_batch_normalization": "bn_keras.folding",
+    "models": "bn_keras.models",
     "replace_batch_normalization": "bn_keras.replacement",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
-    if name == "models":
-        return importlib.import_module("bn_keras.models")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 registration.register_with_keras()

@@ -11,8 +11,8 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the functions `__getattr__` and `__dir__` of a package.
 
-    No module of the package may have one of the names: importing it would bind the
-    module to that name.
+    A module of the package may have one of the names only if it is what the name means:
+    importing a module binds it to its name.
 
     Args:
         package: The package's `__name__`.
@@ -26,7 +26,8 @@ def lazy_names(
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = importlib.import_module(modules[name])
-        return getattr(module, name)
+        # A subpackage is itself a public name.
+        return module if modules[name] == f"{package}.{name}" else getattr(module, name)
 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *modules})
