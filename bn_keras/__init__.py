@@ -7,6 +7,7 @@ from bn_keras.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from bn_keras import models
+    from bn_keras.diagnosis import diagnose
     from bn_keras.export import export_saved_model
     from bn_keras.folding import fold_batch_normalization
     from bn_keras.layer.batch_normalization import BatchNormalization
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchNormalization",
+    "diagnose",
     "estimate_population_statistics",
     "export_saved_model",
     "fold_batch_normalization",
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 # `bn-keras --help` waits for neither Keras nor its backend.
 _MODULES = {
     "BatchNormalization": "bn_keras.layer.batch_normalization",
+    "diagnose": "bn_keras.diagnosis",
     "estimate_population_statistics": "bn_keras.population",
     "export_saved_model": "bn_keras.export",
     "fold_batch_normalization": "bn_keras.folding",

@@ -10,7 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+# 128 and the number of the signal, as a shell reports it.
+_INTERRUPTED = 128 + signal.SIGINT
+_TERMINATED = 128 + signal.SIGTERM
 
 
 @contextmanager
@@ -51,7 +56,7 @@ def main() -> int:
     # so Ctrl-C ends the process at once.
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     from bn_keras.cli import command_line
 
     options = command_line.parse()
@@ -64,8 +69,28 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # The default action would end the process without running any `finally` block, and
     # leave temporary files behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    return command_line.run(options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    try:
+        status = command_line.run(options)
+    except SystemExit as stop:
+        if stop.code != _TERMINATED:
+            raise
+        status = _TERMINATED
+    if status in (_INTERRUPTED, _TERMINATED):
+        _end_process(status)
+    return status
+
+
+def _end_process(status: int) -> NoReturn:
+    """End the process of a command that a signal has stopped.
+
+    Its `finally` blocks have run. The interpreter would now free C++ objects whose
+    threads may be in the middle of a run, and such a thread can crash the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

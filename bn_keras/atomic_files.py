@@ -22,7 +22,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         `path` is unchanged.
 
     Raises:
-        OSError: If `path` is a folder that is not empty.
+        OSError: If `path` is a folder that is not empty, or the file system is full;
+            the error then names `path`.
 
     Example:
     ```python
@@ -43,7 +44,26 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary_path = folder / path.name
     try:
         yield temporary_path
+        # Some file systems report only now that they are full. And after a power
+        # failure the renamed file must not be empty.
+        _flush(temporary_path)
         # rename() replaces a file or an empty folder, and refuses any other folder.
         temporary_path.rename(path)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or every file of a folder, is on the device."""
+    for entry in (path, *path.rglob("*")):
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+            continue
+        descriptor = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

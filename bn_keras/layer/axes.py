@@ -1,35 +1,11 @@
-"""Shapes in a normalization: channel axes, masks and virtual batches."""
+"""Shapes in a normalization: channel axes and masks."""
 
 from collections.abc import Sequence
-from operator import index
 from typing import Any
 
-from keras import ops
+from keras import backend, ops
 
 Shape = Sequence[int | None]
-
-
-def standardize_axis(axis: int | Sequence[int]) -> int | tuple[int, ...]:
-    """Return `axis` as an int or a tuple of ints.
-
-    Args:
-        axis: An integer of any type, or a list or tuple of integers.
-
-    Returns:
-        The same axis or axes as Python integers, which JSON can represent.
-
-    Raises:
-        ValueError: If `axis` is anything else.
-    """
-    try:
-        if isinstance(axis, list | tuple):
-            return tuple(index(element) for element in axis)
-        # `index` accepts integers of NumPy, but neither floats nor strings.
-        return index(axis)  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        raise ValueError(
-            f"`axis` must be an integer or a tuple of integers. Received: axis={axis!r}"
-        ) from None
 
 
 def resolve_channel_axes(axis: int | Sequence[int], shape: Shape) -> list[int]:
@@ -43,7 +19,7 @@ def resolve_channel_axes(axis: int | Sequence[int], shape: Shape) -> list[int]:
         The axes in ascending order, none of them negative.
 
     Raises:
-        ValueError: If an axis is out of range, repeated, or of unknown or zero size.
+        ValueError: If an axis is out of range or repeated.
     """
     rank = len(shape)
     axes = (axis,) if isinstance(axis, int) else axis
@@ -58,12 +34,49 @@ def resolve_channel_axes(axis: int | Sequence[int], shape: Shape) -> list[int]:
             f"`axis` must not contain the same axis twice. Received: axis={axis}, "
             f"input shape {tuple(shape)}"
         )
-    if any(not shape[element] for element in channel_axes):
+    return channel_axes
+
+
+def resolve_weight_shape(axis: int | Sequence[int], shape: Shape) -> tuple[int, ...]:
+    """Return the sizes of the channel axes, which are the shape of the weights.
+
+    Args:
+        axis: One axis or several.
+        shape: The shape of the inputs with which a layer is built.
+
+    Raises:
+        ValueError: As in `resolve_channel_axes`, or if a size is unknown or zero.
+    """
+    sizes = tuple(shape[element] for element in resolve_channel_axes(axis, shape))
+    known_sizes = tuple(size for size in sizes if size)
+    if known_sizes != sizes:
         raise ValueError(
             "Every axis in `axis` must have a known size of at least 1. "
             f"Received: axis={axis}, input shape {tuple(shape)}"
         )
-    return channel_axes
+    return known_sizes
+
+
+def restore_channel_sizes(
+    inputs: Any, channel_axes: Sequence[int], sizes: Sequence[int]
+) -> Any:
+    """Return inputs whose static shape has the sizes of the channel axes.
+
+    Data from a Python generator, for example, may have no static shape beyond its rank.
+    The sizes are checked at run time.
+
+    Args:
+        inputs: A tensor `(batch, ...)`.
+        channel_axes: The result of `resolve_channel_axes`.
+        sizes: The size of each of them.
+    """
+    if all(inputs.shape[axis] is not None for axis in channel_axes):
+        return inputs
+    sizes_now: Any = ops.shape(inputs)
+    shape = list(sizes_now)
+    for axis, size in zip(channel_axes, sizes, strict=True):
+        shape[axis] = size
+    return ops.reshape(inputs, shape)
 
 
 def reshape_for_broadcast(weight: Any, inputs: Any, channel_axes: Sequence[int]) -> Any:
@@ -76,14 +89,16 @@ def reshape_for_broadcast(weight: Any, inputs: Any, channel_axes: Sequence[int])
 
     Returns:
         A tensor of the rank of `inputs`, with size 1 along all other axes; None if
-        `weight` is None.
+        `weight` is None. Its dtype is that of the inputs, or float32 if they are less
+        exact.
     """
     if weight is None:
         return None
     shape = [
         size if axis in channel_axes else 1 for axis, size in enumerate(inputs.shape)
     ]
-    return ops.reshape(ops.cast(weight, inputs.dtype), shape)
+    dtype = backend.result_type(inputs.dtype, "float32")
+    return ops.reshape(ops.cast(weight, dtype), shape)
 
 
 def expand_mask(mask: Any, inputs: Any) -> Any:
@@ -116,35 +131,3 @@ def expand_mask(mask: Any, inputs: Any) -> Any:
     if len(mask_shape) == len(input_shape):
         return mask
     return ops.expand_dims(mask, -1)
-
-
-def split_virtual_batches(
-    inputs: Any, mask: Any, channel_axes: Sequence[int], size: int
-) -> tuple[Any, Any]:
-    """Split a batch, and its mask, into virtual batches along a new first axis.
-
-    Args:
-        inputs: A tensor `(batch, ...)`.
-        mask: A boolean tensor that broadcasts to `inputs`, or None.
-        channel_axes: The result of `resolve_channel_axes`.
-        size: The number of examples in a virtual batch.
-
-    Returns:
-        `(inputs, mask)`, both of shape `(batch // size, size, ...)`; the mask is None
-        if it was None.
-
-    Raises:
-        ValueError: If `size` does not divide the batch, or if the batch is a channel
-            axis. A batch whose size is known only at run time is not checked here.
-    """
-    batch = inputs.shape[0]
-    if 0 in channel_axes or (batch is not None and batch % size):
-        raise ValueError(
-            "`virtual_batch_size` must divide the batch, which is the first axis. "
-            f"Received: virtual_batch_size={size}, channel axes {channel_axes}, input "
-            f"shape {tuple(inputs.shape)}"
-        )
-    shape = (-1, size, *ops.shape(inputs)[1:])
-    if mask is not None:
-        mask = ops.reshape(ops.broadcast_to(mask, ops.shape(inputs)), shape)
-    return ops.reshape(inputs, shape), mask

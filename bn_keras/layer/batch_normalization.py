@@ -7,16 +7,25 @@ from typing import Any
 import keras
 from keras import ops
 
+from bn_keras.layer.arguments import (
+    standardize_axis,
+    standardize_epsilon,
+    standardize_momentum,
+    standardize_virtual_batch_size,
+)
 from bn_keras.layer.axes import (
     expand_mask,
     reshape_for_broadcast,
     resolve_channel_axes,
-    standardize_axis,
+    resolve_weight_shape,
+    restore_channel_sizes,
 )
-from bn_keras.layer.formulas import normalize
 from bn_keras.layer.moving_statistics import AVERAGINGS
 from bn_keras.layer.renormalization import standardize_clipping
-from bn_keras.layer.training_mode import normalize_and_update
+from bn_keras.layer.training_mode import (
+    normalize_and_update,
+    normalize_by_moving_statistics,
+)
 
 
 @keras.saving.register_keras_serializable(package="bn_keras")
@@ -42,7 +51,8 @@ class BatchNormalization(keras.layers.Layer):
     but the population statistics stay usable. If a channel has one value, the outputs
     are `beta`.
 
-    Statistics are computed and stored in float32 or float64, whatever the dtype policy.
+    Statistics are computed and stored in float32 or float64, whatever the dtype policy;
+    `gamma` and `beta` have the policy's dtype of variables.
 
     Args:
         axis: The axis, or axes, that have their own statistics: usually the channels.
@@ -81,9 +91,8 @@ class BatchNormalization(keras.layers.Layer):
         virtual_batch_size: The number of examples in a virtual ("ghost") batch, or
             None. Each virtual batch is normalized by its own moments; the population
             statistics are updated with the mean over the virtual batches (Hoffer et al.
-            2017). It must divide every batch, including the last one of an epoch; if
-            the batch size is known only at run time, the backend reports an error of
-            its reshape operation. Not compatible with `renorm` and `synchronized`.
+            2017). The examples that remain at the end of a batch are a smaller virtual
+            batch. Not compatible with `renorm` and `synchronized`.
         frozen_statistics: Whether to normalize by the moving statistics in training
             too, and never update them, while `gamma` and `beta` are trained. Keras'
             `fit` overrides a `training=False` that was passed when a Functional model
@@ -102,8 +111,9 @@ class BatchNormalization(keras.layers.Layer):
     Raises:
         ValueError: If `axis` is out of range, repeated, or has an unknown or zero size;
             `epsilon` is negative; a momentum is not in [0, 1]; `averaging` is unknown;
-            `virtual_batch_size` does not divide the batch; or the mask has another
-            rank.
+            `virtual_batch_size` is not positive, or is combined with `renorm`,
+            `synchronized` or an `axis` that contains the batch; `renorm_clipping` is
+            invalid; or the mask does not have the shape of the inputs.
 
     Example:
     ```python
@@ -154,37 +164,9 @@ class BatchNormalization(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if None in (momentum, renorm_momentum) or not (
-            0 <= momentum <= 1 and 0 <= renorm_momentum <= 1
-        ):
-            raise ValueError(
-                "`momentum` and `renorm_momentum` must be in [0, 1]. Received: "
-                f"momentum={momentum}, renorm_momentum={renorm_momentum}. Use "
-                '`averaging="cumulative"` for equal weights.'
-            )
-        if not epsilon >= 0:  # true for NaN, too
-            raise ValueError(
-                f"`epsilon` must not be negative. Received: epsilon={epsilon}"
-            )
-        if averaging not in AVERAGINGS:
-            raise ValueError(
-                f"`averaging` must be one of {', '.join(AVERAGINGS)}. "
-                f"Received: averaging={averaging!r}"
-            )
-        if virtual_batch_size is not None and (
-            type(virtual_batch_size) is not int
-            or virtual_batch_size < 1
-            or renorm
-            or synchronized
-        ):
-            raise ValueError(
-                "`virtual_batch_size` must be a positive integer, without `renorm` and "
-                f"`synchronized`. Received: virtual_batch_size={virtual_batch_size!r}, "
-                f"renorm={renorm}, synchronized={synchronized}"
-            )
         self.axis = standardize_axis(axis)
-        self.momentum = float(momentum)
-        self.epsilon = float(epsilon)
+        self.momentum = standardize_momentum("momentum", momentum)
+        self.epsilon = standardize_epsilon(epsilon)
         self.center = center
         self.scale = scale
         self.beta_initializer = keras.initializers.get(beta_initializer)
@@ -199,30 +181,56 @@ class BatchNormalization(keras.layers.Layer):
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
         self.renorm = renorm
         self.renorm_clipping = standardize_clipping(renorm_clipping) if renorm else None
-        self.renorm_momentum = renorm_momentum
+        self.renorm_momentum = standardize_momentum("renorm_momentum", renorm_momentum)
         self.synchronized = synchronized
         self.unbiased = unbiased
         self.averaging = averaging
-        self.virtual_batch_size = virtual_batch_size
+        self.virtual_batch_size = standardize_virtual_batch_size(
+            virtual_batch_size, renorm, synchronized
+        )
         self.frozen_statistics = frozen_statistics
         self.supports_masking = True
         self.gamma = self.beta = None
 
+    @property
+    def averaging(self) -> str:
+        """How mini-batches are averaged: "moving", "cumulative" or "debiased"."""
+        return self._averaging
+
+    @averaging.setter
+    def averaging(self, averaging: str) -> None:
+        if averaging not in AVERAGINGS:
+            raise ValueError(
+                f"`averaging` must be one of {', '.join(AVERAGINGS)}. "
+                f"Received: averaging={averaging!r}"
+            )
+        if self.built and averaging != "moving" and not hasattr(self, "updates"):
+            raise ValueError(
+                '`averaging` must be "moving" in a layer that was built with it, '
+                "because it has no weight `updates`. Received: "
+                f"averaging={averaging!r}. Use `bn_keras.replace_batch_normalization("
+                f"model, averaging={averaging!r})`."
+            )
+        self._averaging = averaging
+
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Create the weights, in the order in which Keras' layer creates them."""
         channel_axes = resolve_channel_axes(self.axis, input_shape)
-        shape = tuple(input_shape[axis] for axis in channel_axes)
-        # In float32 at least: a deviation of 256 has a variance that overflows float16.
-        dtype = keras.backend.result_type(self.variable_dtype, "float32")
+        shape = resolve_weight_shape(self.axis, input_shape)
 
         def add(name, **arguments):
-            return self.add_weight(
-                name=name, shape=shape, dtype=dtype, autocast=False, **arguments
-            )
+            return self.add_weight(name=name, shape=shape, autocast=False, **arguments)
 
         def add_statistic(name, initializer):
             return add(
-                name, initializer=initializer, trainable=False, aggregation="mean"
+                name,
+                initializer=initializer,
+                trainable=False,
+                aggregation="mean",
+                # In float32 at least: a deviation of 256 has a variance that overflows
+                # float16, and a moving average with momentum 0.99 of bfloat16 numbers
+                # stands still once a step changes it by less than 1/256.
+                dtype=keras.backend.result_type(self.variable_dtype, "float32"),
             )
 
         def initialize_stddev(shape, dtype=None):
@@ -263,8 +271,10 @@ class BatchNormalization(keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalize `inputs`; the class describes the arguments."""
         channel_axes = resolve_channel_axes(self.axis, inputs.shape)
+        inputs = restore_channel_sizes(
+            inputs, channel_axes, tuple(self.moving_mean.shape)
+        )
         mask = expand_mask(mask, inputs)
-        inputs = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         gamma, beta = (
             reshape_for_broadcast(weight, inputs, channel_axes)
             for weight in (self.gamma, self.beta)
@@ -274,11 +284,9 @@ class BatchNormalization(keras.layers.Layer):
                 self, inputs, gamma, beta, channel_axes, mask
             )
         else:
-            mean, variance = (
-                reshape_for_broadcast(weight, inputs, channel_axes)
-                for weight in (self.moving_mean, self.moving_variance)
+            outputs = normalize_by_moving_statistics(
+                self, inputs, gamma, beta, channel_axes, training
             )
-            outputs = normalize(inputs, gamma, beta, mean, variance, self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(
@@ -287,6 +295,18 @@ class BatchNormalization(keras.layers.Layer):
         """Return `input_shape`, after checking the axes."""
         resolve_channel_axes(self.axis, input_shape)
         return input_shape
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load weights, also those of a layer that counted no updates."""
+        # Keras' layer has no `updates`. Its moving averages do not say of how many
+        # mini-batches they are, so the count starts at 0.
+        weights = [*self._trainable_variables, *self._non_trainable_variables]
+        if hasattr(self, "updates") and len(store.keys()) == len(weights) - 1:
+            zeros = ops.convert_to_numpy(ops.zeros_like(self.updates.value))
+            # Not a plain dictionary: the store may be a part of an HDF5 file.
+            known = {key: store[key] for key in store.keys()}  # noqa: SIM118
+            store = {**known, str(len(known)): zeros}
+        super().load_own_variables(store)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""

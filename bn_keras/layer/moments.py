@@ -60,12 +60,8 @@ def batch_moments(
         Ioffe & Szegedy 2015, Algorithm 1; Chan, Golub & LeVeque 1983, equation 1.7.
     """
     axes = tuple(axes)
-    if mask is None:
-        count = reduction_size(inputs, axes)
-    else:
-        mask = ops.broadcast_to(mask, ops.shape(inputs))
-        # Channels may have different counts, so this is a tensor even if it is static.
-        count = ops.sum(ops.cast(mask, inputs.dtype), axis=axes, keepdims=True)
+    count = count_unmasked(inputs, axes, mask)
+    if mask is not None:
         # Masked values may be NaN: they must not reach a sum, not even times 0.
         inputs = ops.where(mask, inputs, 0)
     divisor = safe_divisor(count, inputs.dtype)
@@ -85,9 +81,10 @@ def batch_moments(
         return Moments(count, mean, mean_of(ops.square(inputs - mean)))
     # Any value near the mean will do as a guess: it only has to be close enough that
     # the sum of the distances from it stays small. One example is quick to average.
-    first = inputs[:1] if 0 in axes else inputs
-    size = safe_divisor(reduction_size(first, axes), inputs.dtype)
-    guess = ops.sum(first, axis=axes, keepdims=True) / size
+    guess = inputs[:1] if 0 in axes else inputs
+    if axes != (0,) or not isinstance(count, int):  # the batch may be empty
+        size = safe_divisor(reduction_size(guess, axes), inputs.dtype)
+        guess = ops.sum(guess, axis=axes, keepdims=True) / size
     # The mean and the variance do not depend on the center in exact arithmetic, so
     # neither do their gradients: no need to differentiate through it.
     center = ops.stop_gradient(guess + mean_of(inputs - guess))
@@ -97,6 +94,34 @@ def batch_moments(
     variance = mean_of(ops.square(distance)) - ops.square(error)
     # The subtraction may leave a tiny negative variance where all values are equal.
     return Moments(count, center + error, ops.maximum(variance, 0))
+
+
+def count_unmasked(inputs: Array, axes: Sequence[int], mask: Array) -> Any:
+    """Return the number of values behind each moment.
+
+    Args:
+        inputs: A tensor `(batch, ...)`.
+        axes: The axes to reduce.
+        mask: A boolean tensor that broadcasts to `inputs`, or None.
+
+    Returns:
+        With a mask a tensor that broadcasts to the moments, because channels may have
+        different counts; otherwise as `reduction_size`.
+    """
+    if mask is None:
+        return reduction_size(inputs, axes)
+    if None in mask.shape:
+        # It may have size 1 where its size is unknown.
+        sizes: Any = ops.shape(inputs)
+        shape = [
+            1 if size == 1 else total
+            for size, total in zip(mask.shape, sizes, strict=True)
+        ]
+        mask = ops.broadcast_to(mask, shape)
+    # Axes of size 1 are not broadcast, only counted: the sum is over a small tensor.
+    broadcast = [a for a in axes if mask.shape[a] == 1]
+    count = ops.sum(ops.cast(mask, inputs.dtype), axis=tuple(axes), keepdims=True)
+    return count * ops.cast(reduction_size(inputs, broadcast), inputs.dtype)
 
 
 def reduction_size(inputs: Array, axes: Sequence[int]) -> Any:
@@ -109,7 +134,8 @@ def reduction_size(inputs: Array, axes: Sequence[int]) -> Any:
     size = 1
     for axis in axes:
         size = size * ops.shape(inputs)[axis]
-    return size
+    # Not the symbolic size of `jax.export`, which has no comparisons.
+    return size if isinstance(size, int) else ops.convert_to_tensor(size)
 
 
 def safe_divisor(count: Any, dtype: str) -> Any:
@@ -122,17 +148,6 @@ def safe_divisor(count: Any, dtype: str) -> Any:
     if isinstance(count, int):
         return float(max(count, 1))
     return ops.maximum(ops.cast(count, dtype), 1)
-
-
-def masked_mean(values: Array, mask: Array) -> Array:
-    """Return the mean over the first axis where `mask` is True; 0 if it never is.
-
-    Args:
-        values: A tensor `(groups, ...)`.
-        mask: A boolean tensor of the same shape.
-    """
-    count = ops.sum(ops.cast(mask, values.dtype), axis=0)
-    return ops.sum(ops.where(mask, values, 0), axis=0) / ops.maximum(count, 1)
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:

@@ -1,10 +1,10 @@
 """The averages that follow the moments of mini-batches."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
-from bn_keras.layer.moments import Array, Moments, masked_mean, unbiased_variance
+from bn_keras.layer.moments import Array, Moments, unbiased_variance
 from bn_keras.layer.replicas import in_several_replicas
 
 AVERAGINGS = ("moving", "cumulative", "debiased")
@@ -45,45 +45,62 @@ def update_average(average: Array, value: Array, weight: Any) -> Array:
     return average + (value - average) * weight
 
 
-def update_moving_statistics(layer: Any, moments: Moments) -> None:
-    """Average the moments of a batch into a layer's moving statistics, by channel.
+class BatchStatistics(NamedTuple):
+    """What a mini-batch adds to the moving statistics.
+
+    Args:
+        mean: The mean of the batch.
+        variance: The variance that normalized it.
+        population: The variance to average: the unbiased one, if the layer asks for it.
+        usable: Whether a channel had two values or more, and finite moments. None if no
+            channel had: nothing is to be updated.
+    """
+
+    mean: Array
+    variance: Array
+    population: Array
+    usable: Array
+
+
+def batch_statistics(layer: Any, moments: Moments) -> BatchStatistics:
+    """Return what the moments of a batch add to a layer's moving statistics."""
+    count, mean, variance = moments
+    population = unbiased_variance(variance, count) if layer.unbiased else variance
+    # If the mean is not finite, neither is the variance.
+    usable = ops.isfinite(population)
+    if not isinstance(count, int):
+        usable = ops.logical_and(usable, count >= 2)
+    elif count < 2:
+        # Assignments under `tf.distribute` are collective: if one replica, with too
+        # small a share of the batch, left them out, the others would wait for it.
+        usable = ops.zeros_like(usable) if in_several_replicas() else None
+    return BatchStatistics(mean, variance, population, usable)
+
+
+def update_moving_statistics(layer: Any, statistics: BatchStatistics) -> None:
+    """Average the statistics of a batch into a layer's moving ones, by channel.
 
     Channels with fewer than two values, or with moments that are not finite, keep their
     statistics.
 
     Args:
         layer: A built `BatchNormalization`.
-        moments: The moments of the batch, of the shape that broadcasts to the inputs;
-            with virtual batches, of shape `(virtual batches, ...)`.
+        statistics: Those of the batch, of a shape that broadcasts to the inputs.
 
     Reference:
-        Ioffe & Szegedy 2015, section 3.1; Hoffer et al. 2017 for virtual batches.
+        Ioffe & Szegedy 2015, section 3.1.
     """
-    count, mean, variance = moments
-    # Assignments under `tf.distribute` are collective: if one replica, with too small a
-    # share of the batch, returned here, the others would wait for it.
-    if isinstance(count, int) and count < 2 and not in_several_replicas():
+    mean, variance, population, usable = statistics
+    if usable is None:
         return
-    population = unbiased_variance(variance, count) if layer.unbiased else variance
-    # If the mean is not finite, neither is the variance.
-    usable = ops.isfinite(population)
-    if not isinstance(count, int) or count < 2:
-        usable = ops.logical_and(usable, count >= 2)
-    if layer.virtual_batch_size is not None:
-        # All virtual batches together count as one update.
-        mean, population = (
-            masked_mean(values, usable) for values in (mean, population)
-        )
-        usable = ops.any(usable, axis=0)
     usable = ops.reshape(usable, layer.moving_mean.shape)
 
     def average_into(variable, value, weight):
         value = ops.cast(ops.reshape(value, variable.shape), variable.dtype)
         old = ops.convert_to_tensor(variable)
         # `where` also keeps a NaN of an unusable channel out of the product.
-        change = ops.where(usable, (value - old) * weight, 0)
-        new = old + change  # read before the assignment changes it
-        variable.assign_add(change)
+        new = old + ops.where(usable, (value - old) * weight, 0)
+        variable.assign(new)
         return new
 
     weight = 1 - layer.momentum

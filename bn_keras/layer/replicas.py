@@ -20,6 +20,18 @@ def in_several_replicas() -> bool:
     return context is not None and context.num_replicas_in_sync > 1
 
 
+def sum_across_replicas(value: Array) -> Array:
+    """Return the sum of a tensor over all replicas; gradients flow to each of them.
+
+    Args:
+        value: A tensor with at least one axis. Only valid if `in_several_replicas()`.
+    """
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
 def merge_across_replicas(moments: Moments) -> Moments:
     """Merge the moments of all replicas, as if their batches were one.
 
@@ -42,11 +54,7 @@ def merge_across_replicas(moments: Moments) -> Moments:
     """
     import tensorflow as tf
 
-    context = tf.distribute.get_replica_context()
-
-    def total(value: Array) -> Array:
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
+    total = sum_across_replicas
     mean, variance = moments.mean, moments.variance
     # `all_reduce` has no gradient for scalars, so the count gets the mean's shape.
     own_count = tf.broadcast_to(tf.cast(moments.count, mean.dtype), tf.shape(mean))

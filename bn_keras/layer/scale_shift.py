@@ -68,7 +68,9 @@ class ScaleShift(keras.layers.Layer):
             ops.cast(ops.reshape(constant, shape), dtype)
             for constant in (self.scale, self.shift)
         )
-        outputs = ops.add(ops.multiply(ops.cast(inputs, dtype), scale), shift)
+        # Not `ops.add`: Keras takes a shift `(1, n, 1)` for a bias, and adds it along
+        # the last axis, if that has the same size.
+        outputs = ops.cast(inputs, dtype) * scale + shift
         return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(

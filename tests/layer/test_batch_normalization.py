@@ -142,7 +142,7 @@ def test_the_registered_name_of_the_layer_contains_the_package():
     ("arguments", "message"),
     [
         ({"momentum": 1.5}, r"\[0, 1\]\. Received: momentum=1.5"),
-        ({"epsilon": -1e-3}, r"not be negative\. Received: epsilon=-0.001"),
+        ({"epsilon": -1e-3}, r"not negative\. Received: epsilon=-0.001"),
         ({"epsilon": float("nan")}, "Received: epsilon=nan"),
     ],
 )
@@ -159,6 +159,8 @@ def test_the_error_for_a_wrong_argument_names_it(arguments, message):
         ((1, -1), (None, 3), r"twice\. Received: axis=\(1, -1\)"),
         (-1, (None, None), r"known size of at least 1\. Received: axis=-1"),
         (-1, (None, 0), r"known size of at least 1\. Received: axis=-1"),
+        (1, (None, None, 3), r"known size of at least 1\. Received: axis=1"),
+        (0, (None, 3), r"known size of at least 1\. Received: axis=0"),
     ],
 )
 def test_the_error_for_a_wrong_axis_names_it(axis, shape, message):

@@ -39,6 +39,15 @@ LARGE = [
     pytest.param((256, 8, 8, 9), (0,), id="large per activation"),
     pytest.param((256, 8, 8, 9), (0, 1), id="large two channel axes"),
     pytest.param((8, 8, 8, 16, 20), (0, 1, 2, 3), id="large volume"),
+    # Numbers of channels that 4 does not divide; in the last two, neither the positions
+    # nor their number in an example are multiples of 4.
+    pytest.param((32, 32, 64, 3), (0, 1, 2), id="large RGB"),
+    pytest.param((32, 32, 32, 6), (0, 1, 2), id="large 6 channels"),
+    pytest.param((128, 7, 7, 33), (0, 1, 2), id="large 33 channels"),
+    pytest.param((127, 7, 7, 33), (0, 1, 2), id="large odd"),
+    pytest.param((32, 6, 32, 32), (0, 2, 3), id="large channels first"),
+    # As the layer splits a batch into virtual ones.
+    pytest.param((4, 16, 16, 16, 9), (1, 2, 3), id="large virtual batches"),
 ]
 # Shapes and means; the first two are what the project promises. At two million values
 # per channel, the plain sum of the fused kernel misses the mean by many deviations.
@@ -49,8 +58,9 @@ FAR_CASES = [
     pytest.param((1000, 2), 1e4, id="1000 at 10000"),
     pytest.param((16, 2), 1e4, id="16 at 10000"),
     *(
-        pytest.param((64, 32, 32, 2), mean, id=f"65536 at {mean:g}")
+        pytest.param((64, 32, 32, channels), mean, id=f"65536 x {channels} at {mean:g}")
         for mean in (25.0, 29.0, 31.0, 100.0)
+        for channels in (2, 4)  # of which only one is a multiple of 4
     ),
 ]
 
@@ -112,8 +122,9 @@ def test_outputs_and_gradients_are_those_of_algorithm_1(shape, axes, dtype, mode
     cases_in_modes(
         [
             pytest.param(*case.values, dtype, id=f"{case.id}-{dtype}")
-            for case in SMALL + LARGE[2:3]
+            for case in SMALL + LARGE
             for dtype in DTYPES
+            if dtype == "float32" or np.prod(case.values[0]) <= 2**16
         ],
         ["sequence-float32", "large channels last-float32"],
         [mode for mode in MODES if mode != "graph"],
@@ -125,7 +136,10 @@ def test_outputs_and_gradients_with_a_mask(shape, axes, dtype, mode):
     function = normalize_by_batch(axes, ops.convert_to_tensor(mask))
     results = differentiate(function, (x, gamma, beta), cotangent, mode)
     expected = oracle(x, gamma, beta, cotangent, axes, EPSILON, mask)
-    assert_close(results, expected, 2e-5 if dtype == "float32" else 1e-9)
+    # The fused kernel adds up thousands of values one by one, of which the mask leaves
+    # out some: the sums of random signs cancel less.
+    tolerance = 2e-5 if np.prod(shape) < 2**16 else 2e-4
+    assert_close(results, expected, tolerance if dtype == "float32" else 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +158,27 @@ def test_a_mean_of_many_deviations_does_not_reduce_accuracy(shape, mean, mode):
     # that it is subtracted from.
     tolerance = 1e-3 + 16 * float(np.spacing(np.float32(mean)))
     assert_close(results, expected, tolerance if is_promised else 5e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode"),
+    cases_in_modes(
+        [pytest.param((64, 32, 32, channels), id=str(channels)) for channels in (2, 4)],
+        ["2"],
+    ),
+)
+@pytest.mark.parametrize("share", [0.9, 0.05])
+def test_a_mean_of_many_deviations_with_a_mask(shape, share, mode):
+    x, gamma, beta, cotangent = random_case(shape, (0, 1, 2), mean=1000.0)
+    mask = np.random.default_rng(3).random((*shape[:-1], 1)) < share
+    x = np.where(mask, x, np.float32(-5e4))  # padding far away
+    function = normalize_by_batch((0, 1, 2), ops.convert_to_tensor(mask))
+    results = differentiate(function, (x, gamma, beta), cotangent * mask, mode)
+    expected = oracle(x, gamma, beta, cotangent * mask, (0, 1, 2), EPSILON, mask)
+    np.testing.assert_allclose(results[2], expected.variance, rtol=1e-3)
+    results[0], outputs = np.where(mask, results[0], 0), expected.outputs
+    expected = expected._replace(outputs=np.where(mask, outputs, 0))
+    assert_close(results, expected, 3e-3)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +244,10 @@ def test_large_batches_use_the_fused_kernel_except_in_xla(shape, axes, xla):
     is_fused = any(
         operation.type == "FusedBatchNormV3" for operation in graph.get_operations()
     )
-    assert is_fused == (_repays_start_up(x, axes) and not xla)
+    is_foldable = x.shape[-1] != 33 or x.shape[0] != 127
+    assert is_fused == (_repays_start_up(x.shape, axes) and is_foldable and not xla)
     # Small cases have hundreds of values, and large ones 2**17 or more.
-    assert _repays_start_up(x, axes) == (x.size > 2**12)
+    assert _repays_start_up(x.shape, axes) == (x.size > 2**12)
 
 
 @tensorflow_only

@@ -269,8 +269,8 @@ def test_the_error_for_a_wrong_argument_names_it(arguments, message):
         estimate(model_of(BatchNormalization()), batches(), **arguments)
 
 
-@pytest.mark.parametrize("data", [[], [np.ones((1, 4), "float32")]])
-def test_too_few_values_are_an_error_and_change_nothing(data):
+def test_too_few_values_are_an_error_and_change_nothing():
+    data = [np.ones((1, 4), "float32")]
     model = model_of(BatchNormalization())
     with pytest.raises(
         ValueError, match=r"two finite values or more .* Received: none"
