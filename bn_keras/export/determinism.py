@@ -2,18 +2,28 @@
 
 import inspect
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
+from bn_keras.export.graph_definitions import names_used
 from bn_keras.keras_graph import read_graph
 
 _RANDOM = re.compile(
     "Random|Multinomial|TruncatedNormal|Shuffle|CandidateSampler|Skipgram"
     "|SampleDistorted|Rng|Bernoulli|Dropout"
 )
-# Operations that read a variable.
-_VARIABLES = {"VarHandleOp", "ReadVariableOp", "ResourceGather", "ResourceGatherNd"}
+# Operations that read a variable or a table. Those that change one are others.
+_READING = {
+    "HashTableV2",
+    "LookupTableFindV2",
+    "LookupTableSizeV2",
+    "ReadVariableOp",
+    "ResourceGather",
+    "ResourceGatherNd",
+    "VarHandleOp",
+}
 # Operations that call functions of the graph; the functions are searched as well.
 _CALLS = {"StatefulPartitionedCall", "If", "While", "Case", "Assert"}
 # TensorFlow calls the sources of `tf.data` pipelines stateful only to exempt them from
@@ -55,15 +65,13 @@ def _trains_by_default(operation: keras.Operation) -> bool:
     return "training" in parameters and parameters["training"].default is True
 
 
-def refuse_random_and_stateful(
-    graph_def: Any, variables: bool = False, decoding: bool = False
-) -> None:
+def refuse_random_and_stateful(graph_def: Any, outputs: Iterable[str]) -> None:
     """Raise an error for an operation whose result depends on more than its inputs.
 
     Args:
         graph_def: A `tf.compat.v1.GraphDef`.
-        variables: Whether the graph may read variables, as it does before freezing.
-        decoding: Whether the graph may have `tf.data` pipelines.
+        outputs: The names of the tensors that are computed. Operations that they do not
+            depend on are not looked at, except those inside of functions.
 
     Raises:
         ValueError: If there is a random or stateful operation, or one that uses
@@ -71,17 +79,19 @@ def refuse_random_and_stateful(
     """
     from tensorflow.python.framework import op_def_registry
 
-    allowed = _CALLS | (_VARIABLES if variables else set())
-    allowed |= _DECODING if decoding else set()
+    used = names_used(graph_def, outputs)
     functions = graph_def.library.function
-    nodes = [*graph_def.node, *(node for x in functions for node in x.node_def)]
+    nodes = [
+        *(node for node in graph_def.node if node.name in used),
+        *(node for function in functions for node in function.node_def),
+    ]
     for node in nodes:
         problem = None
         if _RANDOM.search(node.op):
             problem = "a random operation"
         elif "BatchNorm" in node.op and _is_training(node):
             problem = "an operation with statistics of the batch"
-        elif node.op not in allowed:
+        elif node.op not in _CALLS | _READING | _DECODING:
             # Functions of the graph are not in the registry of operations.
             definition = op_def_registry.get(node.op)
             if definition is not None and definition.is_stateful:

@@ -7,25 +7,32 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 
-from bn_keras.export import checking
-from bn_keras.export.contract import Contract, make_contract
-from bn_keras.folding import fold_batch_normalization
+from bn_keras.export import checking, pipeline, publishing
+from bn_keras.export.calibration import load_calibration
+from bn_keras.export.options import ExportOptions
 from bn_keras.images.preprocessing import Preprocessing
+from bn_keras.keras_graph import read_graph
+from bn_keras.quantization.calibration_data import read_examples
 
 
 def export_in_subprocess(
     model: keras.Model,
-    contract: Contract,
-    samples: Sequence[np.ndarray],
-    settings: Mapping[str, Any],
-) -> str:
+    directory: str | PathLike[str],
+    version: int | None,
+    options: ExportOptions,
+    samples: Any = None,
+    calibration: Any = None,
+) -> Path:
     """Save a model, and export it in another process.
 
     That process imports the modules of the model's layers. It cannot import the script
@@ -34,9 +41,11 @@ def export_in_subprocess(
 
     Args:
         model: The Keras model that is exported.
-        contract: Its contract.
-        samples: A flat list of input arrays to compare the export on.
-        settings: The other arguments of `export_saved_model`, serializable as JSON.
+        directory: Folder of the model's versions.
+        version: The number of the version, or None for the next one.
+        options: How to export the model.
+        samples: Inputs in the structure that the model takes; None for random ones.
+        calibration: What an int8 export is calibrated with.
 
     Returns:
         The path of the new version.
@@ -45,17 +54,32 @@ def export_in_subprocess(
         Exception: The error of the other process, of the same built-in type, in one
             line.
     """
-    reference = checking.run_model(model, contract, samples)
+    folding, contract, arrays = pipeline.fold(model, options, samples)
+    reference = checking.run_model(model, contract, arrays)
+    options = replace(
+        options, labels=contract.labels, preprocessing=contract.preprocessing
+    )
     with tempfile.TemporaryDirectory(prefix="bn-keras-export-") as folder:
         folder = Path(folder)
-        model.save(folder / "model.keras")
-        for kind, arrays in (("samples", samples), ("reference", reference)):
+        with publishing.file_errors(folder):
+            model.save(folder / "model.keras")
+        kinds = {"samples": arrays, "reference": reference}
+        if options.precision == "int8":
+            examples = load_calibration(calibration, contract)
+            kinds["calibration"] = read_examples(examples, read_graph(folding.model))
+        for kind, values in kinds.items():
             # NumPy's files cannot hold bfloat16, but float32 holds all its values.
-            arrays = [
-                x.astype("float32") if x.dtype.name == "bfloat16" else x for x in arrays
+            values = [
+                x.astype("float32") if x.dtype.name == "bfloat16" else x for x in values
             ]
-            np.savez(folder / f"{kind}.npz", *arrays)
-        settings = {**settings, "modules": sorted(_find_modules(model))}
+            np.savez(folder / f"{kind}.npz", *values)
+        settings = {
+            "directory": str(directory),
+            "version": version,
+            "options": asdict(options),
+            "structure": contract.structure,
+            "modules": sorted(_find_modules(model)),
+        }
         (folder / "settings.json").write_text(json.dumps(settings))
         process = subprocess.run(
             [sys.executable, "-m", __name__, str(folder)],
@@ -79,7 +103,7 @@ def export_in_subprocess(
                 f"status {process.returncode}: {last_line}"
             ) from None
     if "path" in result:
-        return result["path"]
+        return Path(result["path"])
     raise getattr(builtins, result["type"])(result["message"])
 
 
@@ -90,23 +114,27 @@ def _find_modules(model: keras.Model) -> set[str]:
 
 
 def _main(folder: Path) -> None:
-    from bn_keras.export.pipeline import export_with_tensorflow
-
     settings = json.loads((folder / "settings.json").read_text())
     try:
-        model = _load_model(folder / "model.keras", settings.pop("modules"))
-        folding = fold_batch_normalization(model)
-        preprocessing = settings.pop("preprocessing")
-        contract = make_contract(
+        model = _load_model(folder / "model.keras", settings["modules"])
+        options = settings["options"]
+        if options["preprocessing"] is not None:
+            options["preprocessing"] = Preprocessing(**options["preprocessing"])
+        samples, reference = (_load_arrays(folder, x) for x in ("samples", "reference"))
+        calibration = None
+        if options["precision"] == "int8":
+            calibration = _load_arrays(folder, "calibration")
+            calibration = tree.map_structure(
+                calibration.__getitem__, settings["structure"]
+            )
+        path = pipeline.export_with_tensorflow(
             model,
-            folding.model,
-            preprocessing and Preprocessing(**preprocessing),
-            settings.pop("labels"),
-            settings.pop("top_k"),
-        )
-        samples, reference = _load_arrays(folder)
-        path = export_with_tensorflow(
-            model, folding, contract, **settings, samples=samples, reference=reference
+            settings["directory"],
+            settings["version"],
+            ExportOptions(**options),
+            tree.map_structure(samples.__getitem__, settings["structure"]),
+            reference,
+            calibration,
         )
         result = {"path": str(path)}
     except Exception as error:
@@ -131,10 +159,9 @@ def _load_model(path: Path, modules: Iterable[str]) -> Any:
         ) from None
 
 
-def _load_arrays(folder: Path) -> Iterator[list[np.ndarray]]:
-    for kind in ("samples", "reference"):
-        with np.load(folder / f"{kind}.npz") as arrays:
-            yield [arrays[f"arr_{number}"] for number in range(len(arrays))]
+def _load_arrays(folder: Path, kind: str) -> list[np.ndarray]:
+    with np.load(folder / f"{kind}.npz") as arrays:
+        return [arrays[f"arr_{number}"] for number in range(len(arrays))]
 
 
 if __name__ == "__main__":

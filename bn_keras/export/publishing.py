@@ -5,9 +5,10 @@ import errno
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,8 @@ def check_version(directory: str | PathLike[str], version: int | None) -> None:
         version: The number of the version, or None.
 
     Raises:
-        ValueError: If the version is not a positive signed 64-bit integer, or the path
-            is not in UTF-8.
+        ValueError: If the version is not a positive signed 64-bit integer, there is no
+            next one, or the path is not in UTF-8.
         FileExistsError: If the number was, or may have been, used before.
         NotADirectoryError: If the directory is a file or is below one.
     """
@@ -89,6 +90,11 @@ def check_version(directory: str | PathLike[str], version: int | None) -> None:
             "another name"
         )
     if version is None:
+        if highest_version(directory) >= VERSION_LIMIT - 1:
+            raise ValueError(
+                "A version must be below 2**63. Received: a directory whose highest "
+                f"version is {highest_version(directory)}. Export to another directory"
+            )
         return
     if type(version) is not int or not 0 < version < VERSION_LIMIT:
         raise ValueError(
@@ -110,7 +116,7 @@ def check_version(directory: str | PathLike[str], version: int | None) -> None:
 def publish(
     directory: str | PathLike[str],
     version: int | None,
-    write: Callable[[Path], object],
+    write: Callable[[Path], Iterable[Path] | None],
 ) -> Path:
     """Write a version to a temporary folder, then rename that folder.
 
@@ -122,7 +128,8 @@ def publish(
         directory: Folder of the versions; created if missing.
         version: The number, or None for one above the highest ever used.
         write: Called with the path of a folder to create and fill. If it raises an
-            error, nothing is published.
+            error, nothing is published. Files that it returns are removed if publishing
+            fails.
 
     Returns:
         The path of the version.
@@ -141,14 +148,48 @@ def publish(
             # way. The name of the machine is written after locking, so that an exporter
             # that reads it finds the file locked.
             _lock(owner)
-            owner.write(socket.gethostname())
-            owner.flush()
+            with file_errors(directory):
+                owner.write(socket.gethostname())
+                owner.flush()
             unpublished = temporary / "version"
-            write(unpublished)
-            _synchronize(unpublished)
-            return _rename(unpublished, directory, version)
+            others = write(unpublished) or ()
+            try:
+                with file_errors(directory):
+                    _synchronize(unpublished)
+                    return _rename(unpublished, directory, version)
+            except BaseException:
+                for file in others:
+                    file.unlink(missing_ok=True)
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def file_errors(path: str | PathLike[str]) -> Iterator[None]:
+    """Raise an `OSError` that names a place for every error of writing there.
+
+    TensorFlow has errors of its own, and those of a full disk often name no file.
+
+    Args:
+        path: The file or folder that is written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    except Exception as error:
+        # An error of TensorFlow's can only be raised if TensorFlow was imported.
+        tf = sys.modules.get("tensorflow")
+        if tf is None or not isinstance(error, tf.errors.OpError):
+            raise
+        reason = " ".join(error.message.split())
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(number) in reason:
+                raise OSError(number, os.strerror(number), str(path)) from None
+        raise OSError(f"Cannot write {path}: {reason}") from None
 
 
 def _rename(unpublished: Path, directory: Path, version: int | None) -> Path:

@@ -1,19 +1,19 @@
 """Files beside the graph: server configuration, warm-up requests and the manifest."""
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bn_keras.atomic_files import atomic_write
 from bn_keras.export.contract import Contract
 from bn_keras.export.samples import (
     draw_image_files,
     draw_pixels,
-    draw_samples,
     encode_examples,
 )
 
@@ -69,8 +69,9 @@ def write_server_files(
         The paths that were written.
 
     Raises:
-        ValueError: If `base_path` is relative, `batch_size` is below 1, or there is
-            only one of `server_key` and `server_cert`.
+        ValueError: If `base_path` is relative, `batch_size` is below 1, there is only
+            one of `server_key` and `server_cert`, `client_verify` is set without
+            `custom_ca`, or `custom_ca` without `server_key`.
         OSError: If the directory cannot be written.
 
     Example:
@@ -140,14 +141,20 @@ prometheus_config {{
             + f"client_verify: {json.dumps(bool(client_verify))}\n"
         )
     written = []
-    for file, text in texts.items():
-        path = directory / file
-        if path.exists() and not overwrite:
-            continue
-        with atomic_write(path) as temporary_path:
-            temporary_path.touch(0o600 if file == "ssl.config" else 0o666)
-            temporary_path.write_text(text, encoding="utf-8")
-        written.append(path)
+    try:
+        for file, text in texts.items():
+            path = directory / file
+            if path.exists() and not overwrite:
+                continue
+            with atomic_write(path) as temporary_path:
+                temporary_path.touch(0o600 if file == "ssl.config" else 0o666)
+                temporary_path.write_text(text, encoding="utf-8")
+            written.append(path)
+    except OSError:
+        if not overwrite:  # then these are new
+            for path in written:
+                path.unlink()
+        raise
     return written
 
 
@@ -156,6 +163,7 @@ def write_warm_up(
     name: str,
     contract: Contract,
     signatures: Iterable[str],
+    samples: Sequence[np.ndarray],
 ) -> None:
     """Write a warm-up request with one example for every signature.
 
@@ -166,47 +174,41 @@ def write_warm_up(
         name: Name of the model.
         contract: The contract of the export.
         signatures: Names of the signatures of the graph.
-
-    Raises:
-        OSError: If the file cannot be written.
+        samples: A flat list of inputs that the model was run on.
     """
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
     extra = Path(folder) / "assets.extra"
     extra.mkdir(exist_ok=True)
-    inputs_by_signature = warm_up_inputs(contract, signatures)
-    try:
-        with tf.io.TFRecordWriter(str(extra / WARM_UP)) as file:
-            for signature, inputs in inputs_by_signature.items():
-                log = prediction_log_pb2.PredictionLog()
-                if signature == "classify":
-                    request = log.classify_log.request
-                    (examples,) = inputs.values()
-                    for example in examples:
-                        message = request.input.example_list.examples.add()
-                        message.ParseFromString(example)
-                else:
-                    request = log.predict_log.request
-                    for key, array in inputs.items():
-                        request.inputs[key].CopyFrom(tf.make_tensor_proto(array))
-                request.model_spec.name = name
-                request.model_spec.signature_name = signature
-                file.write(log.SerializeToString(deterministic=True))
-    # The writer of records is TensorFlow's and raises TensorFlow's own errors.
-    except tf.errors.OpError as error:
-        reason = " ".join(error.message.split())
-        raise OSError(f"Cannot write {extra / WARM_UP}: {reason}") from None
+    inputs_by_signature = warm_up_inputs(contract, signatures, samples)
+    with tf.io.TFRecordWriter(str(extra / WARM_UP)) as file:
+        for signature, inputs in inputs_by_signature.items():
+            log = prediction_log_pb2.PredictionLog()
+            if signature == "classify":
+                request = log.classify_log.request
+                (examples,) = inputs.values()
+                for example in examples:
+                    message = request.input.example_list.examples.add()
+                    message.ParseFromString(example)
+            else:
+                request = log.predict_log.request
+                for key, array in inputs.items():
+                    request.inputs[key].CopyFrom(tf.make_tensor_proto(array))
+            request.model_spec.name = name
+            request.model_spec.signature_name = signature
+            file.write(log.SerializeToString(deterministic=True))
 
 
 def warm_up_inputs(
-    contract: Contract, signatures: Iterable[str]
+    contract: Contract, signatures: Iterable[str], samples: Sequence[np.ndarray]
 ) -> dict[str, dict[str, Any]]:
-    """Return the inputs of each signature by name, with one example."""
+    """Return the inputs of each signature by name, with one example if possible."""
     inputs_by_signature = {}
     for signature in signatures:
         if signature == "serving_default":
-            arrays = draw_samples(contract, 1)
+            # Random strings may be no inputs of the model, but these are.
+            arrays = [x[: contract.batch_size or 1] for x in samples]
             inputs = dict(zip(contract.inputs, arrays, strict=True))
         elif signature == "classify":
             inputs = {"inputs": encode_examples(draw_image_files(contract, 1))}
@@ -248,29 +250,6 @@ def read_manifest(path: str | PathLike[str]) -> dict[str, Any]:
     """
     text = (Path(path) / "assets.extra" / MANIFEST).read_text(encoding="utf-8")
     return json.loads(text)
-
-
-def checksum(graph_def: Any) -> dict[str, Any]:
-    """Return the SHA-256 and the size in bytes of a graph's constants.
-
-    They do not depend on the names of the layers.
-
-    Args:
-        graph_def: A `tf.compat.v1.GraphDef` without variables.
-
-    Returns:
-        The keys `sha256` and `bytes`.
-    """
-    import tensorflow as tf
-
-    digest, size = hashlib.sha256(), 0
-    for node in graph_def.node:
-        if node.op == "Const" and node.name.startswith("weights/"):
-            array = tf.make_ndarray(node.attr["value"].tensor)
-            digest.update(f"{array.dtype} {array.shape} ".encode())
-            digest.update(array.tobytes())
-            size += array.nbytes
-    return {"sha256": digest.hexdigest(), "bytes": size}
 
 
 def _quote(text: str | None) -> str:

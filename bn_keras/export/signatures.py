@@ -1,4 +1,4 @@
-"""Build one graph of constants with all signatures that TensorFlow Serving calls."""
+"""Build one graph with all signatures that TensorFlow Serving calls."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,9 @@ import keras
 from bn_keras.export.contract import Contract, TensorSpec
 from bn_keras.export.decoding import IMAGE_FEATURE, decode_batch
 from bn_keras.export.determinism import refuse_random_and_stateful
-from bn_keras.export.frozen_graph import (
-    freeze_model,
-    remove_counters,
-    share_constants,
-)
+from bn_keras.export.graph_definitions import names_used, remove_counters
+from bn_keras.export.tracing import trace_model
+from bn_keras.export.weight_storage import WeightStorage, checksum
 from bn_keras.images.pixels import rescale
 
 PREDICT = "tensorflow/serving/predict"
@@ -55,9 +53,26 @@ class ExportedSignature:
         }
 
 
+@dataclass(frozen=True)
+class ExportedGraph:
+    """A graph with its signatures and weights.
+
+    Args:
+        graph_def: A `tf.compat.v1.GraphDef`.
+        signatures: The signatures by name.
+        storage: The weights that are not in the graph.
+        checksum: The SHA-256 and the size of all weights.
+    """
+
+    graph_def: Any
+    signatures: dict[str, ExportedSignature]
+    storage: WeightStorage
+    checksum: dict[str, Any]
+
+
 def build_graph(
-    model: keras.Model, contract: Contract
-) -> tuple[Any, dict[str, ExportedSignature]]:
+    model: keras.Model, contract: Contract, constants: bool = False
+) -> ExportedGraph:
     """Return the graph of a folded model, with its signatures.
 
     `serving_default` takes the model's inputs. A model of images also has
@@ -68,9 +83,7 @@ def build_graph(
     Args:
         model: A Functional model, for inference.
         contract: The contract of the model.
-
-    Returns:
-        A `tf.compat.v1.GraphDef`, and the signatures by name.
+        constants: Whether the weights are constants of the graph.
 
     Raises:
         ValueError: If an operation is random or stateful, or uses statistics of the
@@ -78,40 +91,42 @@ def build_graph(
     """
     import tensorflow as tf
 
-    model_graph_def, input_names, output_names = freeze_model(model, contract)
+    traced = trace_model(model, contract)
     graph = tf.Graph()
     with graph.as_default():
-        constants = share_constants(model_graph_def)
+        storage = WeightStorage(constants)
+        weights = storage.add(traced)
+        used = names_used(traced.graph_def, traced.outputs, traced.inputs)
 
         def run(signature: str, tensors: Sequence[Any]) -> dict[str, Any]:
             # Each signature has its own copy of the operations, because its inputs are
-            # different tensors. Only the constants are shared.
-            mapping = {**constants, **dict(zip(input_names, tensors, strict=True))}
+            # different tensors. Only the weights are shared.
+            mapping = dict(zip(traced.inputs, tensors, strict=True))
+            mapping = {x: mapping[x] for x in mapping if x in used} | weights
             outputs = tf.graph_util.import_graph_def(
-                model_graph_def, mapping, output_names, name=f"{signature}/model"
+                traced.graph_def, mapping, traced.outputs, name=f"{signature}/model"
             )
+            for output, spec in zip(outputs, contract.outputs.values(), strict=True):
+                if output.shape.rank is None:  # as that of the result of a loop may be
+                    output.set_shape(spec.shape)
             return dict(zip(contract.outputs, outputs, strict=True))
 
         signatures = _build_signatures(contract, run)
     graph_def = graph.as_graph_def()
     remove_counters(graph_def)
-    refuse_random_and_stateful(graph_def, decoding=True)
-    return graph_def, signatures
+    outputs = [info.name for x in signatures.values() for info in x.outputs.values()]
+    refuse_random_and_stateful(graph_def, outputs)
+    return ExportedGraph(graph_def, signatures, storage, checksum(traced))
 
 
-def write_saved_model(
-    folder: str | PathLike[str],
-    graph_def: Any,
-    signatures: Mapping[str, ExportedSignature],
-) -> None:
-    """Create a folder and write `saved_model.pb` into it.
+def write_saved_model(folder: str | PathLike[str], exported: ExportedGraph) -> None:
+    """Create a folder and write a SavedModel into it.
 
-    Equal graphs give equal bytes.
+    Equal graphs give equal bytes. The weights are released.
 
     Args:
         folder: Path of the SavedModel, which must not exist.
-        graph_def: A `tf.compat.v1.GraphDef`.
-        signatures: The signatures by name.
+        exported: The graph.
     """
     import tensorflow as tf
     from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
@@ -120,8 +135,9 @@ def write_saved_model(
     meta_graph = saved_model.meta_graphs.add()
     meta_graph.meta_info_def.tags.append("serve")
     meta_graph.meta_info_def.tensorflow_version = tf.__version__
-    meta_graph.graph_def.CopyFrom(graph_def)
-    for name, signature in signatures.items():
+    meta_graph.graph_def.CopyFrom(exported.graph_def)
+    exported.storage.describe(meta_graph)
+    for name, signature in exported.signatures.items():
         meta_graph.signature_def[name].CopyFrom(
             meta_graph_pb2.SignatureDef(
                 inputs=signature.inputs,
@@ -132,6 +148,7 @@ def write_saved_model(
     Path(folder).mkdir()
     content = saved_model.SerializeToString(deterministic=True)
     (Path(folder) / "saved_model.pb").write_bytes(content)
+    exported.storage.write(folder)
 
 
 def _build_signatures(

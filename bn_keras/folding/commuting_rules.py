@@ -1,5 +1,6 @@
 """Move an affine map past the operations that commute with it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -71,11 +72,11 @@ def move_backward(call: Call, affine: Affine) -> list[tuple[Edge, Affine]]:
         NotFoldableError: If the operation does not commute with the map.
     """
     operation_type = type(call.operation)
-    if operation_type is layers.Concatenate or _is_keras_op(
-        operation_type, "Concatenate"
-    ):
+    if operation_type is layers.Concatenate or is_keras_op(call, "Concatenate"):
         return _split(call, affine)
-    if operation_type is layers.Add or _is_keras_op(operation_type, "Add"):
+    if operation_type in (layers.Add, layers.Subtract, layers.Average) or is_keras_op(
+        call, "Add", "Subtract"
+    ):
         return _distribute(call, affine)
     return [(call.inputs[0], _move(call, affine, forward=False))]
 
@@ -99,14 +100,23 @@ def _move(call: Call, affine: Affine, forward: bool) -> Affine:
         return affine
     if operation_type in SPATIAL:
         return _move_past_spatial(call, affine, forward)
-    if operation_type in (layers.Flatten, layers.Reshape):
+    if operation_type in (layers.Flatten, layers.Reshape) or is_keras_op(
+        call, "Reshape", "ExpandDims", "Squeeze"
+    ):
         return _move_past_reshape(call, affine, forward)
+    # Axis `i` of the output is axis `source_axes[i]` of the input.
+    source_axes = None
     if operation_type is layers.Permute:
-        # Axis `i` of the output is axis `source_axes[i]` of the input.
         source_axes = (0, *operation.dims)
-        if forward:
-            return affine.with_axes([source_axes.index(axis) for axis in affine.axes])
-        return affine.with_axes([source_axes[axis] for axis in affine.axes])
+    elif operation_type is layers.RepeatVector:
+        source_axes = (0, None, 1)
+    elif is_keras_op(call, "Mean"):
+        source_axes = _axes_of_mean(call)
+    elif is_keras_op(call, "Transpose") and operation.axes is not None:
+        rank = len(call.inputs[0].shape)
+        source_axes = tuple(axis % rank for axis in operation.axes)
+    if source_axes is not None and source_axes[0] == 0:
+        return _rename_axes(call, affine, source_axes, forward)
     relation = "precedes" if forward else "follows"
     raise NotFoldableError(
         f"it {relation} {call.label!r} ({operation_type.__name__}), which it cannot "
@@ -146,12 +156,46 @@ def _move_past_spatial(call: Call, affine: Affine, forward: bool) -> Affine:
     return affine.with_axes([new[old.index(axis)] for axis in affine.axes])
 
 
+def _axes_of_mean(call: Call) -> tuple[int | None, ...] | None:
+    """Return the input axis of each output axis, None for one of size 1."""
+    operation, rank = call.operation, len(call.inputs[0].shape)
+    if operation.axis is None:
+        return None
+    axes = (
+        operation.axis if isinstance(operation.axis, tuple | list) else [operation.axis]
+    )
+    averaged = {axis % rank for axis in axes}
+    kept = [None if axis in averaged else axis for axis in range(rank)]
+    if operation.keepdims:
+        return tuple(kept)
+    return tuple(axis for axis in kept if axis is not None)
+
+
+def _rename_axes(
+    call: Call, affine: Affine, source_axes: Sequence[int | None], forward: bool
+) -> Affine:
+    new = {}
+    for axis, source in enumerate(source_axes):
+        if source is not None:
+            new.update([(source, axis) if forward else (axis, source)])
+    # An average is that of the values before the map only if the map is the same for
+    # all of them; and only then may they be one value that is repeated.
+    if not set(affine.axes) <= set(new):
+        raise NotFoldableError(
+            f"it varies along an axis that {call.label!r} "
+            f"({type(call.operation).__name__}) averages or repeats"
+        )
+    return affine.with_axes([new[axis] for axis in affine.axes])
+
+
 def _move_past_reshape(call: Call, affine: Affine, forward: bool) -> Affine:
     # `Any`, because the sizes may be None only until the next line.
     input_sizes: Any = call.inputs[0].shape[1:]
     output_sizes: Any = call.outputs[0].shape[1:]
     if None in (*input_sizes, *output_sizes) or 0 in affine.axes:
         raise NotFoldableError(f"{call.label!r} reshapes axes of unknown size")
+    if np.prod(input_sizes) != np.prod(output_sizes):
+        raise NotFoldableError(f"{call.label!r} reshapes the batch")
     # Flatten moves the channels to the last axis before it flattens.
     moves_channels = type(call.operation) is layers.Flatten and _channels_first(
         call.operation
@@ -180,12 +224,14 @@ def _channels_first(operation: keras.Operation) -> bool:
     return getattr(operation, "data_format", None) == "channels_first"
 
 
-def _is_keras_op(operation_type: type, name: str) -> bool:
-    # The classes of `keras.ops` cannot be imported publicly, but their names are those
-    # of the public functions.
+def is_keras_op(call: Call, *names: str) -> bool:
+    """Return whether a call is of one of the functions `keras.ops.<name>`."""
+    # Their classes cannot be imported publicly, but their names are those of the public
+    # functions.
+    operation_type = type(call.operation)
     return (
         operation_type.__module__ == "keras.src.ops.numpy"
-        and operation_type.__name__ == name
+        and operation_type.__name__ in names
     )
 
 
@@ -207,7 +253,9 @@ def _split(call: Call, affine: Affine) -> list[tuple[Edge, Affine]]:
 def _distribute(call: Call, affine: Affine) -> list[tuple[Edge, Affine]]:
     shape, edges = call.outputs[0].shape, call.inputs
     if len(edges) < 2:
-        raise NotFoldableError(f"{call.label!r} adds a constant")
+        raise NotFoldableError(
+            f"{call.label!r} adds a constant whose axes are not clear"
+        )
     for edge in edges:
         if len(edge.shape) != len(shape) or any(
             edge.shape[axis] != shape[axis] for axis in affine.axes
@@ -215,7 +263,10 @@ def _distribute(call: Call, affine: Affine) -> list[tuple[Edge, Affine]]:
             raise NotFoldableError(
                 f"{call.label!r} broadcasts along the normalized axis"
             )
+    # An average of s * x + t and s * y + t is that of x and y, times s, plus t.
+    if type(call.operation) is layers.Average:
+        return [(edge, affine) for edge in edges]
     # s * (x + y) + t is (s * x + t) + s * y: the scale goes into every term, the shift
-    # into one.
+    # into the first, which a subtraction does not negate.
     unshifted = Affine(affine.scale, np.zeros_like(affine.shift), affine.axes)
     return [(edge, affine if i == 0 else unshifted) for i, edge in enumerate(edges)]

@@ -3,39 +3,24 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bn_keras.folding import algebra, commuting_rules
+from keras import layers
+
 from bn_keras.folding.algebra import Affine
-from bn_keras.folding.linear_rules import (
-    LINEAR,
-    NotFoldableError,
-    fold_after,
-    fold_before,
-    to_float64,
+from bn_keras.folding.linear_rules import NotFoldableError, fold_after
+from bn_keras.folding.normalizations import (
+    count_deviations,
+    describe_lost_digits,
+    loses_digits,
+    normalization_layer,
+    read_affine,
 )
+from bn_keras.folding.paddings import merge_paddings
+from bn_keras.folding.planning import plan_backward, plan_forward
 from bn_keras.folding.report import Entry, Report
 from bn_keras.keras_graph import Call, Edge, Graph, layer_keys, sublayers
 from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS
 
 Direction = Literal["backward", "forward"]
-
-
-@dataclass(eq=False)
-class Edit:
-    """A change to one call, to be made if all changes of the same plan are possible.
-
-    Args:
-        call: The call to change.
-        rule: The pattern that applies.
-        affine: The new map of a multiply-add, or None for a linear layer.
-        weights: The new weights of a linear layer.
-        settings: Its constructor arguments to change.
-    """
-
-    call: Call
-    rule: str
-    affine: Affine | None = None
-    weights: dict[str, Any] | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -48,6 +33,9 @@ class Progress:
         into: The calls that absorbed it.
         rule: The pattern that was applied.
         refusals: For each direction that was tried, why it was not possible.
+        deviations: How many standard deviations the mean is from zero, where the shift
+            is added now.
+        standard: The map without gamma and beta.
     """
 
     label: str
@@ -55,36 +43,39 @@ class Progress:
     into: list[Call] = field(default_factory=list)
     rule: str = ""
     refusals: dict[Direction, str] = field(default_factory=dict)
+    deviations: float = 0.0
+    standard: Affine | None = None
 
 
-def fold_graph(graph: Graph) -> Report:
+def fold_graph(graph: Graph, prefix: str = "") -> Report:
     """Fold every batch normalization of a graph as far as possible.
 
     Args:
         graph: The graph. It is changed in place.
+        prefix: What the report prepends to the paths of the layers.
 
     Returns:
         The report.
     """
     progress, inside_layers = {}, {}
     for call in graph.calls:
-        layer = call.operation
-        if isinstance(layer, BATCH_NORMALIZATIONS):
-            progress[call] = Progress(call.label, _reason_to_keep(call))
+        layer = normalization_layer(call.operation)
+        if layer is not None:
+            label = prefix + call.label
+            if layer is not call.operation:
+                label = f"{label}/{layer.name}"
+            progress[call] = Progress(label, _reason_to_keep(call))
             if not progress[call].reason_to_keep:
                 # From here on the call counts as a multiply-add. If it cannot be
                 # folded, it stays one.
-                call.affine = _read_affine(call)
-            continue
-        # Layers such as `TimeDistributed` and RNN cells hide their layers from the
-        # graph; the report lists them nevertheless.
-        reason = f"it is inside {call.label!r} ({type(layer).__name__})"
-        inside_layers[call] = [
-            Progress(f"{call.label}/{sublayer.name}", reason)
-            for sublayer in sublayers(layer)
-            if isinstance(sublayer, BATCH_NORMALIZATIONS)
-        ]
+                call.affine = read_affine(call)
+                standard = read_affine(call, standard=True)
+                progress[call].standard = standard
+                progress[call].deviations = count_deviations(standard.shift)
+        else:
+            inside_layers[call] = _report_inside(call, prefix)
     calls_in_order = list(graph.calls)
+    _copy_shared_outputs(graph)
     # A fold in one direction can make room for others in the other direction, so both
     # are repeated until neither changes anything. Each pass that returns True removes
     # a multiply-add, so this ends.
@@ -92,12 +83,68 @@ def fold_graph(graph: Graph) -> Report:
         graph, progress, "forward"
     ):
         pass
-    entries = []
+    entries, warnings = [], []
     unshared = _find_unshared_calls(graph)
     for call in calls_in_order:
-        reported = [progress[call]] if call in progress else inside_layers[call]
-        entries.extend(_make_entry(x, progress, unshared) for x in reported)
-    return Report(tuple(entries))
+        if call in progress:
+            entries.append(_make_entry(progress[call], progress, unshared, prefix))
+            dtype, deviations = call.inputs[0].dtype, progress[call].deviations
+            if loses_digits(dtype, deviations):
+                warnings.append(
+                    describe_lost_digits(progress[call].label, dtype, deviations)
+                )
+        else:
+            entries += inside_layers[call].entries
+            warnings += inside_layers[call].warnings
+    merge_paddings(graph)
+    return Report(tuple(entries), tuple(warnings))
+
+
+def _report_inside(call: Call, prefix: str) -> Report:
+    """Fold the graphs inside a call, and report the layers that no graph shows."""
+    path = f"{prefix}{call.label}/"
+    reports = [
+        fold_graph(inner, f"{path}{layer.name}/") for layer, inner in call.inner.items()
+    ]
+    shown = {id(x) for layer in call.inner for x in sublayers(layer)}
+    # RNN cells, for example, hide their layers from the graph.
+    reason = f"it is inside {call.label!r} ({type(call.operation).__name__})"
+    if call.reason_closed:
+        reason = f"{reason}, which cannot be opened: {call.reason_closed}"
+    hidden = [
+        Entry(path + layer.name, "kept", reason=reason)
+        for layer in sublayers(call.operation)
+        if isinstance(layer, BATCH_NORMALIZATIONS) and id(layer) not in shown
+    ]
+    return Report(
+        (*(x for report in reports for x in report.entries), *hidden),
+        tuple(x for report in reports for x in report.warnings),
+    )
+
+
+def _copy_shared_outputs(graph: Graph) -> None:
+    """Let a dense layer that several batch normalizations read be called for each.
+
+    That costs one more product with a matrix. For a convolution it would cost far more
+    than the multiply-add that it saves.
+    """
+    for call in list(graph.calls):
+        readers = call.outputs[0].consumers
+        if (
+            type(call.operation) not in (layers.Dense, layers.EinsumDense)
+            or call.outputs[0].is_output
+            or len(readers) < 2
+            or any(reader.affine is None for reader in readers)
+        ):
+            continue
+        try:
+            for reader in readers:
+                _require_same_dtype(reader)
+                fold_after(call, reader.affine)
+        except NotFoldableError:
+            continue
+        for reader in readers[1:]:
+            graph.copy_call(call, reader)
 
 
 def _fold_all(
@@ -111,25 +158,26 @@ def _fold_all(
     for call in multiply_adds if direction == "backward" else multiply_adds[::-1]:
         (source,), (target,) = call.inputs, call.outputs
         try:
-            # Without the multiply-add nothing would cast the values.
-            if source.dtype != target.dtype:
-                raise NotFoldableError(
-                    f"it converts {source.dtype} into {target.dtype}"
-                )
+            _require_same_dtype(call)
             # First collect all edits: a map that splits at a concatenation must reach
             # a linear layer in every branch, or nothing may change.
             if direction == "backward":
-                edits = _plan_backward(source, call.affine, ())
+                edits = plan_backward(source, call.affine, ())
+                if loses_digits(source.dtype, progress[call].deviations):
+                    _update_deviations(source, progress[call])
             else:
-                edits = _plan_forward(target, call.affine, ())
+                edits = plan_forward(target, call.affine, ())
         except NotFoldableError as refusal:
             progress[call].refusals[direction] = str(refusal)
             continue
         for edit in edits:
-            if edit.affine is not None:
+            if edit.removes:
+                graph.remove(edit.call)
+            elif edit.affine is not None:
                 edit.call.affine = edit.affine
             else:
                 edit.call.weights, edit.call.settings = edit.weights, edit.settings
+        edits = [edit for edit in edits if not edit.removes]
         progress[call].into = [edit.call for edit in edits]
         progress[call].rule = "; ".join(dict.fromkeys(edit.rule for edit in edits))
         graph.remove(call)
@@ -137,96 +185,41 @@ def _fold_all(
     return folded_any
 
 
-def _plan_backward(edge: Edge, affine: Affine, passed: tuple[str, ...]) -> list[Edit]:
-    """Return the edits that apply a map to the tensor of an edge.
-
-    Args:
-        edge: The edge.
-        affine: The map, along axes of the edge's tensor.
-        passed: The types of the operations that the map has passed, last one first.
-    """
-    call = edge.producer
-    if call is None:
-        raise NotFoldableError("it follows a model input")
-    # Whoever else reads the tensor must still get it without the map.
-    if edge.is_output:
-        raise NotFoldableError(f"the output of {call.label!r} is also a model output")
-    if len(edge.consumers) > 1:
-        raise NotFoldableError(f"the output of {call.label!r} is also used elsewhere")
-    operation_type = type(call.operation)
-    name = operation_type.__name__
-    # Ask for the map first: the operation of a multiply-add is still the original
-    # batch normalization.
-    if call.affine is not None:
-        rule = _rule_name("multiply-add", *passed, "BN")
-        return [Edit(call, rule, affine=affine.after(call.affine))]
-    if operation_type in LINEAR:
-        rule = _rule_name(name, *passed, "BN")
-        return [Edit(call, rule, None, *fold_after(call, affine))]
-    return [
-        edit
-        for source, source_affine in commuting_rules.move_backward(call, affine)
-        for edit in _plan_backward(source, source_affine, (name, *passed))
-    ]
+def _update_deviations(source: Edge, progress: Progress) -> None:
+    # The bias of the layer before it may be most of the mean, as in `dense(x) + 1e6`.
+    # In float64 the two cancel exactly.
+    assert progress.standard is not None
+    shifts = []
+    for edit in plan_backward(source, progress.standard, ()):
+        if edit.affine is not None:
+            shifts.append(edit.affine.shift)
+        elif edit.weights is not None and "bias" in edit.weights:
+            shifts.append(edit.weights["bias"])
+    progress.deviations = max(map(count_deviations, shifts), default=0.0)
 
 
-def _plan_forward(edge: Edge, affine: Affine, passed: tuple[str, ...]) -> list[Edit]:
-    """Return the edits with which all consumers of an edge apply a map themselves."""
-    if edge.is_output:
-        raise NotFoldableError("its output is a model output")
-    if not edge.consumers:
-        raise NotFoldableError("nothing uses its output")
-    edits = []
-    for call in edge.consumers:
-        operation_type = type(call.operation)
-        name = operation_type.__name__
-        # Two arguments from one edge (`x + x`) would need the map in both; no argument
-        # means that the edge is a mask only.
-        if call.inputs.count(edge) != 1:
-            raise NotFoldableError(
-                f"{call.label!r} ({name}) does not use it exactly once"
-            )
-        if call.affine is not None:
-            rule = _rule_name("BN", *passed, "multiply-add")
-            edits.append(Edit(call, rule, affine=call.affine.after(affine)))
-        elif operation_type in LINEAR:
-            rule = _rule_name("BN", *passed, name)
-            edits.append(Edit(call, rule, None, *fold_before(call, affine)))
-        else:
-            moved = commuting_rules.move_forward(call, affine)
-            edits += _plan_forward(call.outputs[0], moved, (*passed, name))
-    return edits
-
-
-def _rule_name(*names: str) -> str:
-    return f"{', '.join(names[:-1])}, then {names[-1]}"
-
-
-def _read_affine(call: Call) -> Affine:
-    layer = call.operation
-    rank = len(call.inputs[0].shape)
-    axes = (layer.axis,) if isinstance(layer.axis, int) else layer.axis
-    return algebra.affine_from_statistics(
-        None if layer.gamma is None else to_float64(layer.gamma),
-        None if layer.beta is None else to_float64(layer.beta),
-        to_float64(layer.moving_mean),
-        to_float64(layer.moving_variance),
-        layer.epsilon,
-        sorted(axis % rank for axis in axes),
-    )
+def _require_same_dtype(call: Call) -> None:
+    # Without the multiply-add nothing would cast the values.
+    (source,), (target,) = call.inputs, call.outputs
+    if source.dtype != target.dtype:
+        raise NotFoldableError(f"it converts {source.dtype} into {target.dtype}")
 
 
 def _reason_to_keep(call: Call) -> str:
+    layer = normalization_layer(call.operation)
     # A subclass may override `call`.
-    if type(call.operation) not in BATCH_NORMALIZATIONS:
-        return f"{type(call.operation).__name__} may compute something else"
+    if type(layer) not in BATCH_NORMALIZATIONS:
+        return f"{type(layer).__name__} is a subclass that may compute something else"
     if call.training not in (None, False):
         return f"it is called with training={call.training}"
     return ""
 
 
 def _make_entry(
-    progress: Progress, all_progress: dict[Call, Progress], unshared: set[Call]
+    progress: Progress,
+    all_progress: dict[Call, Progress],
+    unshared: set[Call],
+    prefix: str,
 ) -> Entry:
     if progress.reason_to_keep:
         return Entry(progress.label, "kept", reason=progress.reason_to_keep)
@@ -244,7 +237,7 @@ def _make_entry(
             pending[:0] = next_progress.into
             rules.append(next_progress.rule)
         else:
-            into.append(call.label)
+            into.append(prefix + call.label)
             if call in unshared:
                 rules.append("un-shared")
     return Entry(

@@ -24,6 +24,8 @@ LINEAR = (
     *SEPARABLE,
     *TRANSPOSED,
 )
+# A map after one of these changes every row of its table.
+TABLES = (layers.Embedding,)
 
 # New weights by attribute, and constructor arguments that change along with them.
 FoldedWeights = tuple[dict[str, Any], dict[str, Any]]
@@ -33,11 +35,21 @@ class NotFoldableError(Exception):
     """An affine map cannot be moved; the message states the reason."""
 
 
+def linear_layer(operation: Any) -> Any:
+    """Return the linear layer of an operation, or None.
+
+    It is the operation itself, or the layer inside a `TimeDistributed`.
+    """
+    if type(operation) is layers.TimeDistributed:
+        operation = operation.layer
+    return operation if type(operation) in (*LINEAR, *TABLES) else None
+
+
 def fold_after(call: Call, affine: Affine) -> FoldedWeights:
     """Return weights with which a linear layer also applies the map that follows it.
 
     Args:
-        call: The call of a layer whose type is one of `LINEAR`.
+        call: The call of an operation that has a `linear_layer`.
         affine: The map, along axes of the call's output.
 
     Returns:
@@ -46,17 +58,24 @@ def fold_after(call: Call, affine: Affine) -> FoldedWeights:
     Raises:
         NotFoldableError: If the layer cannot absorb the map.
     """
-    layer, layer_type = call.operation, type(call.operation)
+    layer = linear_layer(call.operation)
+    layer_type = type(layer)
     _refuse_unless_plain(call)
+    affine = _at_each_step(call, affine)
+    rank = len(call.outputs[0].shape) - _step_axes(call)
+    weights = _read_weights(call)
+    if layer_type in TABLES:
+        scale, shift = _along_channels(call, affine, rank)
+        table = weights["embeddings"] * scale + shift
+        return _require_finite(call, {"embeddings": table}, {})
     if layer.activation not in (None, keras.activations.linear):
         raise NotFoldableError(
             f"it follows the nonlinearity of {call.label!r} "
             f"({keras.activations.serialize(layer.activation)})"
         )
-    weights = _read_weights(call)
     if layer_type is layers.EinsumDense:
         return _fold_einsum(call, weights, affine, algebra.fold_after_einsum)
-    scale, shift = _along_channels(call, affine, len(call.outputs[0].shape))
+    scale, shift = _along_channels(call, affine, rank)
     # The pointwise convolution is the last step of a separable one.
     name = "pointwise_kernel" if layer_type in SEPARABLE else "kernel"
     kernel, bias = weights[name], weights["bias"]
@@ -71,12 +90,19 @@ def fold_after(call: Call, affine: Affine) -> FoldedWeights:
 
 def fold_before(call: Call, affine: Affine) -> FoldedWeights:
     """Return the same as `fold_after` for a map before the layer, along input axes."""
-    layer, layer_type = call.operation, type(call.operation)
+    layer = linear_layer(call.operation)
+    layer_type = type(layer)
     _refuse_unless_plain(call)
+    if layer_type in TABLES:
+        raise NotFoldableError(
+            f"{call.label!r} ({layer_type.__name__}) uses its output as indices"
+        )
+    affine = _at_each_step(call, affine)
+    rank = len(call.inputs[0].shape) - _step_axes(call)
     weights = _read_weights(call)
     if layer_type is layers.EinsumDense:
         return _fold_einsum(call, weights, affine, algebra.fold_before_einsum)
-    scale, shift = _along_channels(call, affine, len(call.inputs[0].shape))
+    scale, shift = _along_channels(call, affine, rank)
     has_shift = shift.any()
     # With strides or at the border, the outputs of a transposed convolution sum a
     # different number of inputs, so no single bias replaces the shift.
@@ -119,17 +145,33 @@ def _read_weights(call: Call) -> dict[str, Any]:
     # rounded only once, at the end.
     if call.weights is not None:
         return dict(call.weights)
-    layer = call.operation
+    layer = linear_layer(call.operation)
+    if type(layer) in TABLES:
+        return {"embeddings": to_float64(layer.embeddings)}
     separable = type(layer) in SEPARABLE
     names = ("depthwise_kernel", "pointwise_kernel") if separable else ("kernel",)
     weights = {name: to_float64(getattr(layer, name)) for name in names}
     return {**weights, "bias": None if layer.bias is None else to_float64(layer.bias)}
 
 
+def _step_axes(call: Call) -> int:
+    """Return 1 for a layer inside a `TimeDistributed`, which hides the step axis."""
+    return int(linear_layer(call.operation) is not call.operation)
+
+
+def _at_each_step(call: Call, affine: Affine) -> Affine:
+    """Return a map along the axes that the layer inside a `TimeDistributed` sees."""
+    hidden = _step_axes(call)
+    if hidden and min(affine.axes) < 2:
+        raise NotFoldableError(f"it varies along the steps of {call.label!r}")
+    axes = tuple(axis - hidden for axis in affine.axes)
+    return Affine(affine.scale, affine.shift, axes)
+
+
 def _along_channels(
     call: Call, affine: Affine, rank: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    layer = call.operation
+    layer = linear_layer(call.operation)
     channel_axis = rank - 1
     # Dense layers have no `data_format`: their channels are always last.
     if getattr(layer, "data_format", None) == "channels_first":
@@ -150,8 +192,9 @@ def _pads(layer: Any) -> bool:
 def _fold_einsum(
     call: Call, weights: dict[str, Any], affine: Affine, fold: Callable[..., Any]
 ) -> FoldedWeights:
-    layer = call.operation
-    labels = algebra.einsum_labels(layer.equation, len(call.inputs[0].shape))
+    layer = linear_layer(call.operation)
+    rank = len(call.inputs[0].shape) - _step_axes(call)
+    labels = algebra.einsum_labels(layer.equation, rank)
     output_labels, bias = labels[2], weights["bias"]
     if bias is not None:
         # Keras leaves out the leading axes of size 1.
@@ -174,7 +217,7 @@ def _fold_einsum(
 
 
 def _refuse_unless_plain(call: Call) -> None:
-    layer = call.operation
+    layer = linear_layer(call.operation)
     if getattr(layer, "quantization_mode", None) is not None:
         raise NotFoldableError(
             f"{call.label!r} is quantized ({layer.quantization_mode})"
@@ -188,14 +231,16 @@ def _require_finite(
 ) -> FoldedWeights:
     # Compare with the narrowest type that the weights pass through: they may be stored
     # in float32 and cast to float16 for the computation.
-    layer = call.operation
+    layer = linear_layer(call.operation)
     dtypes = (layer.compute_dtype, layer.variable_dtype)
     narrowest = "float16" if "float16" in dtypes else "float32"
     if dtypes == ("float64", "float64"):
         narrowest = "float64"
     for name, array in weights.items():
-        # Written so that NaN, which compares false, is refused too.
-        if not (np.abs(array) <= np.finfo(narrowest).max).all():
+        # Without a copy of the array. NaN is a minimum that compares false, and so is
+        # refused too.
+        limit = np.finfo(narrowest).max
+        if not (-limit <= array.min() and array.max() <= limit):
             raise NotFoldableError(
                 f"the folded {name} of {call.label!r} is not finite in {narrowest}"
             )

@@ -7,14 +7,9 @@ from typing import Any
 import keras
 from keras import layers, tree
 
-from bn_keras.keras_graph import (
-    Call,
-    Edge,
-    Graph,
-    copy_stateless,
-    copy_variables,
-    layer_keys,
-)
+from bn_keras.folding.algebra import Affine
+from bn_keras.folding.linear_rules import linear_layer
+from bn_keras.keras_graph import Call, Copier, Edge, Graph, layer_keys
 from bn_keras.layer.scale_shift import ScaleShift
 
 Tensors = dict[Edge, keras.KerasTensor]
@@ -40,20 +35,21 @@ def rebuild_model(graph: Graph) -> keras.Model:
         tensors[edge] = tensor
     keys = layer_keys(graph)
     names = _choose_names(graph, keys)
-    copies = {}
+    copier, copies = Copier(), {}
     for call in graph.calls:
         key = keys[call]
         is_new = key not in copies
         if is_new:
-            copies[key] = _copy_operation(call, names[key])
+            copies[key] = _make_operation(call, names[key], copier)
         if call.affine is not None:
             outputs = copies[key](tensors[call.inputs[0]])
         else:
             args, kwargs = _fill_in(call.arguments, tensors)
             outputs = copies[key](*args, **kwargs)
-        # Most layers create their variables in the first call.
+        # These layers create their variables in the first call.
         if is_new:
-            _set_variables(copies[key], call)
+            _set_changed_variables(copies[key], call)
+        call.weights = None  # in float64: those of all layers are twice the model
         tensors.update(zip(call.outputs, tree.flatten(outputs), strict=True))
     structure = tree.pack_sequence_as(graph.input_tensors, inputs)
     outputs = _restore_output_names(graph, tensors)
@@ -67,9 +63,15 @@ def rebuild_model(graph: Graph) -> keras.Model:
 
 
 def _fill_in(arguments: Any, tensors: Tensors) -> Any:
-    return tree.map_structure(
-        lambda x: tensors[x] if isinstance(x, Edge) else x, arguments
-    )
+    def fill_in(argument: Any) -> Any:
+        if isinstance(argument, Edge):
+            return tensors[argument]
+        # A variable belongs to the original model.
+        if isinstance(argument, keras.Variable):
+            return keras.ops.convert_to_numpy(argument)
+        return argument
+
+    return tree.map_structure(fill_in, arguments)
 
 
 def _restore_output_names(graph: Graph, tensors: Tensors) -> list[keras.KerasTensor]:
@@ -123,26 +125,37 @@ def _choose_names(graph: Graph, keys: LayerKeys) -> dict[Hashable, str]:
     return names
 
 
-def _copy_operation(call: Call, name: str) -> Any:
+def _make_operation(call: Call, name: str, copier: Copier) -> Any:
     operation = call.operation
     if call.affine is not None:
-        return ScaleShift(call.affine.axes, name=name, dtype=operation.dtype_policy)
-    # Operations of `keras.ops` have no configuration, and that of a Lambda layer would
-    # turn its function into bytecode.
-    if not isinstance(operation, keras.Layer) or type(operation) is layers.Lambda:
-        return copy_stateless(operation, name)
-    try:
-        config = {**operation.get_config(), "name": name}
-        if call.weights is not None:
-            config = _strip_training_settings(config) | call.settings
-        return type(operation).from_config(config)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            "Every layer must be restorable by `from_config(get_config())`. "
-            f"Received: {call.path!r} ({type(operation).__name__}), which raised: "
-            f"{reason}. Complete the layer's `get_config`."
-        ) from error
+        return _make_multiply_add(call, call.affine, name)
+    if call.weights is None:
+        inner = {layer: rebuild_model(graph) for layer, graph in call.inner.items()}
+        return copier.copy(operation, name, inner)
+    layer = linear_layer(operation)
+    config = _strip_training_settings(layer.get_config()) | call.settings
+    if layer is operation:
+        return type(layer).from_config({**config, "name": name})
+    return layers.TimeDistributed(
+        type(layer).from_config(config), name=name, dtype=operation.dtype_policy
+    )
+
+
+def _make_multiply_add(call: Call, affine: Affine, name: str) -> Any:
+    dtype = call.operation.dtype_policy
+    # Keras' own layer computes the same, but along the last axis and not in float32.
+    if (
+        affine.axes == (len(call.inputs[0].shape) - 1,)
+        and dtype.compute_dtype == dtype.variable_dtype
+        and dtype.compute_dtype in ("float32", "float64")
+        and keras.config.image_data_format() == "channels_last"
+    ):
+        # `Any`, because Keras declares numbers; it takes arrays, too.
+        constants: list[Any] = [
+            array.astype(dtype.compute_dtype) for array in (affine.scale, affine.shift)
+        ]
+        return layers.Rescaling(*constants, name=name, dtype=dtype)
+    return ScaleShift(affine.axes, name=name, dtype=dtype)
 
 
 def _strip_training_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -155,16 +168,15 @@ def _strip_training_settings(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _set_variables(layer: Any, call: Call) -> None:
-    if call.affine is not None:
+def _set_changed_variables(layer: Any, call: Call) -> None:
+    if isinstance(layer, ScaleShift) and call.affine is not None:
         weights = {"scale": call.affine.scale, "shift": call.affine.shift}
+    elif call.weights is not None and call.affine is None:
+        layer, weights = linear_layer(layer), call.weights
     else:
-        weights = call.weights
-    if weights is not None:
-        for name, array in weights.items():
-            variable = getattr(layer, name)
-            # NumPy has no bfloat16, so the backend casts to it from float32.
-            in_numpy = variable.dtype in ("float16", "float64")
-            variable.assign(array.astype(variable.dtype if in_numpy else "float32"))
-    elif isinstance(layer, keras.Layer):
-        copy_variables(call.operation, layer)
+        return
+    for name, array in weights.items():
+        variable = getattr(layer, name)
+        # NumPy has no bfloat16, so the backend casts to it from float32.
+        in_numpy = variable.dtype in ("float16", "float64")
+        variable.assign(array.astype(variable.dtype if in_numpy else "float32"))

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
+from bn_keras.tables import html_table, text_table
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -36,6 +38,8 @@ class Report:
 
     Args:
         entries: One entry for each call.
+        warnings: A sentence for each batch normalization that loses digits because its
+            mean is far from zero.
 
     Example:
     ```python
@@ -48,6 +52,7 @@ class Report:
     """
 
     entries: tuple[Entry, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def folded(self) -> int:
@@ -75,22 +80,10 @@ class Report:
 
     def __str__(self) -> str:
         """Return a table: layer, outcome, and where it went or why it did not."""
-        rows = [HEADER, *self._rows]
-        # The last column is not padded: reasons are long.
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [
-            "  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip()
-            for row in rows
-        ]
-        return "\n".join([*lines, self._summary])
+        warnings = [f"warning: {text}" for text in self.warnings]
+        return "\n".join([*text_table(self._rows, HEADER), self._summary, *warnings])
 
     def _repr_html_(self) -> str:
         """Return the same table for a notebook."""
-
-        def row(cells: tuple[str, ...], tag: str) -> str:
-            style = ' style="text-align: left"'
-            texts = (f"<{tag}{style}>{escape(cell)}</{tag}>" for cell in cells)
-            return f"<tr>{''.join(texts)}</tr>"
-
-        rows = [row(HEADER, "th"), *(row(cells, "td") for cells in self._rows)]
-        return f"<table>{''.join(rows)}</table><p>{self._summary}</p>"
+        warnings = "".join(f"<p>warning: {escape(text)}</p>" for text in self.warnings)
+        return f"{html_table(self._rows, HEADER)}<p>{self._summary}</p>{warnings}"

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from export_checks import LoadedExport, image_model
 
-from bn_keras import fold_batch_normalization
 from bn_keras.export import other_backends, read_manifest
-from bn_keras.export.contract import make_contract
-from bn_keras.export.samples import draw_samples
+from bn_keras.export.options import ExportOptions
+from bn_keras.images.preprocessing import Preprocessing
 
 PROGRAM = """
 import sys
@@ -85,13 +84,6 @@ def test_a_model_that_cannot_be_loaded_is_reported_with_advice(tmp_path):
         other_backends._load_model(tmp_path / "model.keras", ["no_such_module"])
 
 
-def small_model():
-    """Return a model of images, its contract and samples."""
-    model = image_model()
-    contract = make_contract(model, fold_batch_normalization(model).model)
-    return model, contract, draw_samples(contract)
-
-
 def test_the_other_process_exports_from_the_files_that_it_is_given(
     tmp_path, monkeypatch
 ):
@@ -100,17 +92,15 @@ def test_the_other_process_exports_from_the_files_that_it_is_given(
         other_backends._main(Path(command[3]))
 
     monkeypatch.setattr(subprocess, "run", run)
-    model, contract, samples = small_model()
-    settings = {
-        "directory": str(tmp_path / "m"),
-        "version": 3,
-        "labels": ["a", "b", "c"],
-        "preprocessing": {"scale": [1.0, 2.0, 3.0]},
-        "tolerance": None,
-        "top_k": 2,
-    }
-    path = other_backends.export_in_subprocess(model, contract, samples, settings)
-    assert path == str(tmp_path / "m" / "3")
+    options = ExportOptions(["a", "b", "c"], Preprocessing(scale=(1.0, 2.0, 3.0)))
+
+    def export():
+        return other_backends.export_in_subprocess(
+            image_model(), tmp_path / "m", 3, options
+        )
+
+    path = export()
+    assert path == tmp_path / "m" / "3"
     manifest = read_manifest(path)
     assert manifest["labels"] == ["a", "b", "c"]
     assert manifest["preprocessing"]["scale"] == [1.0, 2.0, 3.0]
@@ -118,7 +108,7 @@ def test_the_other_process_exports_from_the_files_that_it_is_given(
     assert differences["serving_default"]["scores"] < 1e-5
     assert differences["classify"].keys() == {"scores", "classes"}
     with pytest.raises(FileExistsError, match="Version 3 is already in"):
-        other_backends.export_in_subprocess(model, contract, samples, settings)
+        export()
 
 
 class KilledProcess:
@@ -136,15 +126,16 @@ class KilledProcess:
         ('{"type": "ValueError", "message": "no"}', ValueError, "no"),
     ],
 )
-def test_an_error_of_the_other_process_is_raised(monkeypatch, result, error, message):
+def test_an_error_of_the_other_process_is_raised(
+    tmp_path, monkeypatch, result, error, message
+):
     def run(command, **_):
         if result is not None:
             (Path(command[-1]) / "result.json").write_text(result)
         return KilledProcess()
 
     monkeypatch.setattr(subprocess, "run", run)
-    model, contract, samples = small_model()
     with pytest.raises(error, match=message):
         other_backends.export_in_subprocess(
-            model, contract, samples, {"preprocessing": None}
+            image_model(), tmp_path / "m", None, ExportOptions()
         )

@@ -145,9 +145,42 @@ def test_a_failed_export_leaves_no_files(model, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("bn_keras.export.signatures.write_saved_model", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as raised:
         export_saved_model(model, tmp_path / "m")
+    assert raised.value.filename == str(tmp_path / "m")
     assert list((tmp_path / "m").iterdir()) == []
+
+
+@pytest.mark.parametrize("failing", ["monitoring.config", "fsync", "rename"])
+def test_a_failure_at_the_end_leaves_no_files(model, tmp_path, monkeypatch, failing):
+    """The server's configuration is written first, beside the version."""
+
+    def fail(path, *_):
+        if failing != "monitoring.config" or failing in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, *_)
+
+    rename = Path.rename
+    if failing == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    elif failing == "rename":
+        monkeypatch.setattr(publishing, "_rename", fail)
+    else:
+        monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="No space left") as raised:
+        export_saved_model(model, tmp_path / "m")
+    # The folder, or the file in it that is replaced.
+    assert str(raised.value.filename).startswith(str(tmp_path / "m"))
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+@pytest.mark.fast
+def test_no_version_follows_the_largest_one(tmp_path):
+    largest = 2**63 - 1
+    assert publish(tmp_path, largest, fill).name == str(largest)
+    with pytest.raises(ValueError, match=r"below 2\*\*63.*Export to another directory"):
+        publish(tmp_path, None, fill)
+    assert versions(tmp_path) == [largest]
 
 
 @pytest.mark.parametrize("name", ["file", "file/m"])
@@ -180,9 +213,13 @@ def test_a_full_disk_is_an_os_error_and_leaves_no_files(tmp_path):
         pytest.skip("a small file system can be mounted by root only")
     try:
         big = keras.Sequential([keras.Input((99,)), keras.layers.Dense(999)])
-        with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device"):
-            export_saved_model(big, disk / "m")
-        assert list((disk / "m").iterdir()) == []
+        # 400 kB of weights: in a file of TensorFlow's, and in one of Python's.
+        for constants in (False, True):
+            with pytest.raises(OSError, match="No space left on device") as raised:
+                export_saved_model(big, disk / "m", constants=constants)
+            assert raised.value.errno == errno.ENOSPC
+            assert raised.value.filename == str(disk / "m")
+            assert list((disk / "m").iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -192,10 +229,10 @@ def test_an_error_of_tensorflows_writer_is_an_os_error(model, tmp_path, monkeypa
     writer = tf.io.TFRecordWriter
 
     def fail(path):
-        raise tf.errors.ResourceExhaustedError(None, None, f"{path}; No space left")
+        raise tf.errors.PermissionDeniedError(None, None, f"{path}; not permitted")
 
     monkeypatch.setattr(tf.io, "TFRecordWriter", fail)
-    with pytest.raises(OSError, match=r"Cannot write .*No space left"):
+    with pytest.raises(OSError, match=r"Cannot write .*/m: .*not permitted"):
         export_saved_model(model, tmp_path / "m")
     monkeypatch.setattr(tf.io, "TFRecordWriter", writer)
     assert list((tmp_path / "m").iterdir()) == []

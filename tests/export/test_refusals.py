@@ -31,7 +31,8 @@ class Counter(keras.layers.Layer):
         return inputs + self.count
 
 
-def error_of_export(layer, tmp_path, shape=(8, 8, 3), **call):
+def error_of_export(layer, tmp_path, shape=(8, 8, 2), **call):
+    # Two channels: a custom layer could scale the pixels of an image.
     inputs = keras.Input(shape, name="x")
     model = keras.Model(inputs, layer(inputs, **call))
     with pytest.raises(ValueError, match="Received") as raised:
@@ -73,7 +74,7 @@ class FusedNormalization(keras.layers.Layer):
     def call(self, inputs):
         import tensorflow as tf
 
-        ones = tf.ones(3)
+        ones = tf.ones(2)
         return tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=ones, offset=ones, mean=[], variance=[], is_training=True
         ).y
@@ -144,9 +145,17 @@ def change_outputs(monkeypatch):
 )
 def test_a_difference_in_any_signature_is_detected(exported, change_outputs, signature):
     model, contract, path = exported
+    samples = draw_samples(contract)
     change_outputs(signature)
     with pytest.raises(ValueError, match=rf"a difference of .* of '{signature}'"):
-        checking.compare(path, model, contract, draw_samples(contract))
+        checking.compare(
+            path,
+            model,
+            contract,
+            samples,
+            checking.run_model(model, contract, samples),
+            {"scores": 1e-4},
+        )
 
 
 def test_an_export_that_differs_from_the_model_is_not_published(
@@ -178,6 +187,29 @@ def test_samples_must_have_the_shapes_of_the_inputs(exported, tmp_path, samples)
     message = r"`samples` must be arrays.*Received: arrays of shapes"
     with pytest.raises(ValueError, match=message):
         export_saved_model(exported[0], tmp_path / "m", samples=samples)
+
+
+def test_the_tolerance_is_that_of_the_layers_on_the_way_to_an_output():
+    inputs = keras.Input((4,), name="x")
+    exact = keras.layers.Dense(2, name="exact")(inputs)
+    dense = keras.layers.Dense(2, dtype="mixed_bfloat16")(exact)
+    rounded = keras.layers.Identity(name="rounded", dtype="float32")(dense)
+    double = keras.layers.Identity(name="double", dtype="float64")(
+        keras.Input((4,), name="y", dtype="float64")
+    )
+    nested = keras.Sequential([keras.layers.Dense(2, dtype="mixed_float16")])
+    inner = keras.layers.TimeDistributed(nested, name="inner")(
+        keras.layers.Reshape((2, 2))(inputs)
+    )
+    model = keras.Model(
+        [inputs, double._keras_history.operation.input],
+        [exact, rounded, double, inner],
+    )
+    contract = make_contract(model, model)
+    assert checking.tolerances(model, contract) == {
+        **{"exact": 1e-4, "rounded": 5e-2, "double": 1e-8, "inner": 1e-2}
+    }
+    assert set(checking.tolerances(model, contract, 0.5).values()) == {0.5}
 
 
 @pytest.mark.fast
@@ -240,3 +272,34 @@ def test_subclassed_models_and_sparse_inputs_are_rejected(tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     with pytest.raises(ValueError, match=r"must be dense.*'x'"):
         export_saved_model(model, tmp_path / "m")
+
+
+class Network(keras.Model):
+    """A subclassed model whose `call` consists of layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = keras.layers.Conv2D(4, 3, use_bias=False)
+        self.normalization = BatchNormalization()
+        self.pooling = keras.layers.GlobalAveragePooling2D()
+
+    def call(self, inputs):
+        return self.pooling(self.normalization(self.convolution(inputs)))
+
+
+def test_a_subclassed_model_that_can_be_folded_is_exported(tmp_path):
+    model = Network()
+    model(images(2))
+    manifest = read_manifest(export_saved_model(model, tmp_path / "m"))
+    assert [x["outcome"] for x in manifest["folding"]] == ["folded"]
+
+
+def test_lost_digits_are_in_a_warning_and_in_the_manifest(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    normalization = BatchNormalization(name="far")
+    model = keras.Model(inputs, keras.layers.ReLU()(normalization(inputs)))
+    normalization.moving_mean.assign([1e6] * 4)
+    samples = 1e6 + np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    with pytest.warns(UserWarning, match="far"):
+        path = export_saved_model(model, tmp_path / "m", samples=samples, tolerance=0.5)
+    assert any("far" in text for text in read_manifest(path)["warnings"])

@@ -1,5 +1,8 @@
 """Models with nested, shared, masked and stateful layers fold correctly."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -286,6 +289,52 @@ def test_a_folded_model_can_be_saved_and_loaded(tmp_path):
     (left,) = (x for x in loaded.layers if isinstance(x, ScaleShift))
     assert left.axes == (1, 3)
     assert not left.trainable_variables
+
+
+def test_a_multiply_add_along_the_last_axis_is_a_layer_of_keras(tmp_path):
+    inputs = keras.Input((5, 3), name="image")
+    x = layers.ReLU()(BatchNormalization(name="left")(layers.ReLU()(inputs)))
+    model = roughen(keras.Model(inputs, x))
+    folded = fold_and_compare(model, 1e-6, folded=0, left=1).model
+    assert type(folded.get_layer("left")) is layers.Rescaling
+    values = inputs_of(model)
+    np.save(tmp_path / "expected.npy", folded(values))
+    np.save(tmp_path / "values.npy", values)
+    folded.save(tmp_path / "folded.keras")
+    # Without this package.
+    code = (
+        "import keras, sys, numpy as np\n"
+        "model = keras.models.load_model('folded.keras')\n"
+        "outputs = np.asarray(model(np.load('values.npy')))\n"
+        "assert np.array_equal(outputs, np.load('expected.npy'))\n"
+        "assert 'bn_keras' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize("policy", ["float32", "float64"])
+def test_both_kinds_of_multiply_add_are_bitwise_equal(policy):
+    draw = np.random.default_rng(0)
+    scale, shift = draw.normal(0, 100, (2, 4)).astype(policy)
+    values = draw.normal(0, 100, (50, 3, 4)).astype(policy)
+    ours = ScaleShift((2,), dtype=policy)
+    ours.build(values.shape)
+    ours.scale.assign(scale)
+    ours.shift.assign(shift)
+    stock = layers.Rescaling(scale, shift, dtype=policy)
+    np.testing.assert_array_equal(ours(values), stock(values))
+
+
+def test_a_multiply_add_in_half_precision_computes_in_float32():
+    inputs = keras.Input((3,))
+    x = layers.ReLU(dtype="mixed_float16")(inputs)
+    normalization = BatchNormalization(name="left", dtype="mixed_float16", epsilon=0.0)
+    model = keras.Model(inputs, layers.ReLU(dtype="mixed_float16")(normalization(x)))
+    normalization.moving_variance.assign([1e-11, 1, 1])  # a scale of 3e5
+    folded = fold_batch_normalization(model).model
+    assert type(folded.get_layer("left")) is ScaleShift
+    values = np.full((1, 3), 1e-4, "float32")
+    np.testing.assert_allclose(folded(values), model(values), rtol=1e-3)
 
 
 def test_a_model_without_normalization_is_copied():

@@ -1,13 +1,30 @@
 """Folding does not change the outputs of random graphs."""
 
 import keras
+import numpy as np
 import pytest
 from folding_checks import fold_and_compare, roughen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import layers
+from keras import layers, ops
 
 from bn_keras import BatchNormalization
+
+
+class Block(layers.Layer):
+    """A layer of Python code, to be opened."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = layers.Conv2D(4, 1), BatchNormalization()
+
+    def build(self, input_shape):
+        self.conv.build(input_shape)
+        self.bn.build((*input_shape[:-1], 4))
+
+    def call(self, inputs):
+        return self.bn(self.conv(inputs)) * 0.5
+
 
 UNARY = [
     BatchNormalization,
@@ -26,10 +43,24 @@ UNARY = [
     lambda: layers.MaxPooling2D(2, 1, padding="same"),
     lambda: layers.ZeroPadding2D(1),
     lambda: layers.Dropout(0.5),
+    lambda: layers.Rescaling(0.5, 2.0),
+    lambda: lambda x: 3.0 - x * np.linspace(1, 2, x.shape[-1]),
+    lambda: lambda x: x + np.linspace(-1, 1, x.shape[1])[:, None, None],
+    lambda: lambda x: ops.mean(x, axis=1, keepdims=True),
+    lambda: lambda x: ops.transpose(x, (0, 2, 1, 3)),
+    lambda: lambda x: ops.reshape(x, (-1, x.shape[2], x.shape[1], x.shape[3])),
+    lambda: layers.TimeDistributed(layers.Conv1D(4, 1)),
+    lambda: layers.TimeDistributed(BatchNormalization()),
+    lambda: Block(),
 ]
-ADD, CONCATENATE, SHARE, NEST = range(4)
+ADD, SUBTRACT, AVERAGE, CONCATENATE, SHARE, NEST = range(6)
+MERGES = {
+    ADD: lambda x, y: layers.Add()([x, y]),
+    SUBTRACT: lambda x, y: x - y,
+    AVERAGE: lambda x, y: layers.Average()([x, y]),
+}
 STEP = st.one_of(
-    st.sampled_from(UNARY[:2]), st.sampled_from(UNARY), st.sampled_from(range(4))
+    st.sampled_from(UNARY[:2]), st.sampled_from(UNARY), st.sampled_from(range(6))
 )
 PICK = st.integers(0, 99)
 
@@ -40,8 +71,8 @@ def grow(x, plan):
     for step, one, other in plan:
         x, y = tensors[-1 - one % 2 * (len(tensors) > 1)], tensors[other % len(tensors)]
         same_size = x.shape[1:3] == y.shape[1:3]
-        if step == ADD and same_size and x.shape == y.shape:
-            x = layers.Add()([x, y])
+        if step in MERGES and same_size and x.shape == y.shape:
+            x = MERGES[step](x, y)
         elif step == CONCATENATE and same_size and x.shape[-1] < 9:
             x = layers.Concatenate()([x, y])
         elif step == SHARE and shared:
@@ -58,7 +89,8 @@ def grow(x, plan):
             x = keras.Model(inner, y)(x)
         elif callable(step):
             layer = step()
-            shared.append((layer, x.shape))
+            if isinstance(layer, keras.Layer):
+                shared.append((layer, x.shape))
             x = layer(x)
         tensors.append(x)
     return tensors[-2:]
