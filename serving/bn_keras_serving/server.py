@@ -1,15 +1,16 @@
 """The server: starts and stops gRPC, REST and the models in the right order."""
 
 import atexit
+import errno
+import logging
+import threading
 import time
 from collections.abc import Mapping
-from concurrent import futures
 from pathlib import Path
 
-import grpc
-from grpc_health.v1 import health_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
+from bn_keras_serving.common.hosts import is_loopback
 from bn_keras_serving.common.limits import Limits
 from bn_keras_serving.common.metrics import Metrics
 from bn_keras_serving.configuration import (
@@ -18,26 +19,32 @@ from bn_keras_serving.configuration import (
     ServerTls,
     available_processors,
     read_models,
+    session_config,
     single_model,
+    version_batching,
 )
+from bn_keras_serving.configuration.settings import Access, Loading, RequestLog
 from bn_keras_serving.dispatch.dispatcher import Dispatcher
 from bn_keras_serving.dispatch.warmup import warm_up
+from bn_keras_serving.dispatch.workers import Workers
 from bn_keras_serving.grpc_api import addresses
-from bn_keras_serving.grpc_api.health import Health
-from bn_keras_serving.grpc_api.server import create_server, server_credentials
-from bn_keras_serving.grpc_api.services import SERVICES
+from bn_keras_serving.grpc_api.server import GrpcServer
 from bn_keras_serving.models import ModelRegistry
-from bn_keras_serving.rest import RestServer
+from bn_keras_serving.rest.server import RestServer
+from bn_keras_serving.servable.memory import release_memory
 from bn_keras_serving.servable.servable import Servable
 
-HEALTH_NAMES = ("", "ModelService", "PredictionService", *SERVICES)
+# Threads for requests that run no model, such as those for metadata and metrics.
+INFORMATION_THREADS = 2
+
+_logger = logging.getLogger(__name__)
 
 
 class PredictionServer:
     """Server for exported models over gRPC and, optionally, REST.
 
     Provides `PredictionService`, `ModelService`, `grpc.health.v1`, reflection and
-    TensorFlow Serving's REST interface, written to the sources of TensorFlow Serving.
+    TensorFlow Serving's REST interface, as the source code of TensorFlow Serving does.
     It serves the versions in one directory, or several models by a configuration.
 
     Args:
@@ -50,11 +57,20 @@ class PredictionServer:
             `directory`.
         rest_port: Port for REST, metrics and the status page. 0 chooses a free port;
             None disables them.
-        socket_path: Path of a UNIX socket for gRPC, in addition to `port`.
+        socket_path: Path of a UNIX socket for gRPC, in addition to `port`. If another
+            server listens on it, this one logs an error and uses its port only.
         batching: How concurrent requests are combined into batches; None runs each
             request on its own.
         tls: Keys and certificates for gRPC; None disables TLS.
         limits: Limits on what a client may request; defaults to `Limits()`.
+        loading: How versions are loaded and run; defaults to `Loading()`.
+        access: Who may do what; defaults to `Access()`.
+        request_log: Which requests are logged, and where; None logs none.
+        grpc_threads: Number of gRPC requests that are answered at a time. Further
+            requests wait as long as their deadlines allow. Defaults to the number of
+            processors, and at least 4; with batching, where most of them wait for
+            others, to `limits.concurrent_requests`.
+        rest_threads: The same for REST.
         tensor_content: Whether Predict encodes output tensors as bytes.
         poll_seconds: Seconds between two polls of the models' directories; 0 polls only
             at the start.
@@ -78,7 +94,8 @@ class PredictionServer:
         ValueError: If neither or both of `directory` and `config` are given, or there
             is nothing to listen on. `start` raises it if no version loads or a port is
             out of range.
-        OSError: Raised by `start` if the server cannot listen on an address.
+        OSError: Raised by `start` if the server cannot listen on an address, or on its
+            only one because another server uses it.
 
     Example:
         ```python
@@ -117,6 +134,11 @@ class PredictionServer:
         batching: BatchingParameters | None = None,
         tls: ServerTls | None = None,
         limits: Limits | None = None,
+        loading: Loading | None = None,
+        access: Access | None = None,
+        request_log: RequestLog | None = None,
+        grpc_threads: int | None = None,
+        rest_threads: int | None = None,
         tensor_content: bool = False,
         poll_seconds: float = 1.0,
         config_poll_seconds: float = 0.0,
@@ -144,12 +166,26 @@ class PredictionServer:
         )
         self._tls = tls
         self._limits = limits
+        self._access = access or Access()
         self._channel_arguments = dict(channel_arguments or {})
-        self._parallel_runs = _parallel_runs(batching, limits)
+        default = max(4, available_processors())
+        if batching is not None:
+            default = limits.concurrent_requests
+        self._grpc_threads = min(grpc_threads or default, limits.concurrent_requests)
+        self._rest_threads = min(rest_threads or default, limits.concurrent_requests)
+        loading = loading or Loading()
+        session_config(loading)  # report a file that cannot be used before any load
+        metrics = Metrics(lambda: self._models.names())
 
         def load(name: str, version: int, path: Path) -> Servable:
-            servable = Servable(version, path, batching, limits)
-            warm_up(servable, path)
+            parameters = batching
+            if batching is not None and loading.per_model_batching:
+                parameters = version_batching(path, batching)
+            with metrics.record_load(name, version):
+                servable = Servable(version, path, parameters, limits, loading)
+            if loading.warmup:
+                warm_up(servable, path, loading.warmup_iterations)
+            release_memory()
             return servable
 
         config_path = Path(config) if isinstance(config, (str, Path)) else None
@@ -160,19 +196,21 @@ class PredictionServer:
             config_path,
             config_poll_seconds,
             allow_labels_for_unavailable,
+            loading,
         )
         self._dispatcher = Dispatcher(
             self._models,
-            Metrics(self._models.names),
+            metrics,
             tensor_content,
-            self._parallel_runs,
+            self._may_reload(),
+            request_log,
         )
         self._rest_timeout = rest_timeout
         self._metrics_path = metrics_path
         self._rest: RestServer | None = None
-        self._health = Health()
-        self._server: grpc.Server | None = None
-        self._rest_workers: futures.ThreadPoolExecutor | None = None
+        self._grpc: GrpcServer | None = None
+        self._workers: list[Workers] = []
+        self._stopped = threading.Event()
 
     def __enter__(self) -> "PredictionServer":
         self.start()
@@ -189,32 +227,34 @@ class PredictionServer:
             ValueError: If no version loads or a port is out of range.
             OSError: If the server cannot listen on an address.
         """
-        if self._rest_workers is not None:
+        if self._workers:
             raise RuntimeError(
                 "A server must be started only once. Received: a second call of start. "
                 "Create a new PredictionServer."
             )
-        self._rest_workers = futures.ThreadPoolExecutor(
-            self._parallel_runs, thread_name_prefix="documents"
-        )
-        self._server = create_server(
-            self._dispatcher, self._health, self._limits, self._channel_arguments
+        grpc_workers = Workers(self._grpc_threads, "grpc-worker")
+        rest_workers = Workers(self._rest_threads, "rest-worker")
+        information = Workers(INFORMATION_THREADS, "information")
+        self._workers = [grpc_workers, rest_workers, information]
+        self._grpc = GrpcServer(
+            self._dispatcher,
+            grpc_workers,
+            information,
+            self._limits,
+            self._channel_arguments,
+            self._tls,
         )
         try:
             # Bind the ports first, so that a port in use is reported before the models
             # are loaded, which can take long.
-            self._listen(self._server)
+            self._listen(self._grpc)
             self._check_rest_port()
             self._models.start()
-            self._start_rest(self._rest_workers)
+            self._start_rest(rest_workers, information)
+            self._grpc.start()
         except BaseException:
-            # gRPC releases a port only if the server has been started.
-            self._server.start()
             self.stop(0)
             raise
-        for name in HEALTH_NAMES:
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self._server.start()
         # If the program does not call `stop`, its threads must not race with the
         # shutdown of the interpreter.
         atexit.register(self.stop)
@@ -237,33 +277,49 @@ class PredictionServer:
         """
         end = time.monotonic() + grace
         atexit.unregister(self.stop)
-        # Load balancers watch the health: they must see it change before the first
-        # request is rejected.
-        self._health.enter_graceful_shutdown()
-        # gRPC's stop returns at once; REST stops meanwhile, in the same grace period.
-        stopped = None if self._server is None else self._server.stop(grace)
-        if self._rest is not None:
-            self._rest.stop(grace)
-        if stopped is not None:
-            stopped.wait()
-        if self._rest_workers is not None:
-            self._rest_workers.shutdown(wait=False)
-        finished = self._dispatcher.drain(max(0.0, end - time.monotonic()))
+        # Both transports stop at the same time, in the same grace period.
+        rest_stop = threading.Thread(target=self._stop_rest, args=(grace,))
+        rest_stop.start()
+        if self._grpc is not None:
+            self._grpc.stop(grace)
+            self._grpc = None
+        rest_stop.join()
+        finished = [
+            workers.stop(max(0.0, end - time.monotonic())) for workers in self._workers
+        ]
         self._models.close(max(0.0, end - time.monotonic()))
-        return finished
+        self._dispatcher.request_log.close()
+        self._stopped.set()
+        return all(finished)
 
     def wait(self) -> None:
         """Block until the server has stopped."""
-        if self._server is not None:
-            self._server.wait_for_termination()
+        self._stopped.wait()
 
-    def _listen(self, server: grpc.Server) -> None:
-        credentials = None if self._tls is None else server_credentials(self._tls)
-        if self._socket is not None:
-            addresses.bind(server, self._socket, credentials)
+    def _stop_rest(self, grace: float) -> None:
+        if self._rest is not None:
+            self._rest.stop(grace)
+
+    def _may_reload(self) -> bool:
+        """Return whether clients may replace the list of models."""
+        if self._access.allow_reload is not None:
+            return self._access.allow_reload
+        verified = self._tls is not None and self._tls.client_verify
+        return verified or self._port is None or is_loopback(self._host)
+
+    def _listen(self, server: GrpcServer) -> None:
         if self._port is not None:
-            port = addresses.bind_port(server, self._host, self._port, credentials)
+            port = server.listen_on_port(self._host, self._port)
             self.address = _client_address(self._host, port)
+        if self._socket is not None:
+            try:
+                server.listen(self._socket)
+            except OSError as error:
+                # TensorFlow Serving would take the socket away from a running server.
+                # Whoever starts several with one command line gets their ports.
+                if error.errno != errno.EADDRINUSE or self._port is None:
+                    raise
+                _logger.error("%s This server uses its port only.", error.strerror)
 
     def _check_rest_port(self) -> None:
         if self._rest_port is None:
@@ -273,18 +329,19 @@ class PredictionServer:
         if error is not None:
             raise error
 
-    def _start_rest(self, workers: futures.Executor) -> None:
+    def _start_rest(self, workers: Workers, information: Workers) -> None:
         if self._rest_port is None:
             return
         self._rest = RestServer(
             self._dispatcher,
             self._host,
             self._rest_port,
+            workers=workers,
+            information=information,
+            limits=self._limits,
+            access=self._access,
             timeout_seconds=self._rest_timeout,
             metrics_path=self._metrics_path,
-            message_bytes=self._limits.message_bytes,
-            concurrent_requests=self._limits.concurrent_requests,
-            workers=workers,
         )
         self.rest_address = _client_address(self._host, self._rest.start())
 
@@ -307,10 +364,3 @@ def _initial_config(
             f"{'neither' if config is None else 'both'}."
         )
     return read_models(config) if isinstance(config, (str, Path)) else config
-
-
-def _parallel_runs(batching: BatchingParameters | None, limits: Limits) -> int:
-    """Return how many models may run at a time; batching has a queue of its own."""
-    if batching is not None:
-        return limits.concurrent_requests
-    return max(4, available_processors())

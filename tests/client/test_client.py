@@ -47,9 +47,22 @@ def test_the_signature_is_looked_up_once(scripted, scripted_client):
 
 
 def test_inputs_that_do_not_fit_are_refused_and_not_sent(scripted, scripted_client):
-    with pytest.raises(ValueError, match=r"`x` must be of shape \(None, 4\)"):
-        scripted_client.predict(ROWS[:, :2])
+    with pytest.raises(ValueError, match="`x` must be of type float32"):
+        scripted_client.predict(["one"])
+    with pytest.raises(ValueError, match="add x and leave out y"):
+        scripted_client.predict({"y": ROWS})
     assert scripted.requests == []
+
+
+def test_shapes_are_compared_only_if_asked(scripted, scripted_client, address):
+    scripted_client.predict(ROWS[:, :2])
+    assert len(scripted.requests) == 1
+    with (
+        PredictionClient(address, "m", check_shapes=True) as strict,
+        pytest.raises(ValueError, match=r"`x` must be of shape \(None, 4\)"),
+    ):
+        strict.predict(ROWS[:, :2])
+    assert len(scripted.requests) == 1
 
 
 def test_without_the_check_named_inputs_need_no_look_up(scripted, address):

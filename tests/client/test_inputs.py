@@ -14,8 +14,9 @@ ADD_BATCH = "Add the batch axis: numpy.asarray(x)[numpy.newaxis]."
 ANY_SIZE = "None stands for any size."
 
 
-def fit(value, dtype, shape=None):
-    return inputs.fit_inputs({"x": value}, make_signature({"x": (dtype, shape)}))["x"]
+def fit(value, dtype, shape=None, check_shapes=True):
+    signature = make_signature({"x": (dtype, shape)})
+    return inputs.fit_inputs({"x": value}, signature, check_shapes)["x"]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,13 @@ def test_other_shapes_are_refused(expected, shape, hint):
     assert str(raised.value) == (
         f"`x` must be of shape {tuple(expected)}. Received: x of shape {shape}. {hint}"
     )
+
+
+def test_shapes_are_checked_only_if_asked():
+    """TensorFlow Serving's half_plus_two declares (None, 1) and takes any shape."""
+    for value in ([1.0, 2.0, 5.0], 1.0, np.zeros((0, 1)), np.zeros((2, 3, 4))):
+        array = fit(value, tf.float32, [None, 1], check_shapes=False)
+        assert (array.dtype, array.shape) == (np.float32, np.shape(value))
 
 
 TWO = make_signature({"a": (tf.float32, None), "b": (tf.float32, None)}, defaults=["b"])

@@ -11,7 +11,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
 import bn_keras_serving
-from bn_keras_serving.client import messages
+from bn_keras_serving.common import messages
 
 NOT_NEEDED = ("tensorflow", "keras", "rich", "ml_dtypes")
 
@@ -61,7 +61,7 @@ def test_the_messages_live_beside_those_of_tensorflow():
 def test_tensorflow_can_be_imported_after_the_client():
     code = (
         "import bn_keras_serving.client as client\n"
-        "from bn_keras_serving.client import messages\n"
+        "from bn_keras_serving.common import messages\n"
         "from tensorflow_serving.apis import predict_pb2\n"
         "ours = messages.PredictRequest(output_filter=['y'])\n"
         "theirs = predict_pb2.PredictRequest.FromString(ours.SerializeToString())\n"

@@ -46,7 +46,8 @@ def test_a_call_is_repeated_while_the_server_is_unavailable(scripted, address):
     expected = [0.1, 0.25, 0.625]
     assert len(pauses(scripted)) == 3
     for pause, mean in zip(pauses(scripted), expected, strict=True):
-        assert 0.8 * mean - 0.02 < pause < 1.2 * mean + 0.2
+        # A busy machine can wake a process late.
+        assert 0.8 * mean - 0.02 < pause < 1.2 * mean + 0.5
 
 
 def test_pauses_are_random(scripted, address):

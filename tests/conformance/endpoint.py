@@ -7,7 +7,6 @@ import json
 import os
 import time
 from pathlib import Path
-from unittest import mock
 
 import grpc
 import pytest
@@ -22,7 +21,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from bn_keras_serving import PredictionServer
 from bn_keras_serving.configuration import read_batching
-from bn_keras_serving.models import versions
+from bn_keras_serving.configuration.settings import Loading
 from conformance.models import write_all
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -133,15 +132,15 @@ def main_endpoint(directory):
         )
         return
     write_all(directory)
-    # Two attempts for each version that fails instead of five: it takes less time, and
-    # `tests/serving/test_versions.py` tests the five.
     gc.freeze()  # as `bn-keras serve` does
-    with (
-        mock.patch.object(versions, "LOAD_ATTEMPTS", 2),
-        PredictionServer(
-            config=directory / "models.config", port=0, rest_port=0, poll_seconds=0.02
-        ) as server,
-    ):
+    with PredictionServer(
+        config=directory / "models.config",
+        port=0,
+        rest_port=0,
+        poll_seconds=0.02,
+        # A version that fails ends after two attempts, instead of six minutes.
+        loading=Loading(retries=1, retry_seconds=0.0),
+    ) as server:
         yield Endpoint(server.address, server.rest_address, directory)
         gc.freeze()  # what has been created meanwhile
     gc.unfreeze()

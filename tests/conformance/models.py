@@ -26,10 +26,13 @@ import tensorflow as tf
 from tensorflow.python.data.experimental.ops.testing import sleep
 from tensorflow_serving.apis import prediction_log_pb2
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from serving_examples import FEATURES, Judge, example_of, input_of
 from serving_models import Echo, Model, function, predict_log, write
+
+from conformance.documented_models import write_documented
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
@@ -63,6 +66,18 @@ model_config_list {{
     model_platform: "tensorflow"
     model_version_policy {{ latest {{ num_versions: 2 }} }}
   }}
+  config {{
+    name: "half_plus_two"
+    base_path: "{base}/half_plus_two"
+    model_platform: "tensorflow"
+  }}
+  config {{
+    name: "saved_model_half_plus_three"
+    base_path: "{base}/saved_model_half_plus_three"
+    model_platform: "tensorflow"
+  }}
+  config {{ name: "signals" base_path: "{base}/signals" model_platform: "tensorflow" }}
+  config {{ name: "mnist" base_path: "{base}/mnist" model_platform: "tensorflow" }}
 }}
 """
 BATCHING = """\
@@ -180,6 +195,7 @@ def write_all(directory, base=None):
     write(Judge(), directory / "judge", 7)
     write(Factor(1), directory / "swap", 1)
     write(Counted(), directory / "warmed", 1, warm_up_logs())
+    write_documented(directory)
     for version in (123, 124, 125):
         write(Factor(version), directory / "factors", version)
     (directory / "factors" / "123").rename(directory / "factors" / "00000123")

@@ -56,6 +56,7 @@ def test_reflection_lists_services_and_their_files(endpoint):
     services = ask(list_services="").list_services_response.service
     assert {service.name for service in services} == {
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "tensorflow.serving.ModelService",
         "tensorflow.serving.PredictionService",

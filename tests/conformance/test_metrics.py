@@ -84,3 +84,11 @@ def test_the_time_in_a_batching_queue_is_recorded(batching):
     batching.predictions.Predict(request_of({"x": np.ones(1, np.float32)}, "all"))
     names = [sample.split("{")[0] for sample in batching.metrics()]
     assert f"{PREFIX}:batching_session:queuing_latency_count" in names
+
+
+def test_loads_of_versions_are_recorded(rest):
+    start = ":tensorflow:cc:saved_model:load_"
+    samples = [sample for sample in rest.metrics() if sample.startswith(start)]
+    # On TensorFlow Serving `model_path` is a path.
+    assert any("multiply/" in sample and '"success"' in sample for sample in samples)
+    assert any(sample.startswith(f"{start}latency") for sample in samples)

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.fast
 
 
 def read(text):
-    return json_examples.decode_examples(json_text.parse(text.encode()))
+    serialized = json_examples.decode_examples(json_text.parse(text.encode()))
+    return input_pb2.Input.FromString(serialized)
 
 
 def features(example):
@@ -93,6 +94,22 @@ def test_each_type_of_value_goes_into_its_list():
     assert decoded["floats"][1][2] == math.inf
 
 
+def test_of_repeated_features_the_last_one_counts_but_of_lists_the_first():
+    # json_tensor.cc assigns each feature to its name, and looks up the other keys.
+    decoded = read(
+        """{
+            "examples": [{"a": 1, "b": 2.5, "a": ["x", "y"]}],
+            "examples": [{"a": 3}], "context": {"c": 1, "c": 2}, "context": 5
+        }"""
+    ).example_list_with_context
+    (example,) = decoded.examples
+    assert features(example) == {
+        "a": ("bytes_list", [b"x", b"y"]),
+        "b": ("float_list", [2.5]),
+    }
+    assert features(decoded.context) == {"c": ("int64_list", [2])}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -125,6 +142,11 @@ def test_each_type_of_value_goes_into_its_list():
             "Feature: a has uint64_t element. Only int64_t is supported.",
         ),
         ('{"examples": [{"a": {"b64": "!"}}]}', "Unable to base64 decode"),
+        (
+            '{"examples": [{"a": {"b64": "", "b64": ""}}]}',
+            "Feature: a has element with unexpected JSON type: Object",
+        ),
+        ('{"examples": [{"a": null, "a": 1}]}', "unexpected JSON type: Null"),
     ],
 )
 def test_invalid_examples_are_rejected_as_in_tensorflow_serving(text, message):

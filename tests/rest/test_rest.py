@@ -291,4 +291,4 @@ def test_images_and_byte_outputs_are_in_base64(served):
         {"predictions": [encoded]},
     )
     (_, request) = served.dispatcher.requests[-1]
-    assert request.inputs["image"].string_val == [picture]
+    assert request.inputs["image"].tolist() == [picture]

@@ -12,6 +12,7 @@ from serving_models import ROWS, Model, function, write
 
 from bn_keras_serving.common.errors import ExecutionError
 from bn_keras_serving.configuration import BatchingParameters
+from bn_keras_serving.servable import batching
 from bn_keras_serving.servable.batching import batch_function, can_batch
 from bn_keras_serving.servable.servable import Servable
 
@@ -205,3 +206,79 @@ def test_requests_to_a_full_queue_are_unavailable():
         assert "queue" in str(error)
     assert len(results) == 8
     assert any(isinstance(result, dict) for result in results)
+
+
+@pytest.fixture(scope="module")
+def batched():
+    """A batched function that adds one, and fails for rows with a negative value."""
+
+    def check(x):
+        tf.debugging.assert_non_negative(x)
+        return {"y": x + 1}
+
+    return batch_function(
+        check,
+        {"x": tf.TensorSpec([None, None], tf.float32, "x")},
+        dataclasses.replace(
+            PARAMETERS, max_batch_size=64, allowed_batch_sizes=(), num_batch_threads=1
+        ),
+    )
+
+
+def run_all(batched, arrays):
+    calls = [lambda x=x: batched({"x": x}, ["y"], 30.0) for x in arrays]
+    return together(calls)
+
+
+def test_requests_of_different_shapes_do_not_share_a_batch(batched):
+    arrays = [np.full((1, 1 + n % 3), n, np.float32) for n in range(30)]
+    for array, answer in zip(arrays, run_all(batched, arrays), strict=True):
+        np.testing.assert_array_equal(answer["y"], array + 1)
+
+
+def test_a_request_that_fails_does_not_fail_the_others_of_its_batch(batched):
+    arrays = [np.full((1, 2), n if n % 5 else -1, np.float32) for n in range(20)]
+    for array, answer in zip(arrays, run_all(batched, arrays), strict=True):
+        if array.min() < 0:
+            assert isinstance(answer, tf.errors.InvalidArgumentError)
+        else:
+            np.testing.assert_array_equal(answer["y"], array + 1)
+
+
+def test_the_number_of_queues_is_bounded(batched, monkeypatch):
+    monkeypatch.setattr(batching, "_new_queue_name", None)  # fails for a further one
+    monkeypatch.setattr(batching, "MAXIMUM_QUEUES", 1)
+    arrays = [np.full((1 + n % 4, n), n, np.float32) for n in range(1, 31)]
+    for array, answer in zip(arrays, run_all(batched, arrays), strict=True):
+        np.testing.assert_array_equal(answer["y"], array + 1)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 10])
+def test_a_call_that_runs_alone_is_padded_and_split_like_a_batch(
+    directory, monkeypatch, rows
+):
+    split = dataclasses.replace(
+        PARAMETERS,
+        max_batch_size=10,
+        enable_large_batch_splitting=True,
+        max_execution_batch_size=4,
+        allowed_batch_sizes=(2, 4),
+    )
+    loaded = tf.saved_model.load(str(directory / "1")).signatures["serving_default"]
+    call = batch_function(loaded, {"x": tf.TensorSpec([None], tf.float32, "x")}, split)
+    x = np.arange(rows, dtype=np.float32)
+    answers = []
+    answers.append(call({"x": x}, ["y", "seen"], None))
+    monkeypatch.setattr(batching._Queues, "_find", lambda *_: None)
+    answers.append(call({"x": x}, ["y", "seen"], None))
+    for name in ("y", "seen"):
+        assert answers[0][name].tolist() == answers[1][name].tolist()
+
+
+def test_a_call_that_runs_alone_changes_no_bit(tmp_path, monkeypatch):
+    servable = Servable(1, write(Model(3), tmp_path, 1), PARAMETERS)
+    signature = servable.signature("image")
+    image = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
+    batched = signature.run({"x": image})["y"]
+    monkeypatch.setattr(batching._Queues, "_find", lambda *_: None)
+    assert signature.run({"x": image})["y"].tobytes() == batched.tobytes()

@@ -7,6 +7,7 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from bn_keras_serving import PredictionServer
 from bn_keras_serving.common.errors import InvalidRequestError
 from bn_keras_serving.configuration import (
     BatchingParameters,
@@ -17,8 +18,11 @@ from bn_keras_serving.configuration import (
     read_models,
     read_monitoring,
     read_tls,
+    session_config,
     single_model,
+    version_batching,
 )
+from bn_keras_serving.configuration.settings import Loading
 
 pytestmark = pytest.mark.fast
 
@@ -81,10 +85,11 @@ def test_a_single_model_equals_the_two_flags():
     [
         (
             "\n\nmodel_config_list { config { nam: 'm' } }",
-            r"Received: in line 3, Message type .* has no field named .nam.\. Correct",
+            r"3:30: Message type \"tensorflow\.serving\.ModelConfig\" has no field "
+            r"named \"nam\"\. Inv",
         ),
-        ("model_config_list {\n config {", r'Received: in line \d, Expected "}"'),
-        ("model_config_list { config { name: 'm\n' } }", "line 1, .*missing ending"),
+        ("model_config_list {\n config {", r'\d:\d+: Expected "}"'),
+        ("model_config_list { config { name: 'm\n' } }", "1:.*missing ending"),
         (
             models_of("model_version_policy { latest { num_versions: -1 } }"),
             "out of range: -1",
@@ -93,7 +98,6 @@ def test_a_single_model_equals_the_two_flags():
             models_of("model_version_policy { latest {} all {} }"),
             "another member of oneof",
         ),
-        (b"name: '\xff'", "Received: a file that is not in UTF-8. Correct the path"),
     ],
 )
 def test_the_error_for_a_malformed_file_names_the_file_and_the_line(
@@ -103,8 +107,20 @@ def test_the_error_for_a_malformed_file_names_the_file_and_the_line(
     with pytest.raises(ValueError, match=message) as raised:
         read_models(path)
     error = str(raised.value)
-    assert error.startswith(f"{path} must be a ModelServerConfig in text format. ")
+    # The standard of TensorFlow Serving's own test, `testBadModelConfig`.
+    assert error.startswith(
+        "Error parsing text-format tensorflow.serving.ModelServerConfig: "
+    )
+    assert error.endswith(f". Invalid protobuf file: '{path}'")
     assert "\n" not in error
+
+
+def test_the_error_for_a_file_that_is_not_text_names_the_file(file):
+    path = file(b"name: '\xff'")
+    message = f"{path} must be a ModelServerConfig in text format. Received: a file "
+    with pytest.raises(ValueError, match="that is not in UTF-8") as raised:
+        read_models(path)
+    assert str(raised.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +146,10 @@ def test_a_missing_file_is_reported(tmp_path, read):
             r"base_path\(\)=models/m",
         ),
         (models_of(model(base_path="")), r"got base_path\(\)=$"),
+        (
+            models_of(model(base_path=r"/m\000odels")),
+            r"path without null bytes; got base_path\(\)='/m\\x00odels'",
+        ),
         (
             models_of(model(base_path="gs://bucket/m")),
             r"directory of this machine; got base_path\(\)=gs://bucket/m\. Copy",
@@ -263,8 +283,8 @@ def test_sizes_that_tensorflow_serving_accepts_are_accepted(file, text, sizes):
             "`max_execution_batch_size` must be at most `max_batch_size`",
         ),
         ("pad_variable_length_inputs: true", "pad_variable_length_inputs=true. Send"),
-        ("max_batch_size: 4", "in line 1, "),
-        ("batching { }", "in line 1, .*has no field named .batching"),
+        ("max_batch_size: 4", "1:17: .*Expected"),
+        ("batching { }", "1:1: .*has no field named .batching"),
     ],
 )
 def test_invalid_batching_parameters_are_rejected(file, text, message):
@@ -325,7 +345,7 @@ def test_keys_are_read_but_never_shown(file):
         (f"server_key: {quoted(KEY)}", "`server_cert` must be a PEM"),
         (f"{PAIR} client_verify: true", "`custom_ca` must be a PEM"),
         (f"{PAIR} custom_ca: 'c2VjcmV0'", "`custom_ca` must be a PEM"),
-        (f'\nserver_key: "{KEY}"', "in line 2, an error that is not shown"),
+        (f'\nserver_key: "{KEY}"', "2:13: an error that is not shown"),
     ],
 )
 def test_invalid_keys_are_rejected_but_never_shown(file, text, message):
@@ -333,3 +353,49 @@ def test_invalid_keys_are_rejected_but_never_shown(file, text, message):
         read_tls(file(text))
     # A traceback would show the cause as well.
     assert "c2VjcmV0" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_a_session_has_the_settings_of_the_file_and_the_numbers(file):
+    path = file("intra_op_parallelism_threads: 3 gpu_options { allow_growth: true }")
+    config = session_config(Loading(session_config_file=path, inter_op_threads=2))
+    assert config.intra_op_parallelism_threads == 3
+    assert config.inter_op_parallelism_threads == 2
+    assert config.gpu_options.allow_growth
+    assert config.allow_soft_placement
+    config = session_config(Loading(session_config_file=path, intra_op_threads=1))
+    assert config.intra_op_parallelism_threads == 1
+    assert not config.HasField("graph_options")
+    options = session_config(Loading(mixed_precision="bfloat16")).graph_options
+    assert options.rewrite_options.auto_mixed_precision_onednn_bfloat16
+    path = file("threads: 3")
+    with pytest.raises(ValueError, match=r"text-format tensorflow\.ConfigProto: 1:1: "):
+        session_config(Loading(session_config_file=path))
+
+
+def test_a_version_may_have_batching_parameters_of_its_own(tmp_path):
+    parameters = BatchingParameters(max_batch_size=64, num_batch_threads=7)
+    assert version_batching(tmp_path, parameters) is None
+    text = "max_batch_size { value: 4 } num_batch_threads { value: 3 }"
+    (tmp_path / "batching_params.pbtxt").write_text(text)
+    batching = version_batching(tmp_path, parameters)
+    assert (batching.max_batch_size, batching.num_batch_threads) == (4, 7)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"shape_checks": "on"}, "one of 'auto', 'strict', 'off'. Received: shape"),
+        ({"retries": -1}, "`retries` must be 0 or more. Received: retries=-1"),
+        ({"retry_seconds": float("nan")}, "`retry_seconds` must be 0 or more"),
+        ({"warmup_iterations": 0}, "`warmup_iterations` must be 1 or more"),
+    ],
+)
+def test_loading_out_of_range_is_rejected(values, message):
+    with pytest.raises(ValueError, match=message):
+        Loading(**values)
+
+
+def test_a_server_reads_the_settings_of_sessions_before_it_loads(tmp_path):
+    loading = Loading(session_config_file=tmp_path / "absent")
+    with pytest.raises(ValueError, match="absent must be a ConfigProto in text format"):
+        PredictionServer(tmp_path, port=0, loading=loading)

@@ -63,7 +63,7 @@ def test_the_server_answers_and_swaps_versions_while_its_disk_is_full(
                 answer.outputs["y"].float_val, 2 * ROWS.ravel()
             )
             with pytest.raises(grpc.RpcError) as raised:
-                predict(request_of({"x": ROWS[:, :2]}, "model"), timeout=60)
+                predict(request_of({"z": ROWS}, "model"), timeout=60)
             assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
             shutil.rmtree(directory / str(10 + number))
         write(Model(3), directory, 100)

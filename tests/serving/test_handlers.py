@@ -214,6 +214,19 @@ def test_a_model_of_tensorflow_1_is_served(version_1):
     assert list(answer.outputs["number"].float_val) == [2, -1]
 
 
+def test_arrays_are_answered_with_arrays(version_1):
+    assert version_1.input_types["serving_default"] == {
+        "x": tf.float32.as_datatype_enum
+    }
+    spec = predict_pb2.PredictRequest().model_spec
+    outputs = handlers.predict_arrays(version_1, spec, {"x": ROWS})
+    np.testing.assert_array_equal(outputs["y"], 3 * ROWS)
+    spec.signature_name = "look/up"
+    words = {"a/word": np.array([b"b", b"?"], object)}
+    outputs = handlers.predict_arrays(version_1, spec, words)
+    assert outputs["number"].tolist() == [2, -1]
+
+
 def test_tensors_are_encoded_as_bytes_on_request(judge):
     request = predict_pb2.PredictRequest()
     serialized = [example_of(1, 2).SerializeToString()]

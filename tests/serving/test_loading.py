@@ -5,7 +5,10 @@ import threading
 import weakref
 
 import numpy as np
+import pytest
+import tensorflow as tf
 from serving_models import Model, write
+from tensorflow.python.framework import error_interpolation
 from version_fakes import LATEST, Fake, config_of, spec, states_of, wait_for
 
 from bn_keras_serving.models import ModelRegistry
@@ -31,13 +34,21 @@ def test_two_saved_models_give_their_own_answers(doubling, tmp_path):
 
 
 def test_a_saved_model_is_served_once_it_is_complete(doubling, tmp_path):
-    versions = Versions("m", tmp_path, LATEST, Servable)
-    (tmp_path / "2").mkdir()
-    graph = (doubling / "2" / "saved_model.pb").read_bytes()
-    (tmp_path / "2" / "saved_model.pb").write_bytes(graph[: len(graph) // 2])
-    versions.poll()
-    assert "saved_model.pb" in versions.why_unavailable()
-    shutil.copytree(doubling / "2", tmp_path / "2", dirs_exist_ok=True)
+    # As `cp -r` does it: file by file, and each of them bit by bit.
+    versions = Versions("m", tmp_path, LATEST, Servable, retries=99, retry_seconds=0)
+    source = doubling / "2"
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    files.sort(key=lambda path: path.name.startswith("variables.data"))  # it is needed
+    for file in files:
+        target = tmp_path / "2" / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = file.read_bytes()
+        for size in (0, len(content) // 2):
+            target.write_bytes(content[:size])
+            versions.poll()
+            assert not versions.available(), target
+            assert states_of(versions.statuses()) == {2: "LOADING"}
+        target.write_bytes(content)
     versions.poll()
     with versions.use() as servable:
         outputs = servable.signature().run({"x": ONES})
@@ -84,3 +95,15 @@ def test_no_use_fails_during_two_hundred_swaps(tmp_path):
     expected = dict.fromkeys(range(1, 201), "END") | {201: "AVAILABLE"}
     wait_for(lambda: states_of(versions.statuses()) == expected)
     versions.close()
+
+
+def test_the_text_about_a_damaged_version_is_not_searched(
+    doubling, tmp_path, monkeypatch
+):
+    # TensorFlow's search takes minutes if the text quotes a graph.
+    monkeypatch.setattr(error_interpolation, "interpolate_graph", None)
+    path = shutil.copytree(doubling / "2", tmp_path / "2")
+    (data,) = path.glob("variables/variables.data*")
+    data.write_bytes(data.read_bytes()[:4])
+    with pytest.raises(tf.errors.OpError):
+        Servable(2, path)

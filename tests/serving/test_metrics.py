@@ -21,13 +21,18 @@ def metrics():
     return Metrics(lambda: ["digits"])
 
 
-def samples(metrics):
+LOADS = ":tensorflow:cc:saved_model:load_attempt_count"
+LOAD_LATENCY = ":tensorflow:cc:saved_model:load_latency"
+
+
+def samples(metrics, prefix=":tensorflow:"):
     """Return `{(name, *labels): value}` from the exposition."""
     return {
         # The parser adds the suffix that newer formats require for a counter.
         (sample.name.removesuffix("_total"), *sample.labels.items()): sample.value
         for family in text_string_to_metric_families(metrics.exposition().decode())
         for sample in family.samples
+        if sample.name.startswith(prefix)
     }
 
 
@@ -36,13 +41,15 @@ def test_names_labels_and_types_are_those_of_tensorflow_serving(metrics):
     metrics.record_runtime("digits", "Predict", 1200.0)
     text = metrics.exposition().decode()
     assert text.endswith("\n")
-    assert "_total" not in text
     assert "_created" not in text
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if ":tensorflow:" in line]
+    assert not any("_total" in line for line in lines)
     assert [line for line in lines if line.startswith("#")] == [
         f"# TYPE {COUNT} counter",
         f"# TYPE {LATENCY} histogram",
         f"# TYPE {RUNTIME} histogram",
+        f"# TYPE {LOADS} counter",
+        f"# TYPE {LOAD_LATENCY} counter",
     ]
     assert f'{COUNT}{{model_name="digits",status="OK"}} 1' in lines
     request = 'model_name="digits",API="Predict",entrypoint="GRPC"'
@@ -95,7 +102,7 @@ def test_names_that_are_not_served_occupy_no_memory(metrics):
     assert samples(metrics)[(COUNT, ("model_name", ""), ("status", "NOT_FOUND"))] == (
         1000
     )
-    assert len(metrics.exposition().splitlines()) < 50
+    assert len(metrics.exposition().splitlines()) < 70
 
 
 def test_a_removed_model_keeps_its_counts():
@@ -157,6 +164,34 @@ def test_the_summary_has_statuses_and_recent_percentiles(metrics):
             ],
         },
     }
+
+
+def test_loads_are_counted_and_successful_ones_are_timed(metrics):
+    with metrics.record_load("digits", 7):
+        time.sleep(0.02)
+    for _ in range(2):
+        with pytest.raises(OSError, match="half"), metrics.record_load("digits", 8):
+            raise OSError("half a file")
+    path = ("model_path", "digits/7")
+    measured = samples(metrics)
+    latency = measured.pop((LOAD_LATENCY, path))
+    assert 20_000 <= latency < 20e6
+    assert measured == {
+        (LOADS, path, ("status", "success")): 1,
+        (LOADS, ("model_path", "digits/8"), ("status", "fail")): 2,
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="they are read from /proc")
+def test_metrics_of_the_process_have_the_names_of_prometheus(metrics):
+    lines = metrics.exposition().decode().splitlines()
+    assert "# TYPE process_cpu_seconds_total counter" in lines
+    assert "# TYPE process_resident_memory_bytes gauge" in lines
+    values = dict(line.split() for line in lines if line.startswith("process_"))
+    assert float(values["process_cpu_seconds_total"]) > 0
+    assert float(values["process_resident_memory_bytes"]) > 1e6
+    assert 3 <= float(values["process_open_fds"]) <= float(values["process_max_fds"])
+    assert abs(float(values["process_start_time_seconds"]) - time.time()) < 86400
 
 
 # In a process of its own, as the memory of other tests moves by tens of MiB.

@@ -24,8 +24,8 @@ from bn_keras_serving.common.errors import (
     UnknownLabelError,
 )
 from bn_keras_serving.configuration import single_model
+from bn_keras_serving.configuration.settings import Loading
 from bn_keras_serving.models import ModelRegistry
-from bn_keras_serving.models.versions import LOAD_ATTEMPTS
 
 pytestmark = pytest.mark.fast
 
@@ -152,7 +152,11 @@ def test_the_start_waits_for_a_model_among_several(disk, start, loader, caplog):
     creating = threading.Thread(target=create_late)
     creating.start()
     began.set()
-    models = start(config_of(disk, a="", late=""), poll_seconds=0.02)
+    models = start(
+        config_of(disk, a="", late=""),
+        poll_seconds=0.02,
+        loading=Loading(retry_seconds=0.1),
+    )
     creating.join()
     assert served_version(models, "late") == ("late", 1)
     assert caplog.text.count("which does not exist") == 1
@@ -160,10 +164,15 @@ def test_the_start_waits_for_a_model_among_several(disk, start, loader, caplog):
 
 def test_the_start_fails_if_a_model_among_several_fails(disk, loader):
     loader.broken.add(5)
-    models = ModelRegistry(config_of(disk, a="", b=""), loader, poll_seconds=0.01)
+    models = ModelRegistry(
+        config_of(disk, a="", b=""),
+        loader,
+        poll_seconds=0.01,
+        loading=Loading(retries=2, retry_seconds=0.02),
+    )
     with pytest.raises(ValueError, match=r"Version 5 in .*half a file"):
         models.start()
-    assert len(loader.loaded) == 1 + LOAD_ATTEMPTS
+    assert len(loader.loaded) == 1 + 3
     assert models.names() == []
 
 
@@ -215,3 +224,43 @@ def test_zero_seconds_poll_only_at_the_start(disk, start, loader):
     add_versions(disk / "a", 3)
     threading.Event().wait(0.1)
     assert served_version(models, "a") == ("a", 2)
+
+
+@pytest.mark.parametrize(("threads", "at_a_time"), [(0, 1), (1, 1), (2, 2)])
+def test_the_start_loads_several_models_at_a_time(
+    disk, start, loader, threads, at_a_time
+):
+    for name in "cd":
+        add_versions(disk / name, 7)
+    loader.gates = {version: threading.Event() for version in (2, 5, 7)}
+    opening = threading.Thread(target=open_in_turn, args=(loader, at_a_time))
+    opening.start()
+    models = start(
+        config_of(disk, a="", b="", c="", d=""), loading=Loading(threads=threads)
+    )
+    opening.join()
+    assert models.names() == ["a", "b", "c", "d"]
+    assert loader.highest_concurrency == at_a_time
+
+
+def open_in_turn(loader, at_a_time):
+    """Let the loads continue once that many have begun."""
+    wait_for(lambda: len(loader.loaded) == at_a_time)
+    threading.Event().wait(0.05)  # for one that should not begin
+    for gate in loader.gates.values():
+        gate.set()
+
+
+def test_later_loads_have_the_same_limit(disk, start, loader):
+    models = start(
+        config_of(disk, a="", b=""), poll_seconds=0.02, loading=Loading(threads=1)
+    )
+    loader.gates[9] = threading.Event()
+    for name in "ab":
+        add_versions(disk / name, 9)
+    wait_for(lambda: len(loader.loaded) == 3)
+    threading.Event().wait(0.1)
+    assert len(loader.loaded) == 3
+    loader.gates[9].set()
+    wait_for(lambda: served_version(models, "a") == ("a", 9))
+    wait_for(lambda: served_version(models, "b") == ("b", 9))

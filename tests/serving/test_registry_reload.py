@@ -162,8 +162,8 @@ def rejected_reloads(disk):
             InvalidRequestError,
             config_of(disk, a="", b='name: "a"' + path),
         ),
-        "ServerModelConfig type not supported by HandleReloadConfigRequest. Only Mod": (
-            InvalidRequestError,
+        "It is only legal to transition from one ModelConfigList to another": (
+            UnmetConditionError,
             ModelServerConfig(),
         ),
     }
@@ -299,11 +299,9 @@ def test_a_removed_model_is_unloaded_after_its_last_use(disk, start):
     wait_for(lambda: states(models, "a") == {2: "END"})
 
 
-def test_a_warning_says_that_requests_are_not_logged(disk, start, caplog):
+def test_a_warning_names_the_log_that_there_is(disk, start, caplog):
     start(config_of(disk, a="logging_config { sampling_config { sampling_rate: 1 } }"))
-    assert (
-        "Model a: `logging_config` is ignored; requests are not logged." in caplog.text
-    )
+    assert "Model a: `logging_config` is ignored. --request_log logs" in caplog.text
 
 
 @pytest.fixture
@@ -348,12 +346,15 @@ def test_a_changed_file_is_reloaded_and_a_broken_one_changes_nothing(
         threading.Event().wait(0.05)
         assert logged_problems() == number, "the same problem must be logged once"
         assert models.names() == ["a", "b"]
+    assert "Cannot transition to requested config." in caplog.text  # the empty file
     path.unlink()
     wait_for(lambda: "No such file" in caplog.text)
     file(config_of(disk, b=""))
     wait_for(lambda: models.names() == ["b"])
     path.unlink()
     wait_for(lambda: caplog.text.count("No such file") == 2)
+    file("model_config_list {}")
+    wait_for(lambda: models.names() == [])
 
 
 def test_a_file_with_a_missing_model_is_tried_again(disk, start, file):

@@ -194,6 +194,8 @@ def test_a_rest_port_in_use_is_reported_and_the_grpc_port_released(directory):
         # Reserved for documentation, so no interface has it (RFC 5737).
         ("192.0.2.1", r"192\.0\.2\.1:0, a host that is not this .* Correct --host"),
         ("no.such.host.invalid", r"name that cannot be resolved\. Correct --host"),
+        ("*", r"\*:0, which names no host\. Give --host 0\.0\.0\.0 or :: for all"),
+        ("", "which names no host"),
     ],
 )
 def test_an_unusable_host_is_reported(directory, host, message):

@@ -1,9 +1,12 @@
 """Ways to connect to a server: TLS, mutual TLS, UNIX sockets, options of gRPC."""
 
+import errno
 import json
 import re
 import socket
+import threading
 import urllib.request
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -150,14 +153,77 @@ def test_a_socket_works_with_and_without_a_port(doubling, tmp_path, monkeypatch)
     [
         ("s" * 200, "longer than 107 bytes. Choose a shorter path"),
         ("absent/s", "in a folder that does not exist. Create it"),
-        (".", "which already exists. Choose another path"),
+        (".", "which exists and is not a socket. Choose another path"),
+        ("file", "which exists and is not a socket. Choose another path"),
     ],
 )
 def test_an_unusable_socket_is_reported(doubling, tmp_path, monkeypatch, path, message):
     monkeypatch.chdir(tmp_path)
+    Path("file").write_text("precious")
     server = PredictionServer(doubling, port=None, socket_path=path)
     with pytest.raises(OSError, match=re.escape(message)):
         server.start()
+    assert Path("file").read_text() == "precious"
+
+
+def test_a_second_server_leaves_a_socket_in_use_alone(
+    doubling, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    with PredictionServer(doubling, "multiply", port=None, socket_path="s"):
+        second = PredictionServer(doubling, "multiply", port=None, socket_path="s")
+        with pytest.raises(OSError, match="on which another server listens"):
+            second.start()
+        with PredictionServer(doubling, "multiply", port=0, socket_path="s") as third:
+            assert "another server listens" in caplog.text
+            with grpc.insecure_channel(third.address) as channel:
+                predict(channel)
+        with grpc.insecure_channel("unix:s") as channel:
+            predict(channel)
+
+
+def test_a_socket_that_was_left_behind_is_used_again(doubling, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind("s")
+        dead.listen()
+    assert Path("s").is_socket()
+    with (
+        PredictionServer(doubling, "multiply", port=None, socket_path="s"),
+        grpc.insecure_channel("unix:s") as channel,
+    ):
+        predict(channel)
+    assert not Path("s").exists()
+
+
+def test_one_of_several_servers_that_start_together_gets_the_socket(
+    doubling, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind("s")
+    dead.close()
+    started, refused = [], []
+    barrier = threading.Barrier(4)
+
+    def start():
+        server = PredictionServer(doubling, "multiply", port=None, socket_path="s")
+        barrier.wait()
+        try:
+            server.start()
+            started.append(server)
+        except OSError as error:
+            refused.append(error.errno)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(started), refused) == (1, 3 * [errno.EADDRINUSE])
+    with grpc.insecure_channel("unix:s") as channel:
+        predict(channel)
+    started[0].stop()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,6 @@ from version_fakes import (
 from bn_keras_serving.common.errors import ServableNotFoundError
 from bn_keras_serving.models.directories import Policy
 from bn_keras_serving.models.versions import (
-    LOAD_ATTEMPTS,
     State,
     Versions,
     VersionStatus,
@@ -55,6 +55,10 @@ def versions_of(directory, loader):
 
 def states(versions):
     return states_of(versions.statuses())
+
+
+def refuse(path):
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_only_directories_named_by_an_integer_are_versions(directory, versions_of):
@@ -139,10 +143,7 @@ def test_the_reason_names_the_parent_if_a_version_directory_is_given(directory, 
 def test_the_reason_names_a_directory_that_cannot_be_read(
     directory, loader, monkeypatch
 ):
-    def fail(path):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(Path, "iterdir", fail)
+    monkeypatch.setattr(Path, "iterdir", refuse)
     reason = Versions("m", directory, LATEST, loader).why_unavailable()
     expected = "m, which cannot be read (Permission denied). Grant read permission."
     assert reason.endswith(expected)
@@ -183,14 +184,15 @@ def test_a_broken_version_ends_after_its_attempts_and_the_good_one_stays(
     versions = versions_of()
     loader.broken.add(2)
     add_versions(directory, 2)
-    for _ in range(LOAD_ATTEMPTS):
+    attempts = 1 + 5  # the default of --max_num_load_retries
+    for _ in range(attempts):
         assert states(versions).get(2) != "END"
         versions.poll()
     assert states(versions) == {1: "AVAILABLE", 2: "END"}
     assert versions.statuses()[0].error == "OSError: half a file"
     loader.broken.clear()  # too late: all attempts are used up
     versions.poll()
-    assert len(loader.loaded) == 1 + LOAD_ATTEMPTS
+    assert len(loader.loaded) == 1 + attempts
     add_versions(directory, 3)
     versions.poll()
     assert states(versions) == {1: "END", 2: "END", 3: "AVAILABLE"}
@@ -230,9 +232,57 @@ def test_a_broken_version_that_is_deleted_may_come_again(
     assert states(versions) == {1: "END", 2: "AVAILABLE"}
 
 
-def test_a_version_has_one_attempt_without_polling(versions_of, loader):
+def test_a_version_without_retries_has_one_attempt(versions_of, loader):
     loader.broken.add(1)
-    assert states(versions_of(poll_seconds=0)) == {1: "END"}
+    assert states(versions_of(retries=0)) == {1: "END"}
+
+
+def test_a_failed_version_waits_for_its_next_attempt(directory, versions_of, loader):
+    versions = versions_of(retry_seconds=0.3)
+    loader.broken.add(2)
+    add_versions(directory, 2)
+    start = time.monotonic()
+    versions.poll()
+    for _ in range(3):
+        versions.poll()
+    assert len(loader.loaded) == 2 or time.monotonic() > start + 0.3
+    assert states(versions) == {1: "AVAILABLE", 2: "LOADING"}
+    loader.broken.clear()
+    add_versions(directory, 3)  # a newer one need not wait for it
+    versions.poll()
+    assert states(versions)[3] == "AVAILABLE"
+
+
+@pytest.mark.parametrize("poll_seconds", [0, 60])
+def test_attempts_do_not_wait_for_the_next_poll(versions_of, loader, poll_seconds):
+    loader.broken.add(1)
+    versions = versions_of(poll_seconds=poll_seconds, retry_seconds=0.1)
+    versions.watch()
+    wait_for(lambda: len(loader.loaded) >= 3)
+    loader.broken.clear()
+    wait_for(lambda: states(versions) == {1: "AVAILABLE"})
+
+
+def test_attempts_continue_while_the_directory_cannot_be_read(
+    directory, versions_of, loader, monkeypatch
+):
+    loader.broken.add(1)
+    versions = versions_of(poll_seconds=60, retry_seconds=0.05)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    versions.watch()
+    wait_for(lambda: states(versions) == {1: "END"})
+    assert len(loader.loaded) == 6
+
+
+def test_closing_does_not_wait_for_the_next_attempt(versions_of, loader):
+    loader.broken.add(1)
+    versions = versions_of(retry_seconds=60)
+    versions.watch()
+    start = time.monotonic()
+    versions.close()
+    assert time.monotonic() < start + 10
+    assert states(versions) == {1: "END"}
+    assert len(loader.loaded) == 1
 
 
 def test_a_broken_version_does_not_affect_the_others(directory, versions_of, loader):

@@ -44,10 +44,12 @@ class AsyncPredictionClient:
         tls: Certificates for an encrypted connection, a `Tls`. None for a connection
             without encryption.
         retries: How many times to repeat a call, from 0 to 4.
-        wait_for_ready: Whether to wait for a server that is not there yet, until the
-            timeout, instead of raising UNAVAILABLE.
-        check: Whether to compare inputs with the signature. If False, arrays are sent
-            as they are.
+        wait_for_ready: Whether to wait for a server that is not available yet, until
+            the timeout, instead of raising UNAVAILABLE.
+        check: Whether to compare names and types of inputs with the signature. If
+            False, arrays are sent as they are.
+        check_shapes: Whether to compare their shapes, too. A model may accept other
+            shapes than its signature declares.
 
     Raises:
         ValueError: An argument is out of range, or the TLS files do not fit.
@@ -97,10 +99,11 @@ class AsyncPredictionClient:
         retries: int = channel.MAXIMUM_RETRIES,
         wait_for_ready: bool = False,
         check: bool = True,
+        check_shapes: bool = False,
     ):
         asyncio.get_running_loop()  # gRPC would bind to a loop that never runs
         self._timeout = timeout
-        self._conversation = Conversation(model_name, check)
+        self._conversation = Conversation(model_name, check, check_shapes)
         self._channel = channel.connect(
             grpc.aio, address, timeout, tls, retries, wait_for_ready
         )

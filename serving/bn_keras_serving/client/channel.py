@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from bn_keras_serving.client import messages
+from bn_keras_serving.common import messages
 
 MAXIMUM_RETRIES = 4  # gRPC makes at most five attempts
 

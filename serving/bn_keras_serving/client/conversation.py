@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 
-from bn_keras_serving.client import messages, tensors
+from bn_keras_serving.client import tensors
 from bn_keras_serving.client.examples import (
     ExampleLike,
     to_examples,
@@ -20,8 +20,9 @@ from bn_keras_serving.client.inputs import (
     fit_inputs,
     name_inputs,
 )
+from bn_keras_serving.common import messages
+from bn_keras_serving.common.messages import DEFAULT_SIGNATURE
 
-DEFAULT_SIGNATURE = "serving_default"
 # Refusals that a signature unlike the one the client knows would explain.
 _SIGNATURE_ERRORS = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -79,11 +80,14 @@ class Conversation:
 
     Args:
         model_name: Name of the model.
-        check: Whether to compare inputs with the signature before they are sent.
+        check: Whether to compare names and types of inputs with the signature before
+            they are sent.
+        check_shapes: Whether to compare their shapes, too.
     """
 
-    def __init__(self, model_name: str, check: bool = True):
+    def __init__(self, model_name: str, check: bool = True, check_shapes: bool = False):
         self.check = check
+        self._check_shapes = check_shapes
         self._model_name = model_name
         # Signatures of each version asked for; see `_version_key`.
         self._signatures: dict[bytes, dict[str, Any]] = {}
@@ -96,8 +100,11 @@ class Conversation:
         output_filter: Iterable[str] = (),
         version_label: str | None = None,
         hint: str = "Pass another signature_name.",
+        check_shapes: bool | None = None,
     ) -> Steps:
         """Predict; returns output name to array."""
+        if check_shapes is None:
+            check_shapes = self._check_shapes
         spec = self._spec(version, version_label, signature_name)
         output_filter = list(output_filter)
 
@@ -108,7 +115,7 @@ class Conversation:
                 definition = find_signature(signatures, name, "", hint)
                 arrays = name_inputs(inputs, definition)
                 if self.check:
-                    arrays = fit_inputs(arrays, definition)
+                    arrays = fit_inputs(arrays, definition, check_shapes)
                     check_output_filter(output_filter, definition)
             if not self.check:
                 arrays = {name: as_array(value) for name, value in arrays.items()}
@@ -135,7 +142,15 @@ class Conversation:
             "Export a model of images with bn_keras.export_saved_model, or send its "
             "inputs with `predict`."
         )
-        return self.predict(inputs, name, version, output_filter, version_label, hint)
+        return self.predict(
+            inputs,
+            name,
+            version,
+            output_filter,
+            version_label,
+            hint,
+            check_shapes=True,  # such a signature takes images of one size
+        )
 
     def classify(
         self,

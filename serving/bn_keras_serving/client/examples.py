@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from bn_keras_serving.client import messages
 from bn_keras_serving.client.inputs import as_array
+from bn_keras_serving.common import messages
 
 # What users call an image: a file's path or content, or an array of pixels.
 ImageLike = str | Path | bytes | np.ndarray

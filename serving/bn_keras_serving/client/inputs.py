@@ -87,8 +87,10 @@ def name_inputs(inputs: Any, definition: Any) -> Mapping[str, Any]:
     return {names[0]: inputs}
 
 
-def fit_inputs(inputs: Mapping[str, Any], definition: Any) -> dict[str, np.ndarray]:
-    """Return inputs as arrays of the types and shapes of a signature.
+def fit_inputs(
+    inputs: Mapping[str, Any], definition: Any, check_shapes: bool = False
+) -> dict[str, np.ndarray]:
+    """Return inputs as arrays of the types of a signature.
 
     Python's numbers, and NumPy's arrays of the types that NumPy gives them, take the
     type of the input if every value is within its range and no fraction is lost. Other
@@ -97,9 +99,11 @@ def fit_inputs(inputs: Mapping[str, Any], definition: Any) -> dict[str, np.ndarr
     Args:
         inputs: Name to array, nested list, number or string.
         definition: The `SignatureDef`.
+        check_shapes: Whether they must also have its shapes. A graph may accept others
+            than its signature declares.
 
     Raises:
-        ValueError: The signature does not accept a name, type, value, rank or size.
+        ValueError: The signature does not accept a name, type, value or shape.
     """
     specs = describe(definition.inputs)
     missing = sorted(set(specs) - set(definition.defaults) - set(inputs))
@@ -111,7 +115,11 @@ def fit_inputs(inputs: Mapping[str, Any], definition: Any) -> dict[str, np.ndarr
             f"`inputs` must have the names {sorted(specs)}. Received: "
             f"{sorted(inputs)}. To fix it, {' and '.join(hints)}."
         )
-    return {name: _fit(name, value, *specs[name]) for name, value in inputs.items()}
+    arrays = {name: _fit(name, value, specs[name][0]) for name, value in inputs.items()}
+    if check_shapes:
+        for name, array in arrays.items():
+            _check_shape(name, array, specs[name][1])
+    return arrays
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -131,9 +139,7 @@ def check_output_filter(output_filter: Iterable[str], definition: Any) -> None:
         )
 
 
-def _fit(
-    name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int | None, ...] | None
-) -> np.ndarray:
+def _fit(name: str, value: Any, dtype: np.dtype[Any]) -> np.ndarray:
     is_string = dtype == np.dtype(object)
     try:
         array = np.asarray(value, object if is_string else None)
@@ -151,6 +157,12 @@ def _fit(
                 )
     elif array.dtype != dtype:
         array = _convert(name, array, dtype)
+    return array
+
+
+def _check_shape(
+    name: str, array: np.ndarray, shape: tuple[int | None, ...] | None
+) -> None:
     if shape is not None and not _has_shape(array.shape, shape):
         if _has_shape((1, *array.shape), shape):
             hint = f"Add the batch axis: numpy.asarray({name})[numpy.newaxis]."
@@ -166,7 +178,6 @@ def _fit(
             f"`{name}` must hold at least one example. Received: {name} of shape "
             f"{array.shape}. Send no request without examples."
         )
-    return array
 
 
 def _has_shape(shape: tuple[int, ...], pattern: tuple[int | None, ...]) -> bool:

@@ -56,8 +56,8 @@ class Chunk(NamedTuple):
             if other != names[0]:
                 raise ValueError(
                     "`items` of one batch must have the same names. Received: "
-                    f"{names[0]} and, {index} later, {other}. Give every item the same "
-                    "names."
+                    f"{names[0]} for the first item of the batch and {other} for item "
+                    f"{index} of it. Give every item the same names."
                 )
         return {name: [item[name] for item in self.items] for name in self.items[0]}
 

@@ -23,10 +23,11 @@ from bn_keras_serving.client.inputs import Specs
 class PredictionClient:
     """A client of one model on a server.
 
-    Before inputs are sent they are compared with the model's signature, which is looked
-    up once; a mismatch raises ValueError. Python's numbers and NumPy's float64 and
-    int64 take the type of the input if every value is within its range. Arrays of other
-    types must have that type, and floats never become integers.
+    Before inputs are sent, their names and types are compared with the model's
+    signature, which is looked up once; a mismatch raises ValueError. Python's numbers
+    and NumPy's float64 and int64 take the type of the input if every value is within
+    its range. Arrays of other types must have that type, and floats never become
+    integers.
 
     A call that fails raises gRPC's own `grpc.RpcError` with `code()` and `details()`:
     NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE, DEADLINE_EXCEEDED, ... While the server is
@@ -46,10 +47,12 @@ class PredictionClient:
         tls: Certificates for an encrypted connection, a `Tls`. None for a connection
             without encryption.
         retries: How many times to repeat a call, from 0 to 4.
-        wait_for_ready: Whether to wait for a server that is not there yet, until the
-            timeout, instead of raising UNAVAILABLE.
-        check: Whether to compare inputs with the signature. If False, arrays are sent
-            as they are.
+        wait_for_ready: Whether to wait for a server that is not available yet, until
+            the timeout, instead of raising UNAVAILABLE.
+        check: Whether to compare names and types of inputs with the signature. If
+            False, arrays are sent as they are.
+        check_shapes: Whether to compare their shapes, too. A model may accept other
+            shapes than its signature declares.
 
     Raises:
         ValueError: An argument is out of range, or the TLS files do not fit.
@@ -82,9 +85,9 @@ class PredictionClient:
                 assert [row["y"] for row in rows] == [2 * x for x in range(100)]
                 assert client.status() == [(1, "AVAILABLE", "")]
                 try:
-                    client.predict([[1, 2]])
+                    client.predict(["one"])
                 except ValueError as error:
-                    assert "`x` must be of shape (None,)" in str(error)
+                    assert "`x` must be of type float32" in str(error)
         ```
     """
 
@@ -98,9 +101,10 @@ class PredictionClient:
         retries: int = channel.MAXIMUM_RETRIES,
         wait_for_ready: bool = False,
         check: bool = True,
+        check_shapes: bool = False,
     ):
         self._timeout = timeout
-        self._conversation = Conversation(model_name, check)
+        self._conversation = Conversation(model_name, check, check_shapes)
         self._channel = channel.connect(
             grpc, address, timeout, tls, retries, wait_for_ready
         )

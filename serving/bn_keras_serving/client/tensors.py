@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bn_keras_serving.client import messages
+from bn_keras_serving.common import messages
 
 # For each element type by its NumPy name: its name in `DataType`, the field of
 # `TensorProto` that holds its values, and the plain type of the field's values (from

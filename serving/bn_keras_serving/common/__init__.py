@@ -1,1 +1,1 @@
-"""Errors, limits, metrics and tensor conversion, shared by the whole server."""
+"""Errors, limits, metrics, messages and tensors, shared by the packages above."""

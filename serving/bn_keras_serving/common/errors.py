@@ -25,6 +25,26 @@ class UnmetConditionError(ServingError):
     """The server is not in a state in which it can answer the request."""
 
 
+class PermissionDeniedError(ServingError):
+    """The server has been configured not to do this for clients."""
+
+
+class ModelNotLoadedError(UnmetConditionError):
+    """A model has no version that loads.
+
+    Args:
+        models: Names of such models.
+        reasons: Why, with the paths of the models. It is not for clients.
+
+    Attributes:
+        models: Names of such models.
+    """
+
+    def __init__(self, models: list[str], reasons: str):
+        super().__init__(reasons)
+        self.models = models
+
+
 class UnsupportedError(ServingError):
     """The protocol defines the operation, but this server does not implement it."""
 
@@ -33,13 +53,8 @@ class DeadlineExceededError(ServingError):
     """The deadline passed, or the client disconnected, before the answer was ready."""
 
 
-class ServerBusyError(ServingError):
-    """The server already handles as many requests as it accepts at a time."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The server is handling as many requests as it accepts. Try again later."
-        )
+class UnavailableError(ServingError):
+    """The request cannot be answered now; it may be later."""
 
 
 class ServerStoppingError(ServingError):

@@ -2,14 +2,23 @@
 
 import array
 import collections
+import contextlib
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+)
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
+
+from bn_keras_serving.common.history import History
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RECENT_REQUESTS = 1000
@@ -24,13 +33,18 @@ class Metrics:
 
     Names, labels and buckets are those of TensorFlow Serving, so that dashboards made
     for it work unchanged: `:tensorflow:serving:request_count`, `...:request_latency`
-    (only requests answered with OK) and `...:runtime_latency`. Clients choose the
-    model names in their requests and each name would occupy memory forever, so
-    requests for a name that is not served are counted under "".
+    (only requests answered with OK), `...:runtime_latency`, and of TensorFlow itself
+    `:tensorflow:cc:saved_model:load_attempt_count` and `...:load_latency`. In addition,
+    there are the `process_...` metrics of Prometheus' clients. Clients choose the model
+    names in their requests and each name would occupy memory forever, so requests for a
+    name that is not served are counted under "".
 
     Args:
         model_names: Function that returns the names of the served models. It is called
             when a request names a model that has not been seen before.
+
+    Attributes:
+        history: Requests and latencies of the last minutes.
 
     Example:
         ```python
@@ -67,6 +81,20 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        self._loads = Counter(
+            ":tensorflow:cc:saved_model:load_attempt_count",
+            "The number of times a SavedModel was requested to be loaded.",
+            ["model_path", "status"],
+            registry=self._registry,
+        )
+        self._load_latency = Counter(
+            ":tensorflow:cc:saved_model:load_latency",
+            "Latency in microseconds for SavedModels that were successfully loaded.",
+            ["model_path"],
+            registry=self._registry,
+        )
+        ProcessCollector(registry=self._registry)
+        self.history = History()
         # Guards `_recent`; the Prometheus client has locks of its own.
         self._lock = threading.Lock()
         # Arrays of doubles rather than lists of Python floats: a float that is
@@ -98,6 +126,8 @@ class Metrics:
         """
         model_name = self._label_for(model_name)
         self._requests.labels(model_name, status).inc()
+        is_answer = status == "OK" and api != ""
+        self.history.record(model_name, microseconds if is_answer else None)
         if status == "OK":
             labels = (model_name, api, entrypoint)
             self._request_latency.labels(*labels).observe(microseconds)
@@ -112,18 +142,38 @@ class Metrics:
             microseconds
         )
 
+    @contextlib.contextmanager
+    def record_load(self, model_name: str, version: int) -> Iterator[None]:
+        """Count one attempt to load a version, and add up the time of successful ones.
+
+        The label `model_path` is `NAME/VERSION`: whoever reads the metrics must not
+        learn the paths of this machine.
+        """
+        model_path = f"{model_name}/{version}"
+        start = time.perf_counter()
+        try:
+            yield
+        except BaseException:
+            self._loads.labels(model_path, "fail").inc()
+            raise
+        seconds = time.perf_counter() - start
+        self._loads.labels(model_path, "success").inc()
+        self._load_latency.labels(model_path).inc(round(1e6 * seconds))
+
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format, of type `CONTENT_TYPE`.
 
         The writer of the Prometheus client is not used because it would rename the
-        counter to `request_count_total`.
+        counters of TensorFlow Serving, for example to `request_count_total`.
         """
         lines = []
         for family in self._registry.collect():
-            lines.append(f"# TYPE {family.name} {family.type}")
+            is_total = family.type == "counter" and not family.name.startswith(":")
+            suffix = "_total" if is_total else ""
+            lines.append(f"# TYPE {family.name}{suffix} {family.type}")
             for sample in family.samples:
                 if not sample.name.endswith("_created"):
-                    name = sample.name.removesuffix("_total")
+                    name = sample.name.removesuffix("_total") + suffix
                     labels, value = _format_labels(sample), _format_value(sample.value)
                     lines.append(f"{name}{labels} {value}")
         return ("\n".join(lines) + "\n").encode()

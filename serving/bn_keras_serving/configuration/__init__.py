@@ -11,7 +11,9 @@ from bn_keras_serving.configuration.files import (
     read_monitoring,
     read_tls,
     single_model,
+    version_batching,
 )
+from bn_keras_serving.configuration.session_config import session_config
 
 __all__ = [
     "BatchingParameters",
@@ -23,5 +25,7 @@ __all__ = [
     "read_models",
     "read_monitoring",
     "read_tls",
+    "session_config",
     "single_model",
+    "version_batching",
 ]

@@ -126,7 +126,7 @@ def read_models(path: str | Path) -> Message:
     """Read the file for `--model_config_file`.
 
     An empty file configures a server without models. `logging_config` is accepted but
-    ignored: requests are not logged.
+    ignored; the server's own log of requests is `RequestLog`.
 
     Args:
         path: File with a `ModelServerConfig` in text format.
@@ -150,8 +150,8 @@ def check_models(config: ModelServerConfig) -> None:
 
     Raises:
         InvalidRequestError: If a name or platform is missing, two models have the same
-            name, a path is relative or on another machine, or the platform is not
-            `tensorflow`.
+            name, a path is relative, contains a null byte or is on another machine, or
+            the platform is not `tensorflow`.
     """
     if config.HasField("custom_model_config"):
         raise InvalidRequestError(
@@ -174,6 +174,11 @@ def check_models(config: ModelServerConfig) -> None:
             raise InvalidRequestError(
                 f"Expected model {model.name} to be in a directory of this machine; "
                 f"got base_path()={model.base_path}. Copy or mount it."
+            )
+        if "\0" in model.base_path:
+            raise InvalidRequestError(
+                f"Expected model {model.name} to have a path without null bytes; got "
+                f"base_path()={model.base_path!r}"
             )
         if not model.base_path.startswith("/"):
             raise InvalidRequestError(
@@ -225,8 +230,8 @@ def read_batching(path: str | Path) -> BatchingParameters:
     message = read_text_message(path, new_message("BatchingParameters"))
     if message.pad_variable_length_inputs:
         raise ValueError(
-            f"{path}: `pad_variable_length_inputs` must be false, because inputs of "
-            "different shapes are not batched. Received: "
+            f"{path}: `pad_variable_length_inputs` must be false, because this "
+            "server does not pad inputs. Received: "
             "pad_variable_length_inputs=true. Send inputs of one shape."
         )
     # All fields but the list are wrapper messages; those missing in the file are not
@@ -244,6 +249,32 @@ def read_batching(path: str | Path) -> BatchingParameters:
         return BatchingParameters(allowed_batch_sizes=sizes, **values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def version_batching(
+    path: Path, parameters: BatchingParameters
+) -> BatchingParameters | None:
+    """Return how one version is batched if each of them decides for itself.
+
+    Args:
+        path: Directory of the version.
+        parameters: Parameters of the server, whose threads all versions share.
+
+    Returns:
+        The parameters in the file `batching_params.pbtxt` of the version; None without
+        that file: its requests are not batched.
+
+    Raises:
+        ValueError: If the file is not valid.
+    """
+    file = path / "batching_params.pbtxt"
+    if not file.exists():
+        return None
+    return dataclasses.replace(
+        read_batching(file),
+        num_batch_threads=parameters.num_batch_threads,
+        thread_pool_name=parameters.thread_pool_name,
+    )
 
 
 def read_monitoring(path: str | Path) -> Monitoring:

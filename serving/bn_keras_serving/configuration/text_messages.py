@@ -101,11 +101,14 @@ def read_text_message(
     try:
         return text_format.Parse(text, message)
     except text_format.ParseError as error:
-        problem = " ".join(re.sub(r"^\d+:\d+ : ", "", str(error)).split()).rstrip(".")
+        problem = re.sub(r"^\d+:\d+ : ", "", " ".join(str(error).split())).rstrip(".")
         if secret:
             problem = "an error that is not shown, since it might quote the key"
-        line = "" if error.GetLine() is None else f"in line {error.GetLine()}, "
-        # `from None`, since the parser's own error quotes the line in its traceback.
+        position = f"{error.GetLine() or 1}:{error.GetColumn() or 1}"
+        # The text is TensorFlow Serving's: the line that protobuf logs there, followed
+        # by the server's own. `from None`, since the parser's own error quotes the line
+        # in its traceback.
         raise ValueError(
-            f"{expected} Received: {line}{problem}. Correct the file."
+            f"Error parsing text-format {message.DESCRIPTOR.full_name}: {position}: "
+            f"{problem}. Invalid protobuf file: '{path}'"
         ) from None

@@ -1,7 +1,6 @@
 """The time that is left to answer one request."""
 
 import time
-from collections.abc import Callable
 
 from bn_keras_serving.common.errors import DeadlineExceededError
 
@@ -15,8 +14,6 @@ class Deadline:
 
     Args:
         seconds: Time to answer the request, from now on; None for no limit.
-        client_is_waiting: Function that returns whether the client is still connected.
-            It is called from the thread that handles the request.
 
     Example:
         ```python
@@ -27,13 +24,17 @@ class Deadline:
         ```
     """
 
-    def __init__(
-        self,
-        seconds: float | None = None,
-        client_is_waiting: Callable[[], bool] = lambda: True,
-    ):
+    def __init__(self, seconds: float | None = None):
         self._end = None if seconds is None else time.monotonic() + seconds
-        self._client_is_waiting = client_is_waiting
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the request, because its client has left. Any thread may call this."""
+        self._cancelled = True
+
+    def has_passed(self) -> bool:
+        """Return whether the time is over."""
+        return self._end is not None and time.monotonic() >= self._end
 
     def remaining(self) -> float | None:
         """Return the remaining time in seconds; None if it is unlimited.
@@ -42,7 +43,7 @@ class Deadline:
             DeadlineExceededError: If the deadline has passed or the client has left.
         """
         seconds = None if self._end is None else self._end - time.monotonic()
-        if not self._client_is_waiting() or (seconds is not None and seconds <= 0):
+        if self._cancelled or (seconds is not None and seconds <= 0):
             raise DeadlineExceededError(
                 "The deadline passed, or the client disconnected, before the model "
                 "could run."

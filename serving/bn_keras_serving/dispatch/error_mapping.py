@@ -1,7 +1,7 @@
 """The mapping from errors to the status codes and messages that clients receive."""
 
 import logging
-import re
+from collections.abc import Iterable
 
 import grpc
 
@@ -9,15 +9,17 @@ from bn_keras_serving.common.errors import (
     DeadlineExceededError,
     ExecutionError,
     InvalidRequestError,
+    PermissionDeniedError,
     ServableNotFoundError,
-    ServerBusyError,
     ServerStoppingError,
     ServingError,
     SignatureNotFoundError,
+    UnavailableError,
     UnknownLabelError,
     UnmetConditionError,
     UnsupportedError,
 )
+from bn_keras_serving.dispatch.redaction import redact_paths
 
 MAXIMUM_DETAIL_BYTES = 1024
 
@@ -27,14 +29,13 @@ _CODES: dict[type[ServingError], grpc.StatusCode] = {
     SignatureNotFoundError: grpc.StatusCode.FAILED_PRECONDITION,
     UnknownLabelError: grpc.StatusCode.INVALID_ARGUMENT,
     UnmetConditionError: grpc.StatusCode.FAILED_PRECONDITION,
+    PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ServerBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ServerStoppingError: grpc.StatusCode.UNAVAILABLE,
+    UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 _CODES_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
-# A device name such as /job:localhost/replica:0 looks like a path but is not one.
-_PATH = re.compile(r"(?<![\w.:/])/(?!job:)[\w.@+-][^\s\"',;:(){}]*")
 
 _logger = logging.getLogger(__name__)
 
@@ -57,32 +58,35 @@ class StatusError(Exception):
         self.details = details
 
 
-def to_status_error(error: Exception) -> StatusError:
+def to_status_error(error: Exception, base_paths: Iterable[str] = ()) -> StatusError:
     """Convert any error to the one that the client receives.
 
     An unexpected error is logged, and the client learns only that it occurred.
+
+    Args:
+        error: The error.
+        base_paths: Directories of the models, which must not occur in its text.
     """
     if isinstance(error, StatusError):
-        return error
+        # The callers keep it. Through its traceback, it would keep the whole request,
+        # and their own frames, until the next garbage collection.
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
     for error_type, code in _CODES.items():
         if isinstance(error, error_type):
             text = str(error)
             if error_type is UnmetConditionError:
-                text = redact_paths(text)
+                text = redact_paths(text, base_paths)
             return StatusError(code, truncate(text))
     if isinstance(error, ExecutionError):
         # TensorFlow numbers its error codes as gRPC does; 2 is UNKNOWN.
         number = getattr(error.__cause__, "error_code", 2)
-        return StatusError(_CODES_BY_NUMBER[number], truncate(redact_paths(str(error))))
+        text = redact_paths(str(error), base_paths)
+        return StatusError(_CODES_BY_NUMBER[number], truncate(text))
     _logger.error("A request failed with an unexpected error.", exc_info=error)
     return StatusError(
         grpc.StatusCode.INTERNAL, "Internal error. See the server's log for its cause."
     )
-
-
-def redact_paths(text: str) -> str:
-    """Replace file system paths in a text with `<path>`."""
-    return _PATH.sub("<path>", text)
 
 
 def truncate(details: str) -> str:

@@ -11,8 +11,9 @@ from tensorflow_serving.apis import (
 )
 
 from bn_keras_serving.common.errors import InvalidRequestError, UnsupportedError
+from bn_keras_serving.common.messages import DEFAULT_SIGNATURE
 from bn_keras_serving.servable.servable import Servable
-from bn_keras_serving.servable.signature import DEFAULT_SIGNATURE, Signature
+from bn_keras_serving.servable.signature import Signature
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"

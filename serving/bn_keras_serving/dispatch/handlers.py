@@ -16,11 +16,12 @@ from tensorflow_serving.apis import (
 
 from bn_keras_serving.common import tensors
 from bn_keras_serving.common.errors import InvalidRequestError
+from bn_keras_serving.common.messages import DEFAULT_SIGNATURE
 from bn_keras_serving.dispatch import examples
 from bn_keras_serving.dispatch.deadline import UNLIMITED, Deadline
 from bn_keras_serving.dispatch.examples import CLASSIFY
 from bn_keras_serving.servable.servable import Servable
-from bn_keras_serving.servable.signature import DEFAULT_SIGNATURE, Signature
+from bn_keras_serving.servable.signature import Signature
 
 # Takes the microseconds that a model took to run.
 RecordRuntime = Callable[[float], None]
@@ -62,11 +63,43 @@ def predict(
         signature.compute, inputs, request.output_filter, deadline, record_runtime
     )
     encode = tensors.to_content if tensor_content else tensors.to_typed_fields
-    response = predict_pb2.PredictResponse(
-        outputs={name: encode(array) for name, array in outputs.items()}
-    )
+    response = predict_pb2.PredictResponse()
+    for name, array in outputs.items():
+        # Written in place: a message that is assigned is copied.
+        encode(array, response.outputs[name])
     _set_model_spec(response, servable, request.model_spec)
     return response
+
+
+def predict_arrays(
+    servable: Servable,
+    spec: model_pb2.ModelSpec,
+    inputs: Mapping[str, np.ndarray],
+    deadline: Deadline = UNLIMITED,
+    record_runtime: RecordRuntime = _discard,
+) -> dict[str, np.ndarray]:
+    """Run a signature on arrays, like `predict` without its messages.
+
+    Args:
+        servable: The loaded version.
+        spec: Names the signature; `serving_default` if it names none. The version that
+            answers is written to it, and the signature.
+        inputs: Input name to array; strings as object arrays of bytes.
+        deadline: Time left for the request.
+        record_runtime: Function to call with the run time in microseconds.
+
+    Returns:
+        Output name to array, for all outputs.
+
+    Raises:
+        SignatureNotFoundError: If the model does not have the signature.
+        InvalidRequestError: If the inputs do not match the signature.
+        ExecutionError: If the model fails.
+        DeadlineExceededError: If no time is left to run the model.
+    """
+    signature = servable.signature(spec.signature_name)
+    _complete(spec, servable)
+    return _timed(signature.run, inputs, (), deadline, record_runtime)
 
 
 def classify(
@@ -226,8 +259,13 @@ def _set_model_spec(
 ) -> None:
     """Write into a response which model, version and signature it comes from."""
     response.model_spec.name = spec.name
-    response.model_spec.version.value = servable.version
-    response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
+    response.model_spec.signature_name = spec.signature_name
+    _complete(response.model_spec, servable)
+
+
+def _complete(spec: model_pb2.ModelSpec, servable: Servable) -> None:
+    spec.version.value = servable.version
+    spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
 
 
 def _example_signature(servable: Servable, spec: model_pb2.ModelSpec) -> Signature:

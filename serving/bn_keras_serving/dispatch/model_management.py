@@ -1,14 +1,23 @@
 """The handlers of ModelService: the state of the models, and a new list of them."""
 
+import logging
+
 import grpc
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_management_pb2,
 )
 
-from bn_keras_serving.common.errors import ServableNotFoundError
-from bn_keras_serving.dispatch.error_mapping import redact_paths
+from bn_keras_serving.common.errors import (
+    InvalidRequestError,
+    ModelNotLoadedError,
+    ServableNotFoundError,
+    UnmetConditionError,
+)
+from bn_keras_serving.dispatch.redaction import redact_paths
 from bn_keras_serving.models import ModelRegistry
+
+_logger = logging.getLogger(__name__)
 
 
 def get_model_status(
@@ -36,7 +45,7 @@ def get_model_status(
         entry.status.SetInParent()  # write the field even if it is OK
         if status.error is not None:
             entry.status.error_code = grpc.StatusCode.UNKNOWN.value[0]
-            entry.status.error_message = redact_paths(status.error)
+            entry.status.error_message = redact_paths(status.error, models.base_paths())
     return response
 
 
@@ -50,6 +59,19 @@ def reload_config(
         UnmetConditionError: If a new model does not load, or a label is for a version
             that is not available.
     """
-    models.reload(request.config)
+    if request.config.WhichOneof("config") != "model_config_list":
+        raise InvalidRequestError(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+            "Only ModelConfigList is currently supported"
+        )
+    try:
+        models.reload(request.config)
+    except ModelNotLoadedError as error:
+        # A client must not learn which paths exist on this machine.
+        _logger.warning("A client's list of models was refused: %s", error)
+        raise UnmetConditionError(
+            f"No version of {', '.join(error.models)} could be loaded. The server's "
+            "log has the reason."
+        ) from None
     # An empty status means OK.
     return model_management_pb2.ReloadConfigResponse(status={})

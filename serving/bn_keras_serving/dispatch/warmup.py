@@ -20,12 +20,13 @@ _HANDLERS = {
 }
 
 
-def warm_up(servable: Servable, path: Path) -> None:
+def warm_up(servable: Servable, path: Path, iterations: int = 1) -> None:
     """Run the requests in `assets.extra/tf_serving_warmup_requests`, if present.
 
     Args:
         servable: The loaded version.
         path: Directory of the version.
+        iterations: How often each request is run.
 
     Raises:
         InvalidRequestError: If there are more than 1,000 records, or a record is of an
@@ -50,4 +51,5 @@ def warm_up(servable: Servable, path: Path) -> None:
                 f"A warm-up record must have one of {', '.join(_HANDLERS)}. "
                 f"Received: {kind} in record {number}. Export without it."
             )
-        _HANDLERS[kind](servable, getattr(log, kind).request)
+        for _ in range(iterations):
+            _HANDLERS[kind](servable, getattr(log, kind).request)

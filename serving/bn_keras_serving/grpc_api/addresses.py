@@ -1,13 +1,19 @@
 """Addresses to listen on, and clear errors if that is impossible."""
 
+import contextlib
 import errno
+import fcntl
 import os
 import socket
+import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 
 MAXIMUM_SOCKET_PATH = 107  # on Linux
+LOCK_SECONDS = 5.0
 
 
 def format_address(host: str, port: int) -> str:
@@ -38,7 +44,7 @@ def check_port(port: int, option: str) -> None:
 
 
 def bind(
-    server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None
+    server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None
 ) -> int:
     """Let a server listen on an address, with TLS if credentials are given.
 
@@ -46,8 +52,20 @@ def bind(
         The port.
 
     Raises:
-        OSError: If the address cannot be used.
+        OSError: If the address cannot be used; with the number EADDRINUSE, if another
+            server listens on a UNIX socket.
     """
+    if address.startswith("unix:"):
+        path = Path(address.removeprefix("unix:"))
+        with _lock(path.parent):
+            _free_socket(path)
+            return _add_port(server, address, credentials)
+    return _add_port(server, address, credentials)
+
+
+def _add_port(
+    server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None
+) -> int:
     try:
         if credentials is None:
             return server.add_insecure_port(address)
@@ -58,11 +76,15 @@ def bind(
             reason += ", or a key and a certificate that do not belong together"
         elif address.startswith("unix:"):
             reason = _socket_problem(Path(address.removeprefix("unix:")))
-        raise OSError(
-            errno.EADDRNOTAVAIL,
-            f"The server must be able to listen on its address. Received: {address}, "
-            f"{reason}.",
-        ) from error
+        raise _address_error(errno.EADDRNOTAVAIL, address, reason) from error
+
+
+def _address_error(number: int | None, address: str, reason: str) -> OSError:
+    return OSError(
+        number,
+        "The server must be able to listen on its address. Received: "
+        f"{address}, {reason}.",
+    )
 
 
 def _socket_problem(path: Path) -> str:
@@ -70,13 +92,53 @@ def _socket_problem(path: Path) -> str:
         return f"longer than {MAXIMUM_SOCKET_PATH} bytes. Choose a shorter path"
     if not path.parent.is_dir():
         return "in a folder that does not exist. Create it"
-    if path.exists():
-        return "which already exists. Choose another path"
     return "which cannot be created. Choose another path"
 
 
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Let only one server at a time look for a socket in a directory and create it."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)  # which unlocks it
+            end = time.monotonic() + LOCK_SECONDS
+            while time.monotonic() < end:  # not for ever: anybody may hold such a lock
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.01)
+        yield
+
+
+def _free_socket(path: Path) -> None:
+    """Remove a socket that a server has left behind.
+
+    gRPC would remove any socket, also that of a running server.
+
+    Raises:
+        OSError: If a server listens on it, or it is not a socket.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            reason = "which exists and is not a socket. Choose another path"
+            raise _address_error(errno.EEXIST, f"unix:{path}", reason)
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                return
+            except TimeoutError:  # it has more connections waiting than it takes
+                pass
+        reason = "on which another server listens. Stop that server, or choose another"
+        reason += " path"
+        raise _address_error(errno.EADDRINUSE, f"unix:{path}", reason)
+
+
 def bind_port(
-    server: grpc.Server,
+    server: grpc.aio.Server,
     host: str,
     port: int,
     credentials: grpc.ServerCredentials | None,
@@ -107,6 +169,9 @@ def bind_error(host: str, port: int, option: str = "--port") -> OSError | None:
         port: The port number.
         option: Command-line option that chooses the port, for the error message.
     """
+    if host in ("", "*"):  # some systems resolve `*`, to an address of one interface
+        reason = "which names no host. Give --host 0.0.0.0 or :: for all interfaces"
+        return _address_error(errno.EADDRNOTAVAIL, format_address(host, port), reason)
     number = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(
@@ -131,8 +196,4 @@ def bind_error(host: str, port: int, option: str = "--port") -> OSError | None:
             reason = f"in use. Choose another port with {option}; 0 chooses a free one"
         else:
             number = errno.EADDRNOTAVAIL
-    return OSError(
-        number,
-        "The server must be able to listen on its address. Received: "
-        f"{format_address(host, port)}, {reason}.",
-    )
+    return _address_error(number, format_address(host, port), reason)

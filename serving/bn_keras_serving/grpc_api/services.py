@@ -1,18 +1,19 @@
 """TensorFlow Serving's two gRPC services, PredictionService and ModelService."""
 
-import threading
+import asyncio
+import functools
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor, message, message_factory
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
-from bn_keras_serving.common.errors import ServerBusyError
 from bn_keras_serving.dispatch.deadline import Deadline
 from bn_keras_serving.dispatch.dispatcher import Dispatcher
 from bn_keras_serving.dispatch.error_mapping import StatusError, to_status_error
+from bn_keras_serving.dispatch.request_log import RequestRecord, trace_id
+from bn_keras_serving.dispatch.workers import Workers
 
 # Full service name to methods. Taken from the descriptors, since reflection finds only
 # files that have been imported.
@@ -28,35 +29,33 @@ _NO_DEADLINE_SECONDS = 1e9
 
 
 def add_services(
-    server: grpc.Server, dispatcher: Dispatcher, concurrent_requests: int
+    server: grpc.aio.Server,
+    dispatcher: Dispatcher,
+    workers: Workers,
+    information: Workers,
+    reload: Workers,
 ) -> None:
     """Answer every method of PredictionService and ModelService.
 
     Args:
-        server: A server that has not been started. One of its threads waits for the
-            message of each request, and until its model may run.
+        server: A server that has not been started.
         dispatcher: Answers the requests.
-        concurrent_requests: Maximum number of inference requests, running or waiting;
-            further ones are rejected. Requests for metadata and state are always
-            answered. gRPC's own limit, `maximum_concurrent_rpcs`, would reject those
-            and health checks too, so that a busy server would seem to be dead.
+        workers: Threads for inference requests. Further requests wait for them as long
+            as their deadlines allow.
+        information: Threads for requests that run no model.
+        reload: Threads for HandleReloadConfigRequest, which can take minutes.
     """
-    places = threading.BoundedSemaphore(concurrent_requests)
     for service, methods in SERVICES.items():
-        # The methods are registered as streams of one message, so that the handler
-        # starts before the message has arrived: a slow client can take any time to
-        # send it. They have no deserializers: gRPC would never release a call whose
-        # message cannot be parsed, and would log a traceback.
-        handlers = {
-            method.name: grpc.stream_unary_rpc_method_handler(
-                _RpcMethod(
-                    dispatcher,
-                    method,
-                    places if method.name in _INFERENCE_METHODS else None,
-                )
+        # The methods have no deserializers: a message that cannot be parsed would be
+        # answered with gRPC's own text, and in the event loop.
+        handlers = {}
+        for method in methods:
+            threads = workers if method.name in _INFERENCE_METHODS else information
+            if method.name == "HandleReloadConfigRequest":
+                threads = reload
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+                _RpcMethod(dispatcher, method, threads).answer
             )
-            for method in methods
-        }
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, handlers),)
         )
@@ -69,45 +68,53 @@ class _RpcMethod:
         self,
         dispatcher: Dispatcher,
         method: descriptor.MethodDescriptor,
-        places: threading.BoundedSemaphore | None,
+        workers: Workers,
     ):
         self._dispatcher = dispatcher
         self._api = method.name
         self._request_class = message_factory.GetMessageClass(method.input_type)
-        self._places = places
+        self._workers = workers
 
-    def __call__(
-        self, messages: Iterator[bytes], context: grpc.ServicerContext
-    ) -> bytes:
-        if self._places is None:
-            return self._answer(messages, context)
-        # Never wait for a place: each waiting call would hold a thread.
-        if not self._places.acquire(blocking=False):
-            error = to_status_error(ServerBusyError())
-            self._count("", error, 0)
-            return context.abort(error.code, error.details)
-        try:
-            return self._answer(messages, context)
-        finally:
-            self._places.release()
-
-    def _answer(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-        serialized = next(messages, b"")
+    async def answer(self, serialized: bytes, context: grpc.aio.ServicerContext) -> Any:
+        """Answer a call in a worker thread."""
         start = time.perf_counter()
-        model_name, status_error = "", None
+        deadline = _deadline(context)
+        record = RequestRecord("GRPC", self._api, request_bytes=len(serialized))
+        if self._dispatcher.request_log.enabled:
+            record.trace_id = trace_id(dict(context.invocation_metadata() or ()))
+            record.peer = context.peer()
+        error = None
         try:
-            request = self._parse(serialized)
-            if self._api in _COUNTED_METHODS:
-                model_name = request.model_spec.name
-            deadline = _deadline(context)
-            response = self._dispatcher.answer(self._api, request, deadline)
-            return response.SerializeToString()
-        except Exception as error:
-            status_error = to_status_error(error)
+            return await self._workers.run(
+                functools.partial(self._respond, serialized, deadline, record)
+            )
+        except asyncio.CancelledError:
+            # The client has left, or its deadline has passed; gRPC has answered.
+            deadline.cancel()
+            error = StatusError(grpc.StatusCode.CANCELLED, "")
+            if deadline.has_passed():
+                error = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "")
+            raise
+        except Exception as raised:
+            error = to_status_error(raised)
         finally:
-            self._count(model_name, status_error, time.perf_counter() - start)
+            self._finish(record, error, time.perf_counter() - start)
+        # gRPC keeps the error that `abort` raises, with this frame, until the next
+        # garbage collection.
+        del serialized
         # `abort` raises; outside the `try`, so that it is not caught there.
-        return context.abort(status_error.code, status_error.details)
+        return await context.abort(error.code, error.details)
+
+    def _respond(
+        self, serialized: bytes, deadline: Deadline, record: RequestRecord
+    ) -> bytes:
+        request = self._parse(serialized)
+        record.read_message(request)
+        response = self._dispatcher.answer(self._api, request, deadline)
+        record.read_message(response)
+        serialized_response = response.SerializeToString()
+        record.response_bytes = len(serialized_response)
+        return serialized_response
 
     def _parse(self, serialized: bytes) -> Any:
         try:
@@ -120,18 +127,21 @@ class _RpcMethod:
                 "Received: bytes that cannot be parsed as one.",
             ) from None
 
-    def _count(
-        self, model_name: str, error: StatusError | None, seconds: float
+    def _finish(
+        self, record: RequestRecord, error: StatusError | None, seconds: float
     ) -> None:
+        """Count a request, and log it."""
+        record.status = "OK" if error is None else error.code.name
+        record.microseconds = 1e6 * seconds
         if self._api in _COUNTED_METHODS:
-            status = "OK" if error is None else error.code.name
             self._dispatcher.metrics.record_request(
-                model_name, self._api, "GRPC", status, 1e6 * seconds
+                record.model, self._api, "GRPC", record.status, record.microseconds
             )
+        self._dispatcher.request_log.write(record)
 
 
-def _deadline(context: grpc.ServicerContext) -> Deadline:
+def _deadline(context: grpc.aio.ServicerContext) -> Deadline:
     seconds = context.time_remaining()
     if seconds is not None and seconds > _NO_DEADLINE_SECONDS:
         seconds = None
-    return Deadline(seconds, context.is_active)
+    return Deadline(seconds)

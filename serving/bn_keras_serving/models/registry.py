@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Generic
 
@@ -15,19 +16,16 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from bn_keras_serving.common.errors import (
     InvalidRequestError,
+    ModelNotLoadedError,
     ServingError,
     UnknownLabelError,
     UnmetConditionError,
 )
 from bn_keras_serving.configuration import check_models
+from bn_keras_serving.configuration.settings import Loading
 from bn_keras_serving.models.config_watcher import watch_config
-from bn_keras_serving.models.versions import (
-    Loaded,
-    State,
-    Versions,
-    VersionStatus,
-    version_not_found,
-)
+from bn_keras_serving.models.states import State, VersionStatus
+from bn_keras_serving.models.versions import Loaded, Versions, version_not_found
 
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +56,8 @@ class ModelRegistry(Generic[Loaded]):
         allow_labels_for_unavailable: Whether a label that is not in use may be assigned
             to a version that is not loaded, as with TensorFlow Serving's
             `--allow_version_labels_for_unavailable_models`.
+        loading: How often a failed load is tried again, and how many versions are
+            loaded at a time.
 
     Raises:
         ValueError: If a number of seconds is negative.
@@ -71,6 +71,7 @@ class ModelRegistry(Generic[Loaded]):
         config_path: str | Path | None = None,
         config_poll_seconds: float = 0.0,
         allow_labels_for_unavailable: bool = False,
+        loading: Loading | None = None,
     ):
         if not (poll_seconds >= 0 and config_poll_seconds >= 0):
             raise ValueError(
@@ -78,6 +79,12 @@ class ModelRegistry(Generic[Loaded]):
                 f"{poll_seconds=}, {config_poll_seconds=}"
             )
         self._load = load
+        self._settings = loading or Loading()
+        self._load_slots = (
+            threading.Semaphore(self._settings.threads)
+            if self._settings.threads
+            else contextlib.nullcontext()
+        )
         self._poll_seconds = poll_seconds
         self._config_path = config_path
         self._config_poll_seconds = config_poll_seconds
@@ -195,6 +202,12 @@ class ModelRegistry(Generic[Loaded]):
         """Return the names of the models, in the order of the configuration."""
         return list(self._served.models)
 
+    def base_paths(self) -> list[str]:
+        """Return the directories of all models, of removed ones as well."""
+        with self._lock:
+            models = [*self._served.models.values(), *self._removed.values()]
+        return [str(versions.directory) for versions in models]
+
     def statuses(self, model_name: str) -> list[VersionStatus]:
         """Return the state of each version, newest first; of removed models as well."""
         with self._lock:
@@ -212,13 +225,15 @@ class ModelRegistry(Generic[Loaded]):
 
         Raises:
             InvalidRequestError: If this server cannot serve the list.
-            UnmetConditionError: If a new model has no version that loads, or a label is
+            ModelNotLoadedError: If a new model has no version that loads.
+            UnmetConditionError: If there is no list, as in an empty file, or a label is
                 for a version that is not available.
         """
         if config.WhichOneof("config") != "model_config_list":
-            raise InvalidRequestError(
-                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
-                "Only ModelConfigList is currently supported"
+            raise UnmetConditionError(
+                "Cannot transition to requested config. It is only legal to transition "
+                "from one ModelConfigList to another. Write `model_config_list {}` to "
+                "serve no models."
             )
         with self._reload_lock:
             self._replace(config)
@@ -236,8 +251,10 @@ class ModelRegistry(Generic[Loaded]):
                     model.name,
                     model.base_path,
                     model.model_version_policy,
-                    functools.partial(self._load, model.name),
+                    functools.partial(self._load_version, model.name),
                     self._poll_seconds,
+                    self._settings.retries,
+                    self._settings.retry_seconds,
                 )
                 added.append(versions)
             new.models[model.name] = versions
@@ -265,19 +282,31 @@ class ModelRegistry(Generic[Loaded]):
             new.models[model.name].set_policy(model.model_version_policy)
             if model.HasField("logging_config"):
                 _logger.warning(
-                    "Model %s: `logging_config` is ignored; requests are not logged.",
+                    "Model %s: `logging_config` is ignored. --request_log logs "
+                    "requests.",
                     model.name,
                 )
         _logger.info("Models served: %s.", ", ".join(new.models) or "none")
+
+    def _poll_all(self, added: list[Versions[Loaded]]) -> None:
+        if self._settings.threads > 1:
+            with futures.ThreadPoolExecutor(self._settings.threads) as pool:
+                list(pool.map(Versions.poll, added))
+        else:
+            for versions in added:
+                versions.poll()
+        if self._closing.is_set():
+            raise UnmetConditionError("The server is shutting down.")
+
+    def _load_version(self, model_name: str, version: int, path: Path) -> Loaded:
+        with self._load_slots:
+            return self._load(model_name, version, path)
 
     def _load_added(self, added: list[Versions[Loaded]], wait: bool) -> None:
         """Load new models; with `wait`, poll until each has a version."""
         last_problems = None
         while True:
-            for versions in added:
-                if self._closing.is_set():
-                    raise UnmetConditionError("The server is shutting down.")
-                versions.poll()
+            self._poll_all(added)
             missing = [versions for versions in added if not versions.available()]
             if not missing:
                 return
@@ -287,7 +316,7 @@ class ModelRegistry(Generic[Loaded]):
                 {status.state for status in versions.statuses()} for versions in missing
             ]
             if not wait or {State.END} in states:
-                raise UnmetConditionError(problems)
+                raise ModelNotLoadedError([one.model_name for one in missing], problems)
             if problems != last_problems:
                 _logger.warning("Waiting for %d model(s): %s", len(missing), problems)
             last_problems = problems

@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-import enum
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +18,7 @@ from bn_keras_serving.models.directories import (
     policy_problem,
     versions_on_disk,
 )
-
-LOAD_ATTEMPTS = 5
+from bn_keras_serving.models.states import FailedLoads, State, VersionStatus
 
 
 class Closeable(Protocol):
@@ -33,25 +32,6 @@ class Closeable(Protocol):
 Loaded = TypeVar("Loaded", bound=Closeable)
 
 _logger = logging.getLogger(__name__)
-
-
-class State(enum.Enum):
-    """Stage in the life of a version."""
-
-    START = "START"
-    LOADING = "LOADING"
-    AVAILABLE = "AVAILABLE"
-    UNLOADING = "UNLOADING"
-    END = "END"
-
-
-@dataclasses.dataclass(frozen=True)
-class VersionStatus:
-    """State of one version, with the error of its last failed load, if any."""
-
-    version: int
-    state: State
-    error: str | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -78,10 +58,10 @@ class Versions(Generic[Loaded]):
     A new version is loaded before the versions that are no longer selected are
     unloaded, and each of those stays until its last use ends. While none of the
     selected versions is loaded, the highest of the others keeps serving. A version that
-    fails to load, perhaps because it is still being copied, is tried again at the next
-    polls, `LOAD_ATTEMPTS` times in all. Then it ends with its error, and anything
-    written to its directory later is ignored: export under a new number. If the
-    directory contains no version any more, all are unloaded; if it cannot be read,
+    fails to load, perhaps because it is still being copied, stays in the state LOADING
+    and is tried again. Once the attempts are used up, it ends with its error, and
+    anything written to its directory later is ignored: export under a new number. If
+    the directory contains no version any more, all are unloaded; if it cannot be read,
     nothing changes.
 
     Args:
@@ -91,11 +71,14 @@ class Versions(Generic[Loaded]):
         load: Function that loads a version from its number and path. It may raise any
             error.
         poll_seconds: Seconds between two polls of the directory. With 0, the directory
-            is read only when `poll` is called, and each version gets one attempt.
+            is read only when `poll` is called.
+        retries: How often a failed load is tried again.
+        retry_seconds: Seconds between two attempts. Other versions are loaded
+            meanwhile.
 
     Reference:
-        `file_system_storage_path_source.cc` and `availability_preserving_policy.cc` of
-        TensorFlow Serving.
+        `file_system_storage_path_source.cc`, `availability_preserving_policy.cc` and
+        `loader_harness.cc` of TensorFlow Serving.
     """
 
     def __init__(
@@ -105,19 +88,21 @@ class Versions(Generic[Loaded]):
         policy: Policy,
         load: Callable[[int, Path], Loaded],
         poll_seconds: float = 1.0,
+        retries: int = 5,
+        retry_seconds: float = 60.0,
     ):
         self.model_name = model_name
         self.directory = Path(directory)
         self._policy = policy
         self._load_servable = load
         self._poll_seconds = poll_seconds
-        self._attempts_allowed = LOAD_ATTEMPTS if poll_seconds else 1
         # Held for a whole poll, loads included: polls run one after the other.
         self._poll_lock = threading.Lock()
+        self._aspired: dict[int, Path] = {}  # guarded by `_poll_lock`
         # Held briefly, never while loading: requests must not wait for a load.
         self._lock = threading.Lock()  # guards everything below
         self._statuses: dict[int, VersionStatus] = {}
-        self._attempts: dict[int, int] = {}
+        self._failed = FailedLoads(retries, retry_seconds)
         self._serving: dict[int, _LoadedVersion[Loaded]] = {}
         self._retired: dict[int, _LoadedVersion[Loaded]] = {}
         self._closed = False
@@ -144,6 +129,7 @@ class Versions(Generic[Loaded]):
             for version, status in self._statuses.items():
                 if status.state in (State.START, State.LOADING):
                     self._set(version, State.END, status.error)
+            self._failed.discard_except(())
         self._wake.set()
         # A poll in progress holds this lock, and sees `_closed` after its load.
         if self._poll_lock.acquire(timeout=-1 if timeout is None else max(0, timeout)):
@@ -217,31 +203,34 @@ class Versions(Generic[Loaded]):
             except OSError as error:
                 # A file system that is briefly unavailable must not unload the model.
                 self._report(f"{self.directory} must be readable. Received: {error}")
+                self._load_missing()
                 return
             self._report(policy_problem(self.directory, self._policy, on_disk))
-            aspired = aspired_versions(self._policy, on_disk)
-            self._end_failed_except(aspired)
-            self._retire_all_except(aspired)
-            for version in self._versions_to_load(aspired):
-                if self._closed:
-                    break
-                self._load(version, aspired[version])
-                # At the first version that loads, the old ones are no longer needed.
-                self._retire_all_except(aspired)
+            self._aspired = aspired_versions(self._policy, on_disk)
+            self._end_failed_except(self._aspired)
+            self._retire_all_except(self._aspired)
+            self._load_missing()
             self._unload_idle()
 
-    def _versions_to_load(self, aspired: dict[int, Path]) -> list[int]:
+    def _load_missing(self) -> None:
+        """Load the selected versions whose turn it is; `_poll_lock` must be held."""
+        for version in self._versions_to_load():
+            if self._closed:
+                break
+            self._load(version, self._aspired[version])
+            # At the first version that loads, the old ones are no longer needed.
+            self._retire_all_except(self._aspired)
+
+    def _versions_to_load(self) -> list[int]:
         """Return the versions to load now, newest first."""
         with self._lock:
-            given_up = [
-                version
-                for version, attempts in self._attempts.items()
-                if attempts >= self._attempts_allowed
-            ]
             # A retired version with the same number must be unloaded first.
-            missing = set(aspired).difference(self._serving, self._retired, given_up)
-            for version in missing.difference(self._attempts):
-                self._set(version, State.START)
+            missing = set(self._aspired).difference(
+                self._serving, self._retired, self._failed.waiting()
+            )
+            for version in missing:
+                if version not in self._failed:
+                    self._set(version, State.START)
         return sorted(missing, reverse=True)
 
     def _load(self, version: int, path: Path) -> None:
@@ -252,13 +241,15 @@ class Versions(Generic[Loaded]):
         except Exception as error:  # a damaged export can raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             with self._lock:
-                attempt = self._attempts[version] = self._attempts.get(version, 0) + 1
-                last = self._closed or attempt >= self._attempts_allowed
+                wait = self._failed.add(version)
+                last = self._closed or wait == math.inf
                 self._set(version, State.END if last else State.LOADING, reason)
             _logger.error("Version %d at %s failed to load: %s", version, path, reason)
+            if self._watcher and not last:
+                _logger.info("The next attempt is in %g seconds.", wait)
             return
         with self._lock:
-            self._attempts.pop(version, None)
+            self._failed.discard(version)
             if self._closed:  # during the load
                 self._set(version, State.END)
                 return
@@ -304,8 +295,7 @@ class Versions(Generic[Loaded]):
     def _end_failed_except(self, aspired: dict[int, Path]) -> None:
         """End failed versions that are no longer selected, and reset their attempts."""
         with self._lock:
-            for version in self._attempts.keys() - aspired:
-                del self._attempts[version]
+            for version in self._failed.discard_except(aspired):
                 self._set(version, State.END, self._statuses[version].error)
 
     def _set(self, version: int, state: State, error: str | None = None) -> None:
@@ -320,14 +310,27 @@ class Versions(Generic[Loaded]):
             _logger.warning("Model %s: %s", self.model_name, problem)
         self._last_problem = problem
 
+    def _seconds_to_sleep(self) -> float | None:
+        """Return the seconds until the next poll or attempt; None without any."""
+        with self._lock:
+            next_attempt = self._failed.seconds_to_next_attempt()
+        seconds = min(self._poll_seconds or math.inf, next_attempt)
+        return None if seconds == math.inf else seconds
+
     def _watch(self) -> None:
         while True:
-            woken = self._wake.wait(self._poll_seconds or None)
+            woken = self._wake.wait(self._seconds_to_sleep())
             self._wake.clear()
             try:
-                # Woken means that a use has ended or the model is closed; nothing on
-                # disk has to be read for that.
-                self._unload_idle() if woken else self.poll()
+                if woken:
+                    # A use has ended or the model is closed; nothing on disk has to be
+                    # read for that.
+                    self._unload_idle()
+                elif self._poll_seconds:
+                    self.poll()
+                else:
+                    with self._poll_lock:
+                        self._load_missing()
             except Exception:
                 _logger.exception("Polling for versions failed and will be retried.")
             with self._lock:

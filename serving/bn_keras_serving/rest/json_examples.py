@@ -6,11 +6,10 @@ The rules and error messages are those of TensorFlow Serving's `util/json_tensor
 from collections.abc import Mapping
 from typing import Any
 
-from tensorflow.core.example import example_pb2, feature_pb2
-from tensorflow_serving.apis import input_pb2
-
 from bn_keras_serving.common.errors import InvalidRequestError
+from bn_keras_serving.common.messages import Example, Input
 from bn_keras_serving.rest.json_text import (
+    RepeatedKeys,
     invalid_value,
     is_binary,
     json_type,
@@ -28,17 +27,20 @@ _LIST_FIELDS = {
 }
 
 
-def decode_examples(document: Mapping[str, Any]) -> input_pb2.Input:
+def decode_examples(document: Mapping[str, Any]) -> bytes:
     """Return the examples of a request, with the context that they share.
 
     Args:
         document: Object with `examples`, a list of objects from feature name to value
             or list of values, and optionally `context`, one such object.
 
+    Returns:
+        A serialized `tensorflow.serving.Input`.
+
     Raises:
         InvalidRequestError: If the values cannot be converted to examples.
     """
-    request_input = input_pb2.Input()
+    request_input = Input()
     has_context = "context" in document
     if has_context:
         context = _decode_example(document["context"])
@@ -59,23 +61,30 @@ def decode_examples(document: Mapping[str, Any]) -> input_pb2.Input:
         else request_input.example_list
     )
     target.examples.extend(map(_decode_example, values))
-    return request_input
+    return request_input.SerializeToString()
 
 
-def _decode_example(value: object) -> example_pb2.Example:
+def _decode_example(value: object) -> Any:
     if not isinstance(value, dict):
         raise InvalidRequestError(
             f"Example must be JSON object but got JSON {json_type(value)}"
         )
-    example = example_pb2.Example()
-    for name, content in value.items():
+    example = Example()
+    # Of repeated features, the last one counts, unlike elsewhere.
+    pairs = value.pairs if isinstance(value, RepeatedKeys) else value.items()
+    for name, content in pairs:
         feature = example.features.feature[name]
-        for element in content if isinstance(content, list) else [content]:
+        feature.Clear()
+        elements = content if isinstance(content, list) else [content]
+        if set(map(type, elements)) == {float}:  # the most frequent case, and faster
+            feature.float_list.value.extend(elements)
+            continue
+        for element in elements:
             _append(feature, name, element)
     return example
 
 
-def _append(feature: feature_pb2.Feature, name: str, value: Any) -> None:
+def _append(feature: Any, name: str, value: Any) -> None:
     field = _LIST_FIELDS.get(type(value))
     if field is None or (json_type(value) == "Object" and not is_binary(value)):
         raise InvalidRequestError(

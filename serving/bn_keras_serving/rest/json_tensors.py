@@ -1,18 +1,17 @@
-"""Conversion of JSON requests for Predict to tensors.
+"""Conversion of JSON requests for Predict to arrays.
 
 The rules and error messages are those of TensorFlow Serving's `util/json_tensor.cc`.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
-from tensorflow.core.framework import tensor_pb2, types_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
 
-from bn_keras_serving.common import tensors
 from bn_keras_serving.common.errors import InvalidRequestError, UnsupportedError
+from bn_keras_serving.common.messages import DATA_TYPES
 from bn_keras_serving.rest.json_text import (
     excerpt,
     invalid_value,
@@ -21,28 +20,41 @@ from bn_keras_serving.rest.json_text import (
     to_bytes,
 )
 
-# The element types that are written as numbers or booleans.
-_NUMPY_TYPES = {
-    types_pb2.DT_FLOAT: np.float32,
-    types_pb2.DT_DOUBLE: np.float64,
-    types_pb2.DT_INT8: np.int8,
-    types_pb2.DT_INT16: np.int16,
-    types_pb2.DT_INT32: np.int32,
-    types_pb2.DT_INT64: np.int64,
-    types_pb2.DT_UINT8: np.uint8,
-    types_pb2.DT_UINT32: np.uint32,
-    types_pb2.DT_UINT64: np.uint64,
-    types_pb2.DT_BOOL: np.bool_,
+# The types that are written as numbers or booleans: number of the type in TensorFlow's
+# enumeration `DataType` to NumPy's type.
+NUMPY_TYPES: dict[int, type[np.generic]] = {
+    DATA_TYPES["DT_FLOAT"]: np.float32,
+    DATA_TYPES["DT_DOUBLE"]: np.float64,
+    DATA_TYPES["DT_INT8"]: np.int8,
+    DATA_TYPES["DT_INT16"]: np.int16,
+    DATA_TYPES["DT_INT32"]: np.int32,
+    DATA_TYPES["DT_INT64"]: np.int64,
+    DATA_TYPES["DT_UINT8"]: np.uint8,
+    DATA_TYPES["DT_UINT32"]: np.uint32,
+    DATA_TYPES["DT_UINT64"]: np.uint64,
+    DATA_TYPES["DT_BOOL"]: np.bool_,
+}
+_STRING = DATA_TYPES["DT_STRING"]
+_MAXIMUM_RANK = 64  # of NumPy's arrays; TensorFlow's kernels stop at eight
+# In TensorFlow's C++ code the types are called `float`, `half`, ...
+_TYPE_NAMES = {
+    number: name.removeprefix("DT_").lower() for name, number in DATA_TYPES.items()
 }
 
-# Input name to the type and shape that the signature declares.
-TensorInfos = Mapping[str, meta_graph_pb2.TensorInfo]
+# Values that are checked at a time where one of them is invalid.
+_CHUNK = 4096
+
+# Input name of a signature to the number of its type in `DataType`.
+InputTypes = Mapping[str, int]
 
 
 class DecodedInputs(NamedTuple):
-    """The tensors of a request, and whether it sent them by row (as `instances`)."""
+    """The inputs of a request, and whether it sent them by row (as `instances`).
 
-    tensors: dict[str, tensor_pb2.TensorProto]
+    Strings are object arrays of bytes.
+    """
+
+    arrays: dict[str, np.ndarray]
     by_row: bool
 
 
@@ -61,16 +73,16 @@ def signature_name(document: Mapping[str, Any]) -> str:
     return name
 
 
-def decode_inputs(document: Mapping[str, Any], infos: TensorInfos) -> DecodedInputs:
-    """Return the tensors of a request for Predict.
+def decode_inputs(document: Mapping[str, Any], types: InputTypes) -> DecodedInputs:
+    """Return the inputs of a request for Predict.
 
     Args:
         document: Object with either `instances`, a list of rows, or `inputs`, a list of
             values for each input.
-        infos: Input name of the signature to its `TensorInfo`.
+        types: Input name of the signature to its type.
 
     Raises:
-        InvalidRequestError: If the values cannot be converted to tensors of the types
+        InvalidRequestError: If the values cannot be converted to arrays of the types
             in the signature.
         UnsupportedError: If an input's type has no form in JSON.
     """
@@ -86,17 +98,15 @@ def decode_inputs(document: Mapping[str, Any], infos: TensorInfos) -> DecodedInp
             raise invalid_value(document, "Expecting 'instances' to be an list/array")
         if not rows:
             raise invalid_value(document, "No values in 'instances' array")
-        return DecodedInputs(_from_rows(rows, infos), True)
+        return DecodedInputs(_from_rows(rows, types), True)
     if "inputs" in document:
-        return DecodedInputs(_from_columns(document["inputs"], infos), False)
+        return DecodedInputs(_from_columns(document["inputs"], types), False)
     raise InvalidRequestError("Missing 'inputs' or 'instances' key")
 
 
-def _from_rows(
-    rows: list[Any], infos: TensorInfos
-) -> dict[str, tensor_pb2.TensorProto]:
+def _from_rows(rows: list[Any], types: InputTypes) -> dict[str, np.ndarray]:
     named = _is_object(rows[0])
-    if not named and len(infos) > 1:
+    if not named and len(types) > 1:
         raise InvalidRequestError(
             "instances is a plain list, but expecting list of objects as multiple "
             "input tensors required as per tensorinfo_map"
@@ -109,56 +119,56 @@ def _from_rows(
                 + f" at item {number} of input list"
             )
     if not named:
-        ((name, info),) = infos.items()
-        return {name: _rows_tensor(rows, info.dtype)}
+        ((name, dtype),) = types.items()
+        return {name: _rows_array(rows, dtype)}
     for number, row in enumerate(rows):
-        _check_names(number, row, infos)
+        _check_names(number, row, types)
     return {
-        name: _rows_tensor([row[name] for row in rows], info.dtype, name)
-        for name, info in infos.items()
+        name: _rows_array([row[name] for row in rows], dtype, name)
+        for name, dtype in types.items()
     }
 
 
-def _check_names(number: int, row: dict[str, Any], infos: TensorInfos) -> None:
+def _check_names(number: int, row: dict[str, Any], types: InputTypes) -> None:
     for name in row:
-        if name not in infos:
+        if name not in types:
             status = f"INVALID_ARGUMENT: JSON object: does not have named input: {name}"
             raise _invalid_element(number, status, name)
-    if len(row) != len(infos):
+    if len(row) != len(types):
         raise InvalidRequestError(
             f"Failed to process element: {number} of 'instances' list. JSON object: "
-            f"{excerpt(row)} keys must be equal to: {','.join(sorted(infos))}"
+            f"{excerpt(row)} keys must be equal to: {','.join(sorted(types))}"
         )
 
 
-def _from_columns(
-    values: object, infos: TensorInfos
-) -> dict[str, tensor_pb2.TensorProto]:
+def _from_columns(values: object, types: InputTypes) -> dict[str, np.ndarray]:
     if not _is_object(values):
-        if len(infos) > 1:
+        if len(types) > 1:
             raise InvalidRequestError(
                 "inputs is a plain value/list, but expecting an object as multiple "
                 "input tensors required as per tensorinfo_map"
             )
-        ((name, info),) = infos.items()
-        return {name: _tensor(values, info.dtype)}
-    for name in infos:
+        ((name, dtype),) = types.items()
+        return {name: _array(values, dtype)}
+    for name in types:
         if name not in values:
             raise InvalidRequestError(
                 f"Missing named input: {name} in 'inputs' object."
             )
-    return {name: _tensor(values[name], info.dtype) for name, info in infos.items()}
+    return {name: _array(values[name], dtype) for name, dtype in types.items()}
 
 
-def _rows_tensor(rows: list[Any], dtype: int, name: str = "") -> tensor_pb2.TensorProto:
-    """Return a tensor of rows of equal shape; an error names the first invalid row."""
+def _rows_array(rows: list[Any], dtype: int, name: str = "") -> np.ndarray:
+    """Return an array of rows of equal shape; an error names the first invalid row."""
     try:
         return _stack(rows, dtype)
     except _NotATensorError:
         pass
     # Something is wrong: find the first row that TensorFlow Serving would name.
     first = None
-    for number, row in enumerate(rows):
+    valid = _count_valid(rows, dtype, _apparent_shape(rows[0]))
+    start = max(0, valid - 1)  # the others are compared with the last valid one
+    for number, row in enumerate(rows[start:], start):
         shape = _apparent_shape(row)
         try:
             size = _count(row, 0, shape, dtype)
@@ -176,23 +186,23 @@ def _rows_tensor(rows: list[Any], dtype: int, name: str = "") -> tensor_pb2.Tens
             unsupported = isinstance(error, UnsupportedError)
             status = "UNIMPLEMENTED" if unsupported else "INVALID_ARGUMENT"
             raise _invalid_element(number, f"{status}: {error}", name) from None
-    raise InvalidRequestError(f"Expecting rows of type: {tensors.type_name(dtype)}")
+    raise InvalidRequestError(f"Expecting rows of type: {_TYPE_NAMES[dtype]}")
 
 
-def _tensor(value: object, dtype: int) -> tensor_pb2.TensorProto:
+def _array(value: object, dtype: int) -> np.ndarray:
     try:
         return _stack(value, dtype)
     except _NotATensorError:
         _count(value, 0, _apparent_shape(value), dtype)
-    raise invalid_value(value, f"is not of expected type: {tensors.type_name(dtype)}")
+    raise invalid_value(value, f"is not of expected type: {_TYPE_NAMES[dtype]}")
 
 
 class _NotATensorError(Exception):
     """Values cannot be converted; the slow path finds out why."""
 
 
-def _stack(value: Any, dtype: int) -> tensor_pb2.TensorProto:
-    """Convert nested lists to a tensor.
+def _stack(value: Any, dtype: int) -> np.ndarray:
+    """Convert nested lists to an array.
 
     The lists are flattened level by level rather than recursively. For an image, this
     takes a quarter of the time that parsing the document takes.
@@ -202,29 +212,29 @@ def _stack(value: Any, dtype: int) -> tensor_pb2.TensorProto:
     types = {type(value)}
     while types == {list}:
         sizes = set(map(len, level))
-        if len(sizes) > 1 or len(shape) == tensors.MAXIMUM_RANK:
+        if len(sizes) > 1 or len(shape) == _MAXIMUM_RANK:
             raise _NotATensorError
         shape.extend(sizes)
         level = list(chain.from_iterable(level))
         types = set(map(type, level))
-    proto = tensor_pb2.TensorProto(dtype=dtype)
-    for size in shape:
-        proto.tensor_shape.dim.add(size=size)
-    if dtype == types_pb2.DT_STRING:
-        if not types <= {str, dict}:
-            raise _NotATensorError
-        try:
-            proto.string_val.extend(map(to_bytes, level))
-        except InvalidRequestError:
-            raise _NotATensorError from None
-    else:
-        proto.tensor_content = _numbers(level, types, dtype).tobytes()
-    return proto
+    convert = _strings if dtype == _STRING else _numbers
+    return convert(level, types, dtype).reshape(shape)
+
+
+def _strings(values: list[Any], types: set[type], dtype: int) -> np.ndarray:
+    if not types <= {str, dict}:
+        raise _NotATensorError
+    strings = np.empty(len(values), np.object_)
+    try:
+        strings[:] = list(map(to_bytes, values))
+    except InvalidRequestError:
+        raise _NotATensorError from None
+    return strings
 
 
 def _numbers(values: list[Any], types: set[type], dtype: int) -> np.ndarray:
     """Convert values to an array, exactly except for the rounding of floats."""
-    numpy_type = _NUMPY_TYPES.get(dtype)
+    numpy_type = NUMPY_TYPES.get(dtype)
     if numpy_type is None:
         raise _NotATensorError
     is_float = issubclass(numpy_type, np.floating)
@@ -261,27 +271,44 @@ def _count(value: object, level: int, shape: list[int], dtype: int) -> int:
             f"Encountered list at unexpected size: {len(value)} at level: {level} "
             f"expected size: {shape[level]}"
         )
-    return sum(_count(item, level + 1, shape, dtype) for item in value)
+    valid = _count_valid(value, dtype, shape[level + 1 :])
+    return valid * math.prod(shape[level + 1 :]) + sum(
+        _count(item, level + 1, shape, dtype) for item in value[valid:]
+    )
+
+
+def _count_valid(values: list[Any], dtype: int, shape: list[int]) -> int:
+    """Return a number of values before the first one that is not a tensor of a shape.
+
+    They are checked in chunks: millions of them would take a minute one by one.
+    """
+    for start in range(0, len(values), _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        try:
+            if _stack(chunk, dtype).shape != (len(chunk), *shape):
+                return start
+        except _NotATensorError:
+            return start
+    return len(values)
 
 
 def _check_value(value: object, dtype: int) -> None:
-    if dtype == types_pb2.DT_STRING and isinstance(value, (str, dict)):
+    if dtype == _STRING and isinstance(value, (str, dict)):
         to_bytes(value)
         return
-    if dtype not in _NUMPY_TYPES and dtype != types_pb2.DT_STRING:
+    if dtype not in NUMPY_TYPES and dtype != _STRING:
         raise UnsupportedError(
-            f"Conversion of JSON Value: {excerpt(value)} to type: "
-            f"{tensors.type_name(dtype)}"
+            f"Conversion of JSON Value: {excerpt(value)} to type: {_TYPE_NAMES[dtype]}"
         )
     try:
-        if dtype in _NUMPY_TYPES:
+        if dtype in NUMPY_TYPES:
             _numbers([value], {type(value)}, dtype)
             return
     except _NotATensorError:
         pass
     raise invalid_value(
         value,
-        f"Type: {json_type(value)} is not of expected type: {tensors.type_name(dtype)}",
+        f"Type: {json_type(value)} is not of expected type: {_TYPE_NAMES[dtype]}",
     )
 
 
@@ -290,11 +317,11 @@ def _apparent_shape(value: object) -> list[int]:
     shape: list[int] = []
     while isinstance(value, list):
         shape.append(len(value))
-        if len(shape) > tensors.MAXIMUM_RANK:
+        if len(shape) > _MAXIMUM_RANK:
             raise InvalidRequestError(
                 "Encountered list at unexpected level: "
-                f"{tensors.MAXIMUM_RANK}. A tensor must have at most "
-                f"{tensors.MAXIMUM_RANK} dimensions."
+                f"{_MAXIMUM_RANK}. A tensor must have at most "
+                f"{_MAXIMUM_RANK} dimensions."
             )
         if not value:
             break

@@ -4,13 +4,14 @@ A method, a path and a body are turned into a request for the dispatcher, and it
 response into a document.
 """
 
+import functools
 import json
 import re
 import urllib.parse
-import zlib
 from typing import Any, NamedTuple
 
 import grpc
+import numpy as np
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from tensorflow_serving.apis import (
@@ -18,18 +19,25 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_pb2,
-    predict_pb2,
     regression_pb2,
 )
 
 from bn_keras_serving.common.errors import InvalidRequestError
 from bn_keras_serving.dispatch.deadline import UNLIMITED, Deadline
 from bn_keras_serving.dispatch.dispatcher import Dispatcher
-from bn_keras_serving.rest import json_answers, json_examples, json_tensors, json_text
-from bn_keras_serving.servable.signature import DEFAULT_SIGNATURE
+from bn_keras_serving.dispatch.workers import Workers
+from bn_keras_serving.rest import json_answers, json_requests
+from bn_keras_serving.rest.converters import ConverterPools
+from bn_keras_serving.rest.framing import Bytes
 
-# A compressed body of a few bytes can expand to any size.
-MAXIMUM_DECOMPRESSED = 2**26
+# From here on, documents are converted in other processes: a body of so many bytes, an
+# answer of so many numbers. Below, Python is busy with one for a millisecond at most.
+LARGE_BODY = 2**16
+LARGE_ANSWER = 2**13
+# From here on, a document can take seconds; shorter ones do not wait for it.
+LONG_BODY = 2**22
+LONG_ANSWER = 2**19
+_BYTES_PER_NUMBER = 64  # of a string that is written as fast as a number
 # model_servers/http_server.cc; every other code is 500.
 HTTP_STATUSES = {
     grpc.StatusCode.CANCELLED: 499,
@@ -54,11 +62,26 @@ _INFERENCE_PATH = re.compile(
 _INFORMATION_PATH = re.compile(
     rf"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", re.IGNORECASE
 )
-_REQUEST_CLASSES = {
-    "predict": predict_pb2.PredictRequest,
-    "classify": classification_pb2.ClassificationRequest,
-    "regress": regression_pb2.RegressionRequest,
-}
+
+
+class Body(NamedTuple):
+    """The body of a request as received.
+
+    Attributes:
+        parts: Its bytes, which a conversion removes from the list.
+        encoding: Its `Content-Encoding`.
+        maximum_bytes: Maximum size of the body without its encoding.
+    """
+
+    parts: list[Any]
+    encoding: str
+    maximum_bytes: int
+
+    def may_exceed(self, size: int) -> bool:
+        """Return whether the document may have more bytes than that."""
+        # A compressed byte can stand for a thousand.
+        compressed = self.encoding.lower() != "identity"
+        return compressed or sum(map(len, self.parts)) > size
 
 
 class Target(NamedTuple):
@@ -104,59 +127,25 @@ def parse_path(method: str, path: str) -> Target:
     )
 
 
-def decompress(body: bytes, encoding: str, maximum_bytes: int) -> bytes:
-    """Return a body without its `Content-Encoding`.
+def get_information(
+    dispatcher: Dispatcher, target: Target, spec: model_pb2.ModelSpec
+) -> bytes:
+    """Return the state of a model's versions, or the signatures of one version.
 
     Args:
-        body: The body as received.
-        encoding: `identity` or `gzip`.
-        maximum_bytes: Maximum size of the decompressed body; `MAXIMUM_DECOMPRESSED`
-            applies as well.
-
-    Raises:
-        InvalidRequestError: If the encoding is not supported, or the body is damaged or
-            too long.
-    """
-    if encoding.lower() == "identity":
-        return body
-    if encoding.lower() != "gzip":
-        raise InvalidRequestError(
-            "The Content-Encoding of a body must be gzip or identity. Received: "
-            f"{encoding[:20]!r}. Send the body uncompressed."
-        )
-    limit = min(maximum_bytes, MAXIMUM_DECOMPRESSED)
-    gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    try:
-        decompressed = gzip.decompress(body, limit)
-    except zlib.error:
-        decompressed = None
-    # If the input ends before the gzip stream does, the body has been cut off.
-    if decompressed is None or not (gzip.eof or gzip.unconsumed_tail):
-        raise InvalidRequestError(
-            "A body with Content-Encoding: gzip must be in gzip format. Received: "
-            "other bytes. Send the body uncompressed."
-        )
-    if not gzip.eof:
-        raise InvalidRequestError(
-            f"A compressed body must contain at most {limit} bytes. Received: more. "
-            "Send the body uncompressed."
-        )
-    return decompressed
-
-
-def get_information(dispatcher: Dispatcher, target: Target) -> bytes:
-    """Return the state of a model's versions, or the signatures of one version.
+        dispatcher: Answers requests.
+        target: Whether it is the state or the signatures.
+        spec: Model and version. The version that answers is written to it.
 
     Raises:
         StatusError: If the request cannot be answered.
     """
     if not target.metadata:
-        request = get_model_status_pb2.GetModelStatusRequest(
-            model_spec=target.model_spec()
-        )
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
         response = dispatcher.answer("GetModelStatus", request)
         return _to_json(_to_dict(response))
-    response, signatures = get_metadata(dispatcher, target)
+    response, signatures = get_metadata(dispatcher, spec)
+    spec.CopyFrom(response.model_spec)
     return _to_json(
         {
             "model_spec": _to_dict(response.model_spec),
@@ -165,14 +154,24 @@ def get_information(dispatcher: Dispatcher, target: Target) -> bytes:
     )
 
 
-def run_inference(
-    dispatcher: Dispatcher, target: Target, body: bytes, deadline: Deadline
-) -> bytes:
+async def run_inference(
+    dispatcher: Dispatcher,
+    workers: Workers,
+    converters: ConverterPools,
+    verb: str,
+    spec: model_pb2.ModelSpec,
+    body: Body,
+    deadline: Deadline,
+) -> Bytes:
     """Run a model on the document of a request.
 
     Args:
         dispatcher: Answers requests.
-        target: Model, version and verb.
+        workers: Threads that run models and convert small documents.
+        converters: Processes that convert large documents.
+        verb: `predict`, `classify` or `regress`.
+        spec: Model and version. The version and the signature that answer are written
+            to it, as soon as they are known.
         body: The document.
         deadline: Time left for the request.
 
@@ -183,30 +182,81 @@ def run_inference(
         ServingError: If the document is invalid or no time is left.
         StatusError: If the request cannot be answered.
     """
-    # Parsing a large document takes long; do not start it for nothing.
-    deadline.remaining()
-    document = json_text.parse(body)
-    request = _REQUEST_CLASSES[target.verb](model_spec=target.model_spec())
-    name = json_tensors.signature_name(document)
-    request.model_spec.signature_name = name
-    if target.verb == "predict":
-        _, signatures = get_metadata(dispatcher, target, deadline)
-        infos = _input_infos(signatures, name or DEFAULT_SIGNATURE)
-        tensors, by_row = json_tensors.decode_inputs(document, infos)
-        for alias, tensor in tensors.items():
-            request.inputs[alias].CopyFrom(tensor)
-        response = dispatcher.answer("Predict", request, deadline)
-        return json_answers.encode_predictions(response.outputs, by_row)
-    request.input.CopyFrom(json_examples.decode_examples(document))
-    if target.verb == "classify":
-        response = dispatcher.answer("Classify", request, deadline)
-        return json_answers.encode_classifications(response.result)
+    decode, run = {
+        "predict": (json_requests.decode_predict, _predict),
+        "classify": (json_requests.decode_examples, _classify),
+        "regress": (json_requests.decode_examples, _regress),
+    }[verb]
+
+    def arguments() -> tuple[Any, ...]:
+        options = body.encoding, body.maximum_bytes
+        if verb != "predict":
+            return options
+        return *options, dispatcher.input_types(spec)
+
+    def infer(decoded: Any) -> bytes | tuple[Any, ...]:
+        deadline.remaining()
+        if decoded is None:
+            decoded = decode(b"".join(body.parts), *arguments())
+        return run(dispatcher, spec, decoded, deadline)
+
+    decoded = None
+    if body.may_exceed(LARGE_BODY):
+        pool = converters.long if body.may_exceed(LONG_BODY) else converters.short
+        decoded = await pool.run(
+            decode, await workers.run(arguments), deadline, body.parts
+        )
+    answer = await workers.run(functools.partial(infer, decoded))
+    if isinstance(answer, bytes):
+        return answer
+    outputs, _ = answer
+    is_long = sum(map(_size, outputs.values())) > LONG_ANSWER
+    pool = converters.long if is_long else converters.short
+    return await pool.run(json_answers.encode_predictions, answer, deadline)
+
+
+def _predict(
+    dispatcher: Dispatcher, spec: model_pb2.ModelSpec, decoded: Any, deadline: Deadline
+) -> bytes | tuple[dict[str, np.ndarray], bool]:
+    """Return the document, or what it is made from if it will be large."""
+    spec.signature_name, (inputs, by_row) = decoded
+    outputs = dispatcher.predict_arrays(spec, inputs, deadline)
+    if sum(map(_size, outputs.values())) > LARGE_ANSWER:
+        return outputs, by_row
+    return b"".join(json_answers.encode_predictions(outputs, by_row))
+
+
+def _classify(
+    dispatcher: Dispatcher, spec: model_pb2.ModelSpec, decoded: Any, deadline: Deadline
+) -> bytes:
+    spec.signature_name, examples = decoded
+    request = classification_pb2.ClassificationRequest(model_spec=spec)
+    request.input.ParseFromString(examples)
+    response = dispatcher.answer("Classify", request, deadline)
+    spec.CopyFrom(response.model_spec)
+    return json_answers.encode_classifications(response.result)
+
+
+def _regress(
+    dispatcher: Dispatcher, spec: model_pb2.ModelSpec, decoded: Any, deadline: Deadline
+) -> bytes:
+    spec.signature_name, examples = decoded
+    request = regression_pb2.RegressionRequest(model_spec=spec)
+    request.input.ParseFromString(examples)
     response = dispatcher.answer("Regress", request, deadline)
+    spec.CopyFrom(response.model_spec)
     return json_answers.encode_regressions(response.result)
 
 
+def _size(array: np.ndarray) -> int:
+    """Return about how many numbers take as long to write as an array."""
+    if array.dtype != np.object_ or array.size > LARGE_ANSWER:
+        return array.size
+    return sum(map(len, array.flat)) // _BYTES_PER_NUMBER
+
+
 def get_metadata(
-    dispatcher: Dispatcher, target: Target, deadline: Deadline = UNLIMITED
+    dispatcher: Dispatcher, spec: model_pb2.ModelSpec, deadline: Deadline = UNLIMITED
 ) -> tuple[
     get_model_metadata_pb2.GetModelMetadataResponse,
     get_model_metadata_pb2.SignatureDefMap,
@@ -217,25 +267,12 @@ def get_metadata(
         StatusError: If the request cannot be answered.
     """
     request = get_model_metadata_pb2.GetModelMetadataRequest(
-        model_spec=target.model_spec(), metadata_field=["signature_def"]
+        model_spec=spec, metadata_field=["signature_def"]
     )
     response = dispatcher.answer("GetModelMetadata", request, deadline)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
     return response, signatures
-
-
-def _input_infos(
-    signatures: get_model_metadata_pb2.SignatureDefMap, name: str
-) -> json_tensors.TensorInfos:
-    if name not in signatures.signature_def:
-        raise InvalidRequestError(
-            f'Serving signature name: "{name}" not found in signature def'
-        )
-    infos = signatures.signature_def[name].inputs
-    if not infos:
-        raise InvalidRequestError(f"Failed to get input map for signature: {name}")
-    return infos
 
 
 def _percent_decode(part: str) -> str:

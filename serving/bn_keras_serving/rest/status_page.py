@@ -1,16 +1,19 @@
 """The status page, and the JSON document with its contents."""
 
 import base64
+import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import json
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import get_model_status_pb2
+from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
 from bn_keras_serving.common import tensors
 from bn_keras_serving.dispatch.dispatcher import Dispatcher
@@ -27,23 +30,42 @@ def page() -> bytes:
 
 
 def status_json(dispatcher: Dispatcher) -> bytes:
-    """Return each model with its versions, signatures and requests, as JSON.
+    """Return the server, and the versions and requests of each model, as JSON.
 
     The texts are not escaped, although model names come from the operator and error
     messages from anywhere; the page escapes them.
     """
     summaries = dispatcher.metrics.summary()
+    history = dispatcher.metrics.history.read()
     models = [
         {
             "name": name,
             "versions": _versions(dispatcher, name),
             "signatures": _signatures(dispatcher, name),
+            "history": history.get(name),
             **summaries.get(name, {"requests": {}, "latencies": []}),
         }
         for name in sorted(dispatcher.models.names())
     ]
+    server = {
+        "versions": _installed_versions(),
+        "host": socket.gethostname(),
+        "uptime_seconds": dispatcher.metrics.history.uptime(),
+        "requests_per_second": sum(model["per_second"] for model in history.values()),
+    }
     unknown = summaries.get("", {"requests": {}})["requests"]
-    return json.dumps({"models": models, "unknown_models": unknown}).encode()
+    status = {"server": server, "models": models, "unknown_models": unknown}
+    return json.dumps(status).encode()
+
+
+@functools.cache
+def _installed_versions() -> dict[str, str]:
+    versions = {}
+    for name in ("bn-keras", "tensorflow"):
+        # TensorFlow has further packages, such as tensorflow-cpu.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _versions(dispatcher: Dispatcher, name: str) -> list[dict[str, str]]:
@@ -66,7 +88,9 @@ def _versions(dispatcher: Dispatcher, name: str) -> list[dict[str, str]]:
 
 def _signatures(dispatcher: Dispatcher, name: str) -> dict[str, dict[str, Any]]:
     try:
-        _, signatures = protocol.get_metadata(dispatcher, protocol.Target(name))
+        _, signatures = protocol.get_metadata(
+            dispatcher, model_pb2.ModelSpec(name=name)
+        )
     except StatusError:
         return {}
     return {

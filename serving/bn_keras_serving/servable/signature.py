@@ -1,18 +1,18 @@
 """A signature of a loaded model: checks of its inputs, and execution."""
 
+import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from bn_keras_serving.common import tensors
 from bn_keras_serving.common.errors import ExecutionError, InvalidRequestError
 from bn_keras_serving.common.limits import Limits
 
-DEFAULT_SIGNATURE = "serving_default"
 # The prefix of an error raised inside a TensorFlow function. It shows where the
 # function was written, which means nothing to a client.
 _STACK_TRACE = re.compile(
@@ -28,12 +28,86 @@ Function = Callable[
 ]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Input:
+    """What is checked of one input, prepared so that a request costs little.
+
+    Args:
+        alias: Its name in requests.
+        position: Its position in the signature, for messages.
+        data_type: `DataType` of its tensor in the graph.
+        shape: The declared shape.
+        check_shape: Whether the shape of a request must match.
+    """
+
+    alias: str
+    position: int
+    data_type: int
+    shape: tf.TensorShape
+    check_shape: bool
+
+    def check(self, data_type: int, shape: tuple[int, ...]) -> None:
+        """Check type and shape."""
+        if data_type != self.data_type:
+            raise self.wrong_type(tensors.type_name(data_type))
+        if self.check_shape:
+            self._check_shape(shape)
+
+    def check_limits(self, array: np.ndarray, limits: Limits) -> None:
+        """Check the number of elements, and the length of strings."""
+        if array.size > limits.elements:
+            raise InvalidRequestError(
+                f'Input "{self.alias}" must have at most {limits.elements} elements. '
+                f"Received: {array.size} elements. Split them into several requests."
+            )
+        if self.data_type != types_pb2.DT_STRING:
+            return
+        longest = max(map(len, array.ravel()), default=0)
+        if longest > limits.string_bytes:
+            raise InvalidRequestError(
+                f'Strings in input "{self.alias}" must have at most '
+                f"{limits.string_bytes} bytes. Received: a string of {longest} bytes. "
+                "Send a shorter one."
+            )
+
+    def wrong_type(self, provided: str) -> InvalidRequestError:
+        return InvalidRequestError(
+            f"Expects arg[{self.position}] to be {tensors.type_name(self.data_type)} "
+            f"but {provided} is provided"
+        )
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if not self.shape.is_compatible_with(shape):
+            hint = (
+                "Add a leading batch axis of size 1 to a single example."
+                if self.shape[1:].is_compatible_with(shape)
+                else "Reshape it; None matches any size."
+            )
+            raise InvalidRequestError(
+                f'Input "{self.alias}" must have shape {self.shape}. Received: shape '
+                f"{shape}. {hint}"
+            )
+        if self.shape.rank and 0 in shape and 0 not in self.shape.as_list():
+            raise InvalidRequestError(
+                f'Input "{self.alias}" of shape {self.shape} must contain at least one '
+                f"example. Received: shape {shape}, an empty batch. Do not send a "
+                "request without examples."
+                if shape[0] == 0
+                else f'Input "{self.alias}" of shape {self.shape} must contain at '
+                f"least one value. Received: shape {shape}. Do not send empty examples."
+            )
+
+
 class Signature:
     """A function of a loaded model, with named inputs and outputs.
 
     Args:
         definition: The exported `SignatureDef`.
         limits: Limits on the inputs of a request; defaults to `Limits()`.
+        graph_types: Input name to the `DataType` of its tensor in the graph, which
+            applies where the definition declares another one.
+        unchecked_shapes: Names of the inputs whose shapes are left to the graph, as in
+            TensorFlow Serving. The others must match the definition.
 
     Attributes:
         function: Function that runs the model. Set once the model is loaded.
@@ -64,19 +138,23 @@ class Signature:
         self,
         definition: meta_graph_pb2.SignatureDef,
         limits: Limits | None = None,
+        graph_types: Mapping[str, int] | None = None,
+        unchecked_shapes: Collection[str] = (),
     ):
         self.function: Function | None = None
         self.definition = definition
         self._limits = limits or Limits()
-        self.inputs: dict[str, tf.TensorSpec] = {
-            alias: tf.TensorSpec(
-                # The stubs omit that a TensorShape can be made from its proto.
-                tf.TensorShape(info.tensor_shape),  # pyright: ignore[reportArgumentType]
-                info.dtype,
-                alias,
-            )
-            for alias, info in sorted(definition.inputs.items())
-        }
+        self.inputs: dict[str, tf.TensorSpec] = {}
+        self._inputs: list[_Input] = []
+        for alias, info in sorted(definition.inputs.items()):
+            # A shape that is not declared is unknown, while that of a scalar is empty.
+            declared = info.tensor_shape if info.HasField("tensor_shape") else None
+            # The stubs omit that a TensorShape can be made from its proto.
+            shape = tf.TensorShape(declared)  # pyright: ignore[reportArgumentType]
+            data_type = (graph_types or {}).get(alias, info.dtype)
+            self.inputs[alias] = tf.TensorSpec(shape, data_type, alias)
+            position, check_shape = len(self._inputs), alias not in unchecked_shapes
+            self._inputs.append(_Input(alias, position, data_type, shape, check_shape))
         self.outputs: list[str] = sorted(definition.outputs)
         self._defaults = {
             alias: tensors.parse(proto) for alias, proto in definition.defaults.items()
@@ -90,6 +168,10 @@ class Signature:
         Raises:
             InvalidRequestError: If an input is missing or unknown.
         """
+        if len(names) == len(self.inputs) and all(
+            alias in names for alias in self.inputs
+        ):
+            return
         sent, expected = set(names), set(self.inputs)
         if len(sent) > len(expected) or (
             len(sent) < len(expected) and not self._defaults
@@ -134,35 +216,34 @@ class Signature:
                 is malformed. The message names the input.
         """
         self.check_names(protos)
-        arrays = {}
-        for position, (alias, spec) in enumerate(self.inputs.items()):
+        arrays: dict[str, np.ndarray] = {}
+        for expected in self._inputs:
+            alias = expected.alias
             if alias not in protos:
                 continue
+            proto = protos[alias]
             try:
-                dtype, shape = tensors.declared_type_and_shape(protos[alias])
-                _check_type(position, spec, tensors.type_name(dtype.as_datatype_enum))
-                _check_shape(spec, shape)
-                arrays[alias] = tensors.parse(protos[alias])
-                self._check_limits(alias, arrays[alias])
+                data_type, shape = tensors.declared_type_and_shape(proto)
+                expected.check(data_type, shape)
+                array = tensors.parse_values(proto, data_type, shape)
             except InvalidRequestError:
                 raise
             except ValueError as error:
                 raise InvalidRequestError(f"tensor parsing error: {alias}") from error
+            expected.check_limits(array, self._limits)
+            arrays[alias] = array
         return arrays
 
     def run(
         self,
         inputs: Mapping[str, np.ndarray],
-        output_filter: Iterable[str] = (),
+        output_filter: Sequence[str] = (),
         seconds: float | None = None,
     ) -> dict[str, np.ndarray]:
         """Check the inputs and run the model.
 
-        Everything is checked before TensorFlow sees it, because an input of the wrong
-        rank can abort the whole process inside a kernel.
-
         Args:
-            inputs: Input name to array, with the shapes and types of `self.inputs`.
+            inputs: Input name to array, with the types of `self.inputs`.
             output_filter: Names of the outputs to compute. Empty means all outputs.
             seconds: Maximum run time; None for no limit.
 
@@ -170,26 +251,32 @@ class Signature:
             Output name to array.
 
         Raises:
-            InvalidRequestError: If a name, type or shape does not match the signature,
-                or the batch is empty.
+            InvalidRequestError: If a name or type does not match the signature. If
+                shapes are checked, also if a shape does not match, or the batch is
+                empty.
             ExecutionError: If the model raises an error.
         """
         self.check_names(inputs)
-        for position, (alias, spec) in enumerate(self.inputs.items()):
-            if alias in inputs:
-                _check_type(position, spec, _type_name_of(inputs[alias]))
-                _check_shape(spec, inputs[alias].shape)
-                self._check_limits(alias, inputs[alias])
+        for expected in self._inputs:
+            array = inputs.get(expected.alias)
+            if array is None:
+                continue
+            try:
+                data_type = tensors.data_type_of(array)
+            except TypeError:
+                raise expected.wrong_type(str(array.dtype)) from None
+            expected.check(data_type, array.shape)
+            expected.check_limits(array, self._limits)
         return self.compute(inputs, output_filter, seconds)
 
     def compute(
         self,
         inputs: Mapping[str, np.ndarray],
-        output_filter: Iterable[str] = (),
+        output_filter: Sequence[str] = (),
         seconds: float | None = None,
     ) -> dict[str, np.ndarray]:
         """Run the model on inputs that `parse` has returned, without further checks."""
-        outputs = self._select_outputs(output_filter)
+        outputs = self._select_outputs(output_filter) if output_filter else self.outputs
         assert self.function is not None
         try:
             return self.function({**self._defaults, **inputs}, outputs, seconds)
@@ -204,22 +291,7 @@ class Signature:
                 "Send other values."
             ) from None
 
-    def _check_limits(self, alias: str, array: np.ndarray) -> None:
-        if array.size > self._limits.elements:
-            raise InvalidRequestError(
-                f'Input "{alias}" must have at most {self._limits.elements} elements. '
-                f"Received: {array.size} elements. Split them into several requests."
-            )
-        if array.dtype == object:
-            longest = max(map(len, array.ravel()), default=0)
-            if longest > self._limits.string_bytes:
-                raise InvalidRequestError(
-                    f'Strings in input "{alias}" must have at most '
-                    f"{self._limits.string_bytes} bytes. Received: a string of "
-                    f"{longest} bytes. Send a shorter one."
-                )
-
-    def _select_outputs(self, output_filter: Iterable[str]) -> list[str]:
+    def _select_outputs(self, output_filter: Sequence[str]) -> list[str]:
         selected: list[str] = []
         for alias in output_filter:
             if alias not in self.outputs:
@@ -230,44 +302,7 @@ class Signature:
             if alias in selected:
                 raise InvalidRequestError(f"duplicate output tensor alias: {alias}")
             selected.append(alias)
-        return selected or self.outputs
-
-
-def _check_type(position: int, spec: tf.TensorSpec, provided: str) -> None:
-    expected = tensors.type_name(spec.dtype.as_datatype_enum)
-    if provided != expected:
-        raise InvalidRequestError(
-            f"Expects arg[{position}] to be {expected} but {provided} is provided"
-        )
-
-
-def _check_shape(spec: tf.TensorSpec, shape: tuple[int, ...]) -> None:
-    if not spec.shape.is_compatible_with(shape):
-        hint = (
-            "Add a leading batch axis of size 1 to a single example."
-            if spec.shape[1:].is_compatible_with(shape)
-            else "Reshape it; None matches any size."
-        )
-        raise InvalidRequestError(
-            f'Input "{spec.name}" must have shape {spec.shape}. Received: shape '
-            f"{shape}. {hint}"
-        )
-    has_batch_axis = spec.shape.rank is None or (
-        spec.shape.rank and spec.shape[0] is None
-    )
-    if has_batch_axis and shape and shape[0] == 0:
-        raise InvalidRequestError(
-            f'Input "{spec.name}" of shape {spec.shape} must contain at least one '
-            f"example. Received: shape {shape}, an empty batch. Do not send a request "
-            "without examples."
-        )
-
-
-def _type_name_of(array: np.ndarray) -> str:
-    try:
-        return tensors.type_name(tf.as_dtype(array.dtype).as_datatype_enum)
-    except TypeError:
-        return str(array.dtype)
+        return selected
 
 
 def _braced(names: Iterable[str]) -> str:

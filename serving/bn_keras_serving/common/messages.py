@@ -11,6 +11,9 @@ from google.protobuf.descriptor import ServiceDescriptor
 DESCRIPTORS = Path(__file__).with_name("tensorflow_serving.binpb")
 
 
+DEFAULT_SIGNATURE = "serving_default"  # if a request names none
+
+
 def _load_pool() -> descriptor_pool.DescriptorPool:
     # A pool of our own: protobuf's default pool would reject these files when
     # TensorFlow, imported before or after, registers its own under the same names.
