@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from bn_keras.data.bad_files import report_bad_files
     from bn_keras.data.bundled_digits import digits
     from bn_keras.data.cifar10_files import cifar10
-    from bn_keras.data.folders import Files, image_folder
+    from bn_keras.data.data_set import Data
+    from bn_keras.data.files import Files
+    from bn_keras.data.folders import image_folder
     from bn_keras.data.imagenet_files import imagenet
     from bn_keras.data.mnist_files import mnist
     from bn_keras.data.orders import Shuffling
+    from bn_keras.data.records_reader import records
     from bn_keras.data.records_writer import convert
-    from bn_keras.data.shards import Records, records
-    from bn_keras.data.splits import Data, Split
+    from bn_keras.data.shards import Records
+    from bn_keras.data.splits import Split
 
 __all__ = [
     "DATA_SETS",
@@ -42,8 +45,8 @@ __all__ = [
 _MODULES = {
     **DATA_SETS,
     "Arrays": "bn_keras.data.arrays",
-    "Data": "bn_keras.data.splits",
-    "Files": "bn_keras.data.folders",
+    "Data": "bn_keras.data.data_set",
+    "Files": "bn_keras.data.files",
     "Records": "bn_keras.data.shards",
     "Shuffling": "bn_keras.data.orders",
     "Split": "bn_keras.data.splits",

@@ -1,5 +1,6 @@
 """Examples in memory."""
 
+import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,24 @@ class Arrays(Split):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def fingerprint(self) -> str:  # noqa: D102
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.images.shape, self.images.dtype)).encode())
+        for array in (self.images, self.labels):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def hold_out(self, every: int) -> "tuple[Arrays, Arrays]":  # noqa: D102
+        held = self._every(self.labels, every)
+        others = np.delete(np.arange(len(self)), held)
+        return (
+            Arrays(self.images[others], self.labels[others]),
+            Arrays(self.images[held], self.labels[held]),
+        )
 
     @cached_property
     def _tensors(self) -> "tuple[tf.Tensor, tf.Tensor]":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from bn_keras.data.layouts import count_noun
 from bn_keras.images import pixels
 
 if TYPE_CHECKING:
@@ -62,21 +63,45 @@ def read_and_decode(
         return content, label, tf.identity(image[0, 0, 0])
 
 
-def find_unreadable(split: "Split") -> np.ndarray:
-    """Decode every example once, in parallel, to find those that cannot be read.
+def find_unreadable(
+    split: "Split", positions: np.ndarray | None = None, threads: int | None = None
+) -> np.ndarray:
+    """Decode examples in parallel, to find those that cannot be read.
+
+    Files that an earlier call has decoded, and that have not changed since, are not
+    decoded again.
 
     Args:
         split: A `Split`.
+        positions: The positions of the examples to decode. `None` is all, and files
+            that are readable are remembered.
+        threads: The number of examples decoded at the same time. `None` is as many as
+            TensorFlow chooses.
 
     Returns:
         The positions of these examples, int64, ascending.
     """
+    unchecked = split.unchecked() if positions is None else positions
+    if not unchecked.size:
+        return unchecked
     # The examples that fail, or whose record fails, are missing among the results.
-    readable = _decode_all(split, split.enumerate_references(skip_damaged=True))
-    positions = [
-        position for position, _ in readable.ignore_errors().as_numpy_iterator()
-    ]
-    return np.setdiff1d(split.positions(), np.array(positions, np.int64))
+    numbered = split.enumerate_references(skip_damaged=True)
+    if unchecked.size < len(split.positions()):
+        is_unchecked = np.zeros(int(split.positions().max()) + 1, bool)
+        is_unchecked[unchecked] = True
+        numbered = numbered.filter(lambda *pair: _gather(is_unchecked, pair[0]))
+    readable = np.array(
+        [
+            position
+            for position, _ in _decode_all(split, numbered, threads)
+            .ignore_errors()
+            .as_numpy_iterator()
+        ],
+        np.int64,
+    )
+    if positions is None:
+        split.mark_checked(readable)
+    return np.setdiff1d(unchecked, readable)
 
 
 def unreadable_error(split: "Split", positions: np.ndarray) -> ValueError:
@@ -99,22 +124,31 @@ def unreadable_error(split: "Split", positions: np.ndarray) -> ValueError:
         # TensorFlow puts the node, the iterator and the path before the reason.
         message = re.split(r"}} |Iterator::\S+: |; ", error.message.split("\n")[0])[-1]
         reason = TOO_LONG if TOO_LONG in message else message[:REASON]
-    others = f" and {len(positions) - 1} others" if len(positions) > 1 else ""
+    others = len(positions) - 1
+    and_others = f" and {count_noun(others, 'other')}" if others else ""
     return ValueError(
         f"Every image must be readable. Received: {split.describe(first)} "
-        f"({reason}){others} of {len(split)}. Repair or remove the damaged files, or "
-        "leave them out (--skip-bad-files)."
+        f"({reason}){and_others} of {len(split)}. Repair or remove the damaged files, "
+        "or leave them out (--skip-bad-files)."
     )
 
 
-def _decode_all(split: "Split", numbered: "tf.data.Dataset[Any]"):
+def _gather(values: np.ndarray, index: "tf.Tensor") -> "tf.Tensor":
+    import tensorflow as tf
+
+    return tf.gather(values, index)
+
+
+def _decode_all(
+    split: "Split", numbered: "tf.data.Dataset[Any]", threads: int | None = None
+):
     """Return the position and a pixel of each `(position, reference)`."""
     import tensorflow as tf
 
     def decode(position, reference):
         return position, read_and_decode(split, reference)[2]
 
-    return numbered.map(decode, tf.data.AUTOTUNE)
+    return numbered.map(decode, threads or tf.data.AUTOTUNE)
 
 
 @contextmanager

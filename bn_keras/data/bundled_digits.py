@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from bn_keras.data.arrays import Arrays
-from bn_keras.data.splits import Data
+from bn_keras.data.data_set import Data
 
 DIGIT_NAMES = tuple("0123456789")
 # The file's source and license are in optical_digits.txt beside it.

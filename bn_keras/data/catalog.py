@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bn_keras.data.bad_files import BadFiles
-    from bn_keras.data.splits import Data
+    from bn_keras.data.data_set import Data
 
 # The module of each data set's function, which has the data set's name.
 DATA_SETS = {
@@ -15,7 +15,7 @@ DATA_SETS = {
     "cifar10": "bn_keras.data.cifar10_files",
     "image_folder": "bn_keras.data.folders",
     "imagenet": "bn_keras.data.imagenet_files",
-    "records": "bn_keras.data.shards",
+    "records": "bn_keras.data.records_reader",
 }
 # These have no image files that could be damaged one by one.
 _WITHOUT_FILES = ("digits", "mnist")

@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -10,8 +11,9 @@ import numpy as np
 
 from bn_keras.data.arrays import Arrays
 from bn_keras.data.bad_files import BadFiles
-from bn_keras.data.folders import check_folder, folder_data, list_splits
-from bn_keras.data.splits import Data
+from bn_keras.data.data_set import Data
+from bn_keras.data.folders import check_folder, describe_ignored, folder_data
+from bn_keras.data.layouts import find_layout
 
 CLASS_NAMES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -56,27 +58,35 @@ def cifar10(
             images, labels = map(np.concatenate, zip(*train, strict=True))
             return _arrays_data([(images, labels), _read_batch(folder / "test_batch")])
     try:
-        splits = list_splits(directory)
+        layout = find_layout(directory)
     except ValueError as error:
         raise ValueError(
             "`directory` must hold the batches of cifar-10-batches-py, or a folder of "
             f"images for each class in train/ and test/. Received: {directory}. Name "
             f"another folder (--data-dir). {error}"
         ) from error
-    files = folder_data("cifar10", *splits, bad_files, shape=SHAPE)
+    files = folder_data(
+        "cifar10",
+        layout.train,
+        layout.test,
+        bad_files,
+        shape=SHAPE,
+        validation=layout.validation,
+        root=layout.root,
+        notes=(*layout.notes, *describe_ignored(layout.ignored)),
+    )
     if len(files.class_names) != len(CLASS_NAMES):
         raise ValueError(
             f"CIFAR-10 must have {len(CLASS_NAMES)} classes. Received: "
             f"{len(files.class_names)} folders in {directory}. Load other images as "
             "image_folder (--data)."
         )
-    return Data(
-        "cifar10",
-        files.train.load_arrays(),
-        files.test.load_arrays(),
-        files.class_names,
-        files.skipped,
-    )
+    splits = {
+        name: split.load_arrays()
+        for name in ("train", "test", "validation")
+        if (split := getattr(files, name)) is not None
+    }
+    return replace(files, **splits)
 
 
 def _arrays_data(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Data:

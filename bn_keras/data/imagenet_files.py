@@ -7,15 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 from bn_keras.data.bad_files import BadFiles
+from bn_keras.data.data_set import Data
 from bn_keras.data.folders import (
     check_folder,
+    describe_ignored,
     folder_data,
-    list_classes,
-    list_images,
-    readable_name,
 )
-from bn_keras.data.shards import Records, records_data
-from bn_keras.data.splits import Data
+from bn_keras.data.layouts import list_classes, list_images, readable_name
+from bn_keras.data.records_reader import records_data
+from bn_keras.data.shards import Records
 
 SOLUTION, MAPPING = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
 # Kaggle's archive has the images below these folders.
@@ -63,15 +63,27 @@ def imagenet(
             f"of TensorFlow Datasets. Received: {directory}, which holds neither. Name "
             "another folder (--data-dir)."
         )
-    train = list_classes(base / "train")
+    ignored: Counter[str] = Counter()
+    train = list_classes(base / "train", ignored)
     if not (base / "val").is_dir():
         raise ValueError(
             f"`directory` must hold val/ beside train/. Received: {base} without val/. "
             "Put the validation images there."
         )
-    paths = list_images(os.fsencode(base / "val"))
-    test = _group_by_class(base, paths) if paths else list_classes(base / "val")
-    return folder_data("imagenet", train, test, bad_files, _class_names(base))
+    paths = list_images(os.fsencode(base / "val"), ignored, recurse=False)
+    if paths:
+        test = _group_by_class(base, paths)
+    else:
+        test = list_classes(base / "val", ignored)
+    return folder_data(
+        "imagenet",
+        train,
+        test,
+        bad_files,
+        _class_names(base),
+        root=base,
+        notes=describe_ignored(ignored),
+    )
 
 
 def _find_in_or_above(base: Path, name: str) -> Path | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bn_keras.data.arrays import Arrays
 from bn_keras.data.bundled_digits import DIGIT_NAMES
-from bn_keras.data.splits import Data
+from bn_keras.data.data_set import Data
 
 
 def mnist(

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from bn_keras.data.bad_files import (
     read_and_decode,
     unreadable_error,
 )
-from bn_keras.data.folders import Files
-from bn_keras.data.shards import DESCRIPTION, FILENAME, IMAGE, LABEL, records
-from bn_keras.data.splits import Data, Split
+from bn_keras.data.data_set import Data
+from bn_keras.data.files import Files
+from bn_keras.data.records_reader import DESCRIPTION, records
+from bn_keras.data.shards import FILENAME, IMAGE, LABEL
+from bn_keras.data.splits import Split
 
 # By default, a shard for every so many training examples, and at most so many shards.
 # ImageNet becomes 1,024 shards of 1,251 images.
@@ -39,8 +42,9 @@ def convert(
     images a second and the same image files 1,001.
 
     The examples of each split are shuffled once and cut into shards, so that each shard
-    holds all classes. Files keep their bytes; arrays become PNG files. Every image is
-    decoded once to check it. The folder appears when it is complete.
+    holds all classes. Image files are stored unchanged; arrays are stored as PNG files.
+    Every image is decoded once to check it. The folder is created when the conversion
+    is complete.
 
     Args:
         data: A `Data` of `Files` or `Arrays`.
@@ -50,7 +54,7 @@ def convert(
         seed: The seed of the order.
         bad_files: `"error"` stops at a file that cannot be read, `"skip"` leaves it
             out.
-        progress: Called with the number of examples done so far, of both splits.
+        progress: Called with the number of examples done so far, of all splits.
 
     Returns:
         The `Data` that `records(directory)` reads. Its `skipped` lists the files that
@@ -82,6 +86,8 @@ def convert(
             f"Received: directory={directory}. Name another one, or remove it."
         )
     splits = {"train": data.train, "test": data.test}
+    if data.validation is not None:
+        splits["validation"] = data.validation
     for split in splits.values():
         _check_convertible(split)
     if shards is None:
@@ -115,9 +121,7 @@ def convert(
         text = json.dumps(description, indent=1) + "\n"
         (temporary_path / DESCRIPTION).write_text(text)
     written = records(directory)
-    return Data(
-        data.name, written.train, written.test, written.class_names, tuple(skipped)
-    )
+    return replace(written, skipped=tuple(skipped), notes=data.notes)
 
 
 def _check_classes(name, shards, class_names):

@@ -1,5 +1,6 @@
-"""Images in sharded TFRecord files, as `convert` writes them."""
+"""Images in sharded TFRecord files."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -8,29 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bn_keras.data.bad_files import BadFiles, check_bad_files, find_unreadable
-from bn_keras.data.folders import check_folder
 from bn_keras.data.orders import Shuffling
-from bn_keras.data.splits import Data, Split
+from bn_keras.data.splits import Split
 from bn_keras.images import pixels
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-DESCRIPTION = "dataset.json"
 # The names of TensorFlow's own image data sets.
 IMAGE, LABEL, FILENAME = "image/encoded", "image/class/label", "image/filename"
-# The number of files read at the same time, and of records that are shuffled among one
-# another. Twice as many records are in memory: half a gigabyte of ImageNet.
-CYCLE, BUFFER = 16, 2048
+# The largest number of files read at the same time, and the number of records that are
+# shuffled. Twice as many records are in memory: half a gigabyte of ImageNet.
+READERS, BUFFER = 16, 2048
 
 
 class Records(Split):
     """Images in TFRecord files.
 
-    A shuffled epoch reads the files in random order, `CYCLE` of them in turns, and
-    shuffles every `BUFFER` records. This reads files in sequence and keeps little in
-    memory. Whoever writes the files must mix the classes, as `convert` does.
+    A shuffled epoch puts the files in random order and divides them among up to
+    `READERS` readers. Each reads its files in sequence and shuffles its records block
+    by block, which keeps little in memory. A mini-batch has as many examples of one
+    reader as of any other, so that each of several machines needs only some of the
+    readers. Whoever writes the files must mix the classes, as `convert` does.
 
     Args:
         files: The path of each file.
@@ -54,8 +54,10 @@ class Records(Split):
         self.shape = (height, width, channels)
         self.features = features
         self.bad = np.array(bad, np.int64)
-        # The position of each file's first record.
+        # The position of each file's first record, and the number of good ones.
         self._starts = np.cumsum(self.counts) - self.counts
+        bad_files = np.searchsorted(self._starts, self.bad, "right") - 1
+        self._good_counts = self.counts - np.bincount(bad_files, None, len(self.counts))
         for path in self.files:
             if not Path(path).is_file():
                 raise ValueError(
@@ -69,6 +71,14 @@ class Records(Split):
     def describe(self, position: int) -> str:  # noqa: D102 (documented in Split)
         file = int(np.searchsorted(self._starts, position, "right")) - 1
         return f"record {position - self._starts[file]} of {self.files[file]}"
+
+    def fingerprint(self) -> str:  # noqa: D102
+        facts = [
+            [(Path(path).name, Path(path).stat().st_size) for path in self.files],
+            self.counts.tolist(),
+            self.bad.tolist(),
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def positions(self) -> np.ndarray:  # noqa: D102
         return np.delete(np.arange(self.counts.sum()), self.bad)
@@ -99,38 +109,82 @@ class Records(Split):
         return tf.data.Dataset.from_tensor_slices(files).interleave(
             enumerate_records,
             # Positions may come in any order where damage is looked for.
-            cycle_length=CYCLE if skip_damaged else 1,
+            cycle_length=READERS if skip_damaged else 1,
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
     def order(  # noqa: D102
         self, shuffling: Shuffling | None, epoch: "tf.Tensor"
     ) -> "tf.data.Dataset[Any]":
+        return self._read_section(shuffling, epoch, 0, len(self), BUFFER)
+
+    def number_references(  # noqa: D102
+        self,
+        shuffling: Shuffling | None,
+        batch_size: int,
+        first_epoch: int,
+        last_epoch: int,
+        first_batch: int,
+        part: tuple[int, int],
+    ) -> "tf.data.Dataset[Any]":
         import tensorflow as tf
 
-        files = tf.range(len(self.files), dtype=tf.int64)
-        if shuffling is None:
-            return self._interleave(files, 1)
-        seed = tf.stack([tf.cast(shuffling.seed, tf.int64), epoch])
-        # Two independent seeds: one for the order of files, one for that of records.
-        file_seed, record_seed = tf.unstack(tf.random.split(seed))
-        files = tf.random.experimental.stateless_shuffle(files, file_seed)
-        if not shuffling.within_shards:
-            return self._interleave(files, 1)
+        readers, block = 1, 1
+        if shuffling is not None and shuffling.within_shards:
+            # Each reader has the same number of examples in a mini-batch. It does not
+            # depend on the number of machines: neither do the mini-batches.
+            counts = range(1, min(READERS, len(self.files)) + 1)
+            readers = max(count for count in counts if batch_size % count == 0)
+            block = -(-BUFFER // readers)
+        share = batch_size // readers
 
-        # tf.data's own shuffle() also depends on TensorFlow's global seed, and keeps a
-        # state that a resumed run would not have. So shuffle block by block, each block
-        # by a seed of its own.
-        def shuffle_block(*numbered):
-            number, block = numbered
-            order = tf.random.experimental.stateless_shuffle(
-                tf.range(tf.size(block)), tf.random.fold_in(record_seed, number)
+        def count_before(reader, number):
+            """Count the examples of the earlier readers before one of the stream."""
+            rest = tf.minimum(number % batch_size, reader * share)
+            return number // batch_size * reader * share + rest
+
+        first_number = first_batch * batch_size
+        epochs_skipped = first_number // len(self)
+
+        def read_stream(reader):
+            number = tf.constant(epochs_skipped * len(self), tf.int64)
+            earlier = count_before(reader + 1, number) - count_before(reader, number)
+            skipped = first_batch * share - earlier
+
+            def read_epoch(epoch):
+                number = (epoch - first_epoch) * len(self)
+                start, stop = (
+                    count_before(index, number + len(self))
+                    - count_before(index, number)
+                    for index in (reader, reader + 1)
+                )
+                if_first = tf.cast(epoch == first_epoch + epochs_skipped, tf.int64)
+                # Whole blocks that were used are not read once more.
+                start += if_first * (skipped // block * block)
+                return self._read_section(shuffling, epoch, start, stop, block)
+
+            epochs = tf.data.Dataset.range(first_epoch + epochs_skipped, last_epoch)
+            records = epochs.flat_map(read_epoch).skip(skipped % block)
+            return records.enumerate(first_batch * share).map(
+                lambda index, record: (
+                    index // share * batch_size + reader * share + index % share,
+                    record,
+                )
             )
-            return tf.data.Dataset.from_tensor_slices(tf.gather(block, order))
 
-        # The next block is read while this one is used.
-        blocks = self._interleave(files, CYCLE).batch(BUFFER).prefetch(1)
-        return blocks.enumerate().flat_map(shuffle_block)
+        index, parts = part
+        part_size = batch_size // parts
+        needed = np.arange(
+            index * part_size // share, -(-(index + 1) * part_size // share)
+        )
+        return tf.data.Dataset.from_tensor_slices(needed).interleave(
+            read_stream,
+            len(needed),
+            share,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            # Bitwise resume: which reader is faster must not change the order.
+            deterministic=True,
+        )
 
     def read(  # noqa: D102
         self, reference: "tf.Tensor"
@@ -160,17 +214,64 @@ class Records(Split):
 
         return tf.data.TFRecordDataset(tf.gather(self.files, file))
 
-    def _interleave(self, files, cycle):
-        """Return the records of these files, reading `cycle` of them in turns."""
+    def _read_section(self, shuffling, epoch, start, stop, block):
+        """Return the records of an epoch between two positions, shuffled in blocks.
+
+        Args:
+            shuffling: A `Shuffling`, or `None`.
+            epoch: The number of the epoch, an int64 scalar tensor.
+            start: The first position in the sequence of the epoch's files.
+            stop: The position at which the section ends.
+            block: The number of records that are shuffled among one another.
+        """
         import tensorflow as tf
 
-        return tf.data.Dataset.from_tensor_slices(files).interleave(
-            self._good_records,
-            cycle,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            # Bitwise resume: which file is faster must not change the order.
-            deterministic=True,
+        files = tf.range(len(self.files), dtype=tf.int64)
+        if shuffling is None:
+            return self._read_files(files, start, stop)
+        seed = tf.stack([tf.cast(shuffling.seed, tf.int64), epoch])
+        # Two independent seeds: one for the order of files, one for that of records.
+        file_seed, record_seed = tf.unstack(tf.random.split(seed))
+        files = tf.random.experimental.stateless_shuffle(files, file_seed)
+        records = self._read_files(files, start, stop)
+        if not shuffling.within_shards:
+            return records
+
+        # tf.data's own shuffle() also depends on TensorFlow's global seed, and keeps a
+        # state that a resumed run would not have. So shuffle block by block, each block
+        # by a seed of its own.
+        def shuffle_block(*numbered):
+            number, records = numbered
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(tf.size(records)),
+                tf.random.fold_in(record_seed, start + number * block),
+            )
+            return tf.data.Dataset.from_tensor_slices(tf.gather(records, order))
+
+        # The next block is read while this one is used.
+        return records.batch(block).prefetch(1).enumerate().flat_map(shuffle_block)
+
+    def _read_files(self, files, start, stop):
+        """Return the records of these files from one position to another."""
+        import tensorflow as tf
+
+        counts = tf.gather(self._good_counts, files)
+        positions = tf.cumsum(counts, exclusive=True)
+        first, last = (
+            tf.clip_by_value(position - positions, 0, counts)
+            for position in (start, stop)
         )
+        # A file of which the last record is read is read to its end: more records than
+        # described are an error.
+        taken = tf.where(last == counts, np.int64(-1), last - first)
+
+        def read_file(*facts):
+            file, first, taken = facts
+            return self._good_records(file).skip(first).take(taken)
+
+        is_read = first < last
+        facts = [tf.boolean_mask(values, is_read) for values in (files, first, taken)]
+        return tf.data.Dataset.from_tensor_slices(tuple(facts)).flat_map(read_file)
 
     def _good_records(self, file):
         """Return the records of one file that are not to be left out."""
@@ -196,97 +297,3 @@ class Records(Split):
         # A file with fewer records than described must be an error, not a short epoch:
         # every later mini-batch would hold other examples.
         return records.apply(tf.data.experimental.assert_cardinality(count))
-
-
-def records(
-    directory: str | os.PathLike[str] | None, bad_files: BadFiles = "error"
-) -> Data:
-    """Read a data set that `convert` has written.
-
-    Args:
-        directory: The folder that `convert` has written.
-        bad_files: As in `image_folder`.
-
-    Returns:
-        `Data` with images as they were converted.
-
-    Raises:
-        ValueError: If the description or a file of records is missing, or differs from
-            what was written.
-
-    Example:
-    ```python
-    import numpy as np
-    from bn_keras import data
-
-    images = np.zeros((12, 8, 8, 3), "uint8")
-    split = data.Arrays(images, np.arange(12) % 3)
-    data.convert(data.Data("black", split, split, ("a", "b", "c")), "black")
-    assert len(data.records("black").train) == 12
-    ```
-    """
-    directory = check_folder(directory)
-    path = directory / DESCRIPTION
-    try:
-        description = json.loads(path.read_text())
-        splits = []
-        for shards in (description["splits"][name] for name in ("train", "test")):
-            for name, shard in shards.items():
-                size = (directory / name).stat().st_size
-                if size != shard["bytes"]:
-                    raise ValueError(
-                        f"{name} has {size} bytes instead of {shard['bytes']}"
-                    )
-            _check_counts(shards.values(), description["class_names"])
-            counts = [shard["examples"] for shard in shards.values()]
-            files = [directory / name for name in shards]
-            splits.append(Records(files, counts, description["shape"]))
-        train, test = splits
-        data_name, class_names = description["name"], tuple(description["class_names"])
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{directory} must hold {DESCRIPTION} and the files of records that it "
-            f"lists, as bn-keras data convert writes them. Received: {error}. Copy or "
-            "convert them again."
-        ) from None
-    return records_data(data_name, train, test, class_names, bad_files)
-
-
-def _check_counts(shards, class_names):
-    """Raise a `ValueError` if the numbers of examples contradict one another."""
-    if not all(isinstance(name, str) for name in class_names):
-        raise ValueError("class names that are not strings")
-    for shard in shards:
-        counts = shard["examples_per_class"]
-        if sum(counts.values()) != shard["examples"]:
-            raise ValueError(f"{shard['examples']} examples, but {counts} by class")
-        if any(not 0 <= int(label) < len(class_names) for label in counts):
-            raise ValueError(f"labels {list(counts)} for {len(class_names)} classes")
-    if not sum(shard["examples"] for shard in shards):
-        raise ValueError("a split without examples")
-
-
-def records_data(
-    name: str,
-    train: Records,
-    test: Records,
-    class_names: tuple[str, ...],
-    bad_files: BadFiles = "error",
-) -> Data:
-    """Return a data set of records.
-
-    Args:
-        name: The name of the data set.
-        train: The training records.
-        test: The test records.
-        class_names: The name of each class.
-        bad_files: As in `image_folder`.
-    """
-    check_bad_files(bad_files)
-    skipped, splits = [], [train, test]
-    if bad_files == "skip":
-        for index, split in enumerate(splits):
-            if (unreadable := find_unreadable(split)).size:
-                skipped += map(split.describe, unreadable)
-                splits[index] = split.without(unreadable)
-    return Data(name, splits[0], splits[1], class_names, tuple(skipped))

@@ -1,23 +1,18 @@
 """The examples of one purpose, training or test: their order and their mini-batches."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bn_keras.data.bad_files import find_unreadable, unreadable_error
 from bn_keras.data.orders import Shuffling, permutation
-from bn_keras.html_tables import html_table
 from bn_keras.images import pixels
 from bn_keras.images.augmentation import augment
 from bn_keras.images.preprocessing import Augmentation, Preprocessing
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-# More class names than these are not shown in full.
-_CLASSES_SHOWN = 12
 
 
 class Split(ABC):
@@ -55,6 +50,40 @@ class Split(ABC):
             permutation(len(self), shuffling, epoch)
         )
 
+    def number_references(
+        self,
+        shuffling: Shuffling | None,
+        batch_size: int,
+        first_epoch: int,
+        last_epoch: int,
+        first_batch: int,
+        part: tuple[int, int],
+    ) -> "tf.data.Dataset[Any]":
+        """Return the references of a stream of mini-batches, each with its number.
+
+        Args:
+            shuffling: As in `batches`.
+            batch_size: As in `batches`.
+            first_epoch: As in `batches`.
+            last_epoch: The number of the epoch before which the stream ends.
+            first_batch: As in `batches`.
+            part: As in `batches`. Some examples of other parts may be returned too.
+
+        Returns:
+            A `tf.data.Dataset` of `(number, reference)` in ascending order. Numbers
+            count from the first example of `first_epoch`.
+        """
+        import tensorflow as tf
+
+        # Whole epochs are left out before their orders are computed. Of the first epoch
+        # that remains, only references are skipped: nothing is read or decoded.
+        epochs_skipped, rest = divmod(first_batch * batch_size, len(self))
+        references = tf.data.Dataset.range(
+            first_epoch + epochs_skipped, last_epoch
+        ).flat_map(lambda epoch: self.order(shuffling, epoch))
+        # Number the examples as the whole stream does, wherever this one begins.
+        return references.enumerate(epochs_skipped * len(self)).skip(rest)
+
     @abstractmethod
     def read(self, reference: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
         """Read one example.
@@ -70,6 +99,41 @@ class Split(ABC):
     def describe(self, position: int) -> str:
         """Return the text that identifies the stored example at a position."""
         return f"example {position}"
+
+    def fingerprint(self) -> str:
+        """Return a text that tells the examples from others, or "" for unknown."""
+        return ""
+
+    def hold_out(self, every: int) -> "tuple[Split, Split]":
+        """Divide the split: the first of every so many examples of a class is held out.
+
+        Args:
+            every: 10 holds out a tenth of each class.
+
+        Returns:
+            `(others, held_out)`.
+
+        Raises:
+            ValueError: If the examples can only be read one after the other.
+        """
+        raise ValueError(
+            "The data set must have validation examples, from which an epoch is "
+            f"chosen. Received: {self!r}, of which none can be held out. Add a folder "
+            "val beside train and test, and convert it."
+        )
+
+    @staticmethod
+    def _every(labels: np.ndarray, every: int) -> np.ndarray:
+        """Return the positions of the first of every so many examples of a class."""
+        chosen = [np.flatnonzero(labels == label)[::every] for label in set(labels)]
+        return np.sort(np.concatenate(chosen))
+
+    def unchecked(self) -> np.ndarray:
+        """Return the positions of the examples that may not be readable."""
+        return self.positions()
+
+    def mark_checked(self, positions: np.ndarray) -> None:  # noqa: B027 (optional)
+        """Remember that the examples at these positions are readable."""
 
     def positions(self) -> np.ndarray:
         """Return the positions of the examples, int64 `(len(self),)`, ascending."""
@@ -183,27 +247,24 @@ class Split(ABC):
                 "Received: no size. Set the size of the model's input (--image-size)."
             )
         last_epoch = np.iinfo(np.int64).max if epochs is None else first_epoch + epochs
-        # Whole epochs are left out before their orders are computed. Of the first epoch
-        # that remains, only references are skipped: nothing is read or decoded.
-        epochs_skipped, rest = divmod(first_batch * batch_size, len(self))
-        references = tf.data.Dataset.range(
-            first_epoch + epochs_skipped, last_epoch
-        ).flat_map(lambda epoch: self.order(shuffling, epoch))
-        # Number the examples as the whole stream does, wherever this one begins.
-        references = references.enumerate(epochs_skipped * len(self)).skip(rest)
-        # flat_map makes the length unknown, and Keras warns at the end of such a stream
-        # that it "ran out of data".
-        remaining = tf.data.INFINITE_CARDINALITY
-        if epochs is not None:
-            remaining = max(0, epochs * len(self) - first_batch * batch_size)
-        references = references.apply(
-            tf.data.experimental.assert_cardinality(remaining)
+        references = self.number_references(
+            shuffling, batch_size, first_epoch, last_epoch, first_batch, part
         )
         part_size = batch_size // parts
         if parts > 1:
             references = references.filter(
                 lambda *pair: pair[0] % batch_size // part_size == index
             )
+        # flat_map makes the length unknown, and Keras warns at the end of such a stream
+        # that it "ran out of data".
+        remaining = tf.data.INFINITE_CARDINALITY
+        if epochs is not None:
+            full, rest = divmod(epochs * len(self), batch_size)
+            rest = min(max(rest - index * part_size, 0), part_size)
+            remaining = max(0, (full - first_batch) * part_size + rest)
+        references = references.apply(
+            tf.data.experimental.assert_cardinality(remaining)
+        )
         if augmentation is None and self.can_read_batches(preprocessing):
             # One call a mini-batch instead of one an example: much faster for arrays.
             return (
@@ -240,7 +301,8 @@ class Split(ABC):
         return False
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self):,} examples, {_shape(self.shape)})"
+        shape = describe_shape(self.shape)
+        return f"{type(self).__name__}({len(self):,} examples, {shape})"
 
 
 def _preprocess(example, preprocessing, augmentation=None, seed=None):
@@ -250,60 +312,6 @@ def _preprocess(example, preprocessing, augmentation=None, seed=None):
     return augment(content, preprocessing, augmentation, seed), label
 
 
-def _shape(shape):
+def describe_shape(shape: tuple[int | None, ...]) -> str:
     """Return a shape as text, `?` for a side that varies."""
     return " x ".join("?" if side is None else str(side) for side in shape)
-
-
-@dataclass(frozen=True, repr=False)
-class Data:
-    """A data set.
-
-    Args:
-        name: The name of the data set.
-        train: The training examples.
-        test: The test examples.
-        class_names: The name of each class, in the order of the labels.
-        skipped: The bad files that were left out.
-
-    Example:
-    ```python
-    from bn_keras import data
-
-    digits = data.digits()
-    assert len(digits.train) == 1437
-    assert digits.class_names[3] == "3"
-    ```
-    """
-
-    name: str
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def shape(self) -> tuple[int | None, int | None, int]:
-        """Height, width and channels of every image; `None` for a side that varies."""
-        return self.train.shape
-
-    def __repr__(self) -> str:
-        skipped = f", {len(self.skipped):,} skipped" if self.skipped else ""
-        return (
-            f"Data({self.name!r}, train={self.train!r}, test={self.test!r}, "
-            f"{len(self.class_names):,} classes{skipped})"
-        )
-
-    def _repr_html_(self) -> str:
-        names = ", ".join(self.class_names[:_CLASSES_SHOWN])
-        if len(self.class_names) > _CLASSES_SHOWN:
-            names += ", ..."
-        rows = [
-            ("train", f"{len(self.train):,} examples"),
-            ("test", f"{len(self.test):,} examples"),
-            ("image", _shape(self.shape)),
-            ("classes", f"{len(self.class_names):,}: {names}"),
-        ]
-        if self.skipped:
-            rows.append(("bad files skipped", f"{len(self.skipped):,}"))
-        return html_table(rows, caption=self.name)

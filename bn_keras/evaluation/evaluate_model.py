@@ -22,6 +22,7 @@ def evaluate(
     preprocessing: Preprocessing | None = None,
     batch_size: int = 128,
     on_batch_end: Callable[[int], object] | None = None,
+    on_predictions: Callable[[np.ndarray, np.ndarray], object] | None = None,
 ) -> Evaluation:
     """Return the top-1 and top-5 accuracy of a classifier, and its confusion matrix.
 
@@ -39,6 +40,8 @@ def evaluate(
             single crops only.
         batch_size: The number of crops, not images, that a model takes at a time.
         on_batch_end: Called after each batch with the number of images done so far.
+        on_predictions: Called with the probabilities `(images, classes)` and the
+            labels `(images,)` of each batch, in the order of the split.
 
     Returns:
         An `Evaluation`.
@@ -70,6 +73,8 @@ def evaluate(
         models, split, crops, preprocessing, batch_size
     ):
         tally.add(probabilities, labels)
+        if on_predictions is not None:
+            on_predictions(probabilities, labels)
         if on_batch_end is not None:
             on_batch_end(tally.images)
     return tally.total()

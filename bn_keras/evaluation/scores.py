@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bn_keras.html_tables import html_table
+from bn_keras.tables import html_table
 
 
 class ClassScore(NamedTuple):

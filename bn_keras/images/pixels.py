@@ -14,11 +14,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def decode(content: Any, channels: int) -> Any:
-    """Decode a JPEG, PNG or BMP file, or the first image of a GIF file.
+    """Decode a JPEG, PNG, BMP or WebP file, or the first image of a GIF file.
 
     Gray images become RGB, and RGB images gray, as `channels` requires. CMYK can become
     RGB only. Transparency is dropped, and 16 bits are reduced to 8. The orientation
-    stored in a JPEG file is ignored.
+    stored in a JPEG file is ignored. An animated WebP file is refused.
 
     Args:
         content: A string tensor `()`, the whole file.
@@ -57,12 +57,26 @@ def _decode_other(content, channels):
     )
     gray_palette = b"".join(bytes((gray, gray, gray, 0)) for gray in range(256))
     supported = ~has_palette | (tf.strings.substr(header, 54, 1024) == gray_palette)
+    is_webp = tf.equal(tf.strings.substr(header, 8, 4), b"WEBP")
+    # TensorFlow 2.21 writes past the end of its memory when it decodes an animated WebP
+    # file, which ends the process. The flags are at offset 20, behind the first chunk.
+    flags = tf.io.decode_raw(tf.strings.substr(header, 20, 1), tf.uint8)[0]
+    is_extended = tf.equal(tf.strings.substr(header, 12, 4), b"VP8X")
+    is_animated = is_webp & is_extended & (flags & 2 > 0)
     with tf.control_dependencies(
-        # This text is part of every exported graph: changing it changes their bytes.
-        [tf.debugging.Assert(supported, ["a BMP file with a palette of colors"])]
+        # These texts are part of every exported graph: changing them changes its bytes.
+        [
+            tf.debugging.Assert(supported, ["a BMP file with a palette of colors"]),
+            tf.debugging.Assert(~is_animated, ["an animated WebP file"]),
+        ]
     ):
-        # `decode_image` decodes GIF and BMP files in color only.
-        image = tf.io.decode_image(content, 3, expand_animations=False)
+        # `decode_image` decodes GIF and BMP files in color only, and refuses a WebP
+        # file with transparency.
+        image = tf.cond(
+            is_webp,
+            lambda: tf.io.decode_webp(content, 0)[0, :, :, :3],
+            lambda: tf.io.decode_image(content, 3, expand_animations=False),
+        )
     return tf.image.rgb_to_grayscale(image) if channels == 1 else image
 
 

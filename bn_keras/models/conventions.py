@@ -8,6 +8,14 @@ from typing import Any
 import keras
 
 from bn_keras.models.hidden_layer import Activation
+from bn_keras.models.tf_slim_checkpoint import (
+    download,
+    is_checkpoint,
+    load_checkpoint,
+)
+
+# The name of the published weights.
+IMAGENET = "imagenet"
 
 _GLOBAL_POOLING = {
     "avg": keras.layers.GlobalAveragePooling2D,
@@ -16,23 +24,32 @@ _GLOBAL_POOLING = {
 
 
 def check_arguments(
-    weights: str | PathLike[str] | None, pooling: str | None, width: float
+    weights: str | PathLike[str] | None,
+    pooling: str | None,
+    width: float,
+    pretrained: bool = False,
 ) -> None:
     """Raise an error for values with which no network can be built.
 
     Args:
-        weights: None, or the path of a file.
+        weights: None, `"imagenet"`, or the path of a file.
         pooling: None, `"avg"` or `"max"`.
         width: The factor of the number of channels.
+        pretrained: Whether there are weights that were trained on ImageNet.
 
     Raises:
         ValueError: If `weights` is not a file, `pooling` is unknown or `width` is not
             positive.
     """
-    if weights is not None and not Path(weights).is_file():
+    exists = weights is None or Path(weights).is_file()
+    named = ""
+    if pretrained:
+        exists = exists or weights == IMAGENET or is_checkpoint(Path(weights or ""))
+        named = f'"{IMAGENET}", a checkpoint of TF-Slim\'s inception_v2, '
+    if not exists:
         raise ValueError(
-            "`weights` must be None or the path of an existing `.weights.h5` or "
-            f"`.keras` file. Received: weights={weights!r}"
+            f"`weights` must be None, {named}or the path of an existing `.weights.h5` "
+            f"or `.keras` file. Received: weights={weights!r}"
         )
     check_choice("pooling", pooling, [None, *_GLOBAL_POOLING])
     if width <= 0:
@@ -147,6 +164,10 @@ def build_model(
 ) -> keras.Model:
     """Return the model, with the weights of a file unless `weights` is None."""
     model = keras.Model(inputs, outputs, name=name)
-    if weights is not None:
+    if weights == IMAGENET:
+        load_checkpoint(model, download())
+    elif weights is not None and is_checkpoint(weights):
+        load_checkpoint(model, weights)
+    elif weights is not None:
         model.load_weights(str(weights))
     return model

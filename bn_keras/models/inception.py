@@ -58,7 +58,8 @@ class Module(NamedTuple):
 
 
 # The figure prints a projection of 128 in 4c and 4d. That contradicts the outputs it
-# prints (576, and 1024 after 4e); 96 agrees with them.
+# prints (576, and 1024 after 4e); 96 agrees with them. The network that was trained
+# with Caffe has what the figure prints.
 MODULES = (
     Module("3a", 1, 64, 64, 64, 64, 96, "avg", 32),
     Module("3b", 1, 64, 64, 96, 64, 96, "avg", 64),
@@ -72,6 +73,8 @@ MODULES = (
     Module("5b", 1, 352, 192, 320, 192, 224, "max", 128),
 )
 
+VARIANTS = ("tensorflow", "caffe")
+_CAFFE_PROJECTIONS = {"4c": 128, "4d": 128}
 _POOLING = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
 
 
@@ -91,6 +94,7 @@ def Inception(  # noqa: N802 (builders are nouns)
     width: float = 1.0,
     stem: str = "imagenet",
     separable: bool = True,
+    variant: str = "tensorflow",
     kernel_initializer: Initializer = "he_normal",
     kernel_regularizer: Regularizer = None,
 ) -> keras.Model:
@@ -102,7 +106,9 @@ def Inception(  # noqa: N802 (builders are nouns)
     Args:
         include_top: Whether the network includes average pooling, dropout and the
             classifier.
-        weights: None, or the path of a `.weights.h5` or `.keras` file to load.
+        weights: None, or the path of a `.weights.h5` or `.keras` file to load. For
+            BN-Inception also `"imagenet"`, Google's weights, which are downloaded, or
+            the path of that checkpoint: see `BNInception`.
         input_shape: `(height, width, channels)`, or `(channels, height, width)` if
             `keras.config.image_data_format()` is `"channels_first"`. Height and width
             may be None. The default None stands for 224 x 224 pixels and 3 channels.
@@ -125,6 +131,11 @@ def Inception(  # noqa: N802 (builders are nouns)
             least 64.
         separable: Whether the first convolution is separable with depth multiplier 8,
             as in the paper.
+        variant: `"tensorflow"`, or `"caffe"` for the network that was trained with
+            Caffe and converted to PyTorch: it pads half a kernel of zeros on every side
+            where TensorFlow pads more at the bottom and right, averages count these
+            zeros, and 4c and 4d have projections of 128 channels, as figure 5 prints.
+            Height and width must then be multiples of 32.
         kernel_initializer: Initializer of the convolutions; the paper states none. The
             default is made for ReLU (He et al. 2015). The classifier has Keras'
             default. With a seed, layers of the same shape would start with the same
@@ -158,25 +169,33 @@ def Inception(  # noqa: N802 (builders are nouns)
     Reference:
         Ioffe & Szegedy 2015, section 4.2 and figure 5; Szegedy et al. 2014.
     """
-    check_arguments(weights, pooling, width)
+    check_arguments(weights, pooling, width, pretrained=True)
     check_choice("stem", stem, SHORTEST_SIDE)
+    check_choice("variant", variant, VARIANTS)
     axis = channel_axis()
     shape = image_shape(input_shape, SHORTEST_SIDE[stem], f"for stem={stem!r}")
     convolution = partial(
         _convolution,
         width=width,
+        variant=variant,
         normalization=normalization,
         activation=activation,
         axis=axis,
         kernel_initializer=kernel_initializer,
         kernel_regularizer=kernel_regularizer,
     )
+    if variant == "caffe" and any((side or 1) % 32 for side in image_sides(shape)):
+        # Of an even side, Caffe's pooling is TensorFlow's.
+        raise ValueError(
+            "`input_shape` must have sides that are multiples of 32 for "
+            f'variant="caffe". Received: input_shape={input_shape}'
+        )
     inputs: Any = keras.Input(shape, name="image")
     x: Any = _stem(
         inputs, convolution, stem, separable, lrn=local_response_normalization
     )
     for module in MODULES:
-        x = _module(x, convolution, axis, module)
+        x = _module(x, convolution, axis, variant, module)
     if include_top:
         x = pool_globally(x, "avg")
         if dropout:
@@ -205,6 +224,7 @@ def BNInception(  # noqa: N802 (builders are nouns)
     width: float = 1.0,
     stem: str = "imagenet",
     separable: bool = True,
+    variant: str = "tensorflow",
     kernel_initializer: Initializer = "he_normal",
     kernel_regularizer: Regularizer = None,
 ) -> keras.Model:
@@ -216,6 +236,14 @@ def BNInception(  # noqa: N802 (builders are nouns)
     `separable` is False. The text of the paper states 13.6 million, which does not
     follow from its figure 5.
 
+    With its default layers it is, layer by layer, `inception_v2` of TF-Slim. So
+    `weights="imagenet"` loads Google's checkpoint of 2016 (73.9% top-1, 91.8% top-5 of
+    single crops), which `keras.utils.get_file` downloads. Inputs are in RGB from -1 to
+    1 (`preprocess_input`), the central 87.5% of an image. With 1,000 classes the
+    background class there is dropped; with 1,001 it is the first one. With any other
+    number of classes the classifier is new. Loading was tested with checkpoints of the
+    same names and shapes, not with the published file.
+
     Args:
         include_top, weights, ...: The arguments are those of `Inception`. The defaults
             of `dropout`, `normalization` and `local_response_normalization` differ.
@@ -224,7 +252,8 @@ def BNInception(  # noqa: N802 (builders are nouns)
         A Functional model from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: As for `Inception`.
+        ValueError: As for `Inception`, and if a checkpoint is damaged or is that of
+            another network. The text names the variables.
 
     Example:
     ```python
@@ -252,6 +281,7 @@ def BNInception(  # noqa: N802 (builders are nouns)
         width=width,
         stem=stem,
         separable=separable,
+        variant=variant,
         kernel_initializer=kernel_initializer,
         kernel_regularizer=kernel_regularizer,
     )
@@ -266,6 +296,7 @@ def _convolution(
     depth_multiplier: int | None = None,
     *,
     width: float,
+    variant: str,
     normalization: Normalization,
     activation: Activation,
     axis: int,
@@ -293,15 +324,22 @@ def _convolution(
             depthwise_regularizer=kernel_regularizer,
             pointwise_regularizer=kernel_regularizer,
         )
+    if variant == "caffe" and strides > 1:
+        x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_padding")(x)
     return hidden_layer(
         x,
-        partial(layer, strides=strides, padding="same"),
+        partial(layer, strides=strides, padding=_padding(variant, strides > 1)),
         "conv",
         name,
         normalization=normalization,
         activation=activation,
         axis=axis,
     )
+
+
+def _padding(variant: str, differs: bool) -> str:
+    """Return the padding of a layer whose input is padded before if that differs."""
+    return "valid" if variant == "caffe" and differs else "same"
 
 
 def _stem(
@@ -332,6 +370,7 @@ def _module(
     x: keras.KerasTensor,
     convolution: Callable[..., keras.KerasTensor],
     axis: int,
+    variant: str,
     module: Module,
 ) -> keras.KerasTensor:
     # Only the last step of each branch has strides, so that the others see all pixels.
@@ -346,8 +385,18 @@ def _module(
     branches.append(
         convolution(double, f"{prefix}_double_3x3_b", module.double, 3, strides)
     )
-    pool = _POOLING[module.pool](3, strides, padding="same", name=f"{prefix}_pool")(x)
-    if module.projection:
-        pool = convolution(pool, f"{prefix}_pool_projection", module.projection, 1)
+    # Maxima of zeros and what comes from a ReLU do not depend on the zeros.
+    differs = module.pool == "avg"
+    pool: Any = x
+    if variant == "caffe" and differs:
+        pool = keras.layers.ZeroPadding2D(1, name=f"{prefix}_pool_padding")(pool)
+    layer = _POOLING[module.pool]
+    pool_padding = _padding(variant, differs)
+    pool = layer(3, strides, padding=pool_padding, name=f"{prefix}_pool")(pool)
+    projection = module.projection
+    if variant == "caffe":
+        projection = _CAFFE_PROJECTIONS.get(module.name, projection)
+    if projection:
+        pool = convolution(pool, f"{prefix}_pool_projection", projection, 1)
     branches.append(pool)
     return keras.layers.Concatenate(axis=axis, name=prefix)(branches)

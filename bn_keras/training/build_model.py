@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,6 +18,10 @@ from bn_keras.training.recipes import Recipe
 _BUILDER_ARGUMENTS = ("activation", "dropout", "local_response_normalization", "width")
 # The size of the input where the images have different sizes.
 _SIZE = (224, 224)
+# The initial weights of a model that gets others before it is used.
+NO_WEIGHTS = ""
+# The layer whose number of outputs is that of the classes.
+_HEAD = "predictions"
 # The longest side of an image for which Inception gets its small stem.
 _SMALL = 64
 
@@ -53,11 +58,6 @@ def preprocessing_for(recipe: Recipe, data: Data) -> Preprocessing:
     return preprocessing.resolve((None, None, None, channels))
 
 
-def steps_per_epoch(recipe: Recipe, data: Data) -> int:
-    """Return the number of full mini-batches in an epoch, at least one."""
-    return max(1, len(data.train) // recipe.batch_size)
-
-
 def build(recipe: Recipe, data: Data) -> keras.Model:
     """Build and compile the recipe's model, its weights drawn from the recipe's seed.
 
@@ -92,7 +92,7 @@ def build(recipe: Recipe, data: Data) -> keras.Model:
     if recipe.decay != 1:
         learning_rate = keras.optimizers.schedules.ExponentialDecay(
             learning_rate,
-            recipe.decay_epochs * steps_per_epoch(recipe, data),
+            recipe.decay_epochs * recipe.steps_per_epoch(len(data.train)),
             recipe.decay,
         )
     model.compile(
@@ -121,6 +121,11 @@ def _build_network(recipe: Recipe, data: Data) -> keras.Model:
     }
     if recipe.l2:
         arguments["kernel_regularizer"] = keras.regularizers.L2(recipe.l2)
+    initial = recipe.initial_weights or NO_WEIGHTS
+    # The builders read weights of the same classes only.
+    from_model = initial.endswith(".keras")
+    if initial != NO_WEIGHTS and not from_model:
+        arguments["weights"] = recipe.initial_weights
     if recipe.model == "Inception":
         small = max(size) <= _SMALL
         arguments["stem"] = recipe.stem or ("small" if small else "imagenet")
@@ -132,6 +137,12 @@ def _build_network(recipe: Recipe, data: Data) -> keras.Model:
     builder = getattr(models, recipe.model)
     parameters = inspect.signature(builder).parameters
     unknown = sorted(name for name in arguments if name not in parameters)
+    if recipe.freeze_statistics and recipe.initial_weights is None:
+        raise ValueError(
+            f"The recipe {recipe.name} must have initial weights whose statistics can "
+            "be frozen. Received: none. Give them (--initial-weights), or train the "
+            "statistics."
+        )
     if recipe.model != "Inception":
         unknown += [
             name for name in ("stem", "per_activation") if getattr(recipe, name)
@@ -141,13 +152,43 @@ def _build_network(recipe: Recipe, data: Data) -> keras.Model:
             f"The recipe {recipe.name} must only set options of {recipe.model}. "
             f"Received: {', '.join(unknown)}. Leave it out, or choose another recipe."
         )
-    return builder(
+    model = builder(
         input_shape=(*size, preprocessing.channels),
         classes=len(data.class_names),
         normalization=_normalization(recipe),
         name=recipe.name.replace("-", "_"),
         **arguments,
     )
+    if from_model:
+        _copy_weights(model, initial)
+    return model
+
+
+def _copy_weights(model: keras.Model, path: str) -> None:
+    """Give a network the weights of a trained one, except for other classes' head.
+
+    Raises:
+        ValueError: If the file is no model, or has other layers.
+    """
+    if not Path(path).is_file():
+        raise ValueError(
+            "`initial_weights` must be the path of a file that exists. Received: "
+            f"{path}. Correct it (--initial-weights)."
+        )
+    source: Any = keras.models.load_model(path)
+    weights = {layer.name: layer.get_weights() for layer in source.layers}
+    for layer in model.layers:
+        shapes = [tuple(weight.shape) for weight in layer.weights]
+        shapes_in_file = [weight.shape for weight in weights.get(layer.name, [])]
+        if shapes == shapes_in_file:
+            layer.set_weights(weights.get(layer.name, []))
+        elif layer.name != _HEAD:
+            raise ValueError(
+                f"`initial_weights` must be of the same network. Received: {path}, "
+                f"whose layer {layer.name} has weights of shapes {shapes_in_file} "
+                f"instead of {shapes}. Give the recipe, width and stem that it was "
+                "trained with."
+            )
 
 
 def _normalization(recipe: Recipe):
@@ -157,6 +198,7 @@ def _normalization(recipe: Recipe):
     layer = partial(
         BatchNormalization,
         momentum=recipe.bn_momentum,
+        frozen_statistics=recipe.freeze_statistics,
         synchronized=recipe.synchronized,
     )
 

@@ -1,28 +1,27 @@
-"""Keras callbacks of a training run: divergence, progress bar, TensorBoard."""
+"""Keras callbacks of a training run: divergence, bad files, TensorBoard."""
 
 import math
 import os
+import threading
 import time
-from datetime import timedelta
 from typing import Any
 
 import keras
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
+from bn_keras.data import Files
+from bn_keras.data.bad_files import find_unreadable, unreadable_error
 from bn_keras.errors import DivergenceError
 from bn_keras.layer.batch_normalization import BATCH_NORMALIZATIONS
 
 PERCENTILES = (15, 50, 85)
 _NORMALIZATION_WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
-# What a line of progress shows: the key of Keras' logs, its label and its format.
-_SHOWN = {
-    "loss": ("loss", ".4g"),
-    "accuracy": ("top-1", ".1%"),
-    "val_loss": ("test loss", ".4g"),
-    "val_accuracy": ("test top-1", ".1%"),
-}
+# The seconds between two times at which the losses of steps are read: reading one waits
+# for the step.
+_SECONDS = 0.5
+# The number of files that are checked between two looks at whether to stop, and between
+# two times at which the result is kept.
+_CHUNK, _KEPT = 256, 8192
 
 
 class DivergenceStop(keras.callbacks.Callback):
@@ -37,114 +36,79 @@ class DivergenceStop(keras.callbacks.Callback):
     def __init__(self, start: int = 0) -> None:
         super().__init__()
         self.step = start
+        # The steps whose loss was not read yet, and when the last one was.
+        self._unread: list[tuple[int, Any]] = []
+        self._read = 0.0
 
     def on_train_batch_end(self, batch, logs=None):  # noqa: D102 (Keras documents it)
         self.step += 1
-        self._check("loss", logs)
+        self._unread.append((self.step, logs or {}))
+        if time.monotonic() - self._read >= _SECONDS:
+            self._check_steps()
 
     def on_epoch_end(self, epoch, logs=None):  # noqa: D102
+        self._check_steps()
         # The last step may have had a finite loss and made the weights infinite.
-        self._check("val_loss", logs)
+        _check(self.step, (logs or {}).get("val_loss", 0.0))
 
-    def _check(self, name, logs):
-        loss = float((logs or {}).get(name, 0.0))
-        if not math.isfinite(loss):
-            raise DivergenceError(f"The loss became {loss} at step {self.step}")
+    def _check_steps(self):
+        for step, logs in self._unread:
+            _check(step, logs.get("loss", 0.0))
+        self._unread.clear()
+        self._read = time.monotonic()
 
 
-class ProgressBar(keras.callbacks.Callback):
-    """Shows a bar during an epoch, on a terminal, and a line after it.
+def _check(step: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise DivergenceError(f"The loss became {loss} at step {step}", step)
+
+
+class BackgroundCheck(keras.callbacks.Callback):
+    """Decodes files while the first epoch runs, and stops the run at a damaged one.
+
+    Random crops decode a part of a file only: without this, a damaged file could end
+    the run in any epoch.
 
     Args:
-        start: The number of steps made before this call of `fit`.
-        total: The number of steps of the whole run.
-        steps_per_epoch: The number of steps in an epoch.
-        batch_size: The number of examples in a step.
-        console: A `rich.console.Console`. `None` is one on standard error.
+        split: The training files.
     """
 
-    def __init__(
-        self,
-        start: int,
-        total: int,
-        steps_per_epoch: int,
-        batch_size: int,
-        console: Console | None = None,
-    ) -> None:
+    def __init__(self, split: Files) -> None:
         super().__init__()
-        self.step, self.total = start, total
-        self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
-        self.console = console or Console(stderr=True)
-        self._epochs = -(-total // steps_per_epoch)
-        self._progress = None
+        self.split = split
+        self._thread: threading.Thread | None = None
+        self._stop, self._error = threading.Event(), None
 
-    def on_epoch_begin(self, epoch, logs=None):  # noqa: D102
-        # The step and time from which the pace is measured, and the time of its end.
-        self._first_step = self._began = self._ended = None
-        if self.console.is_terminal:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
-                console=self.console,
-                transient=True,
-            )
-            self._task = self._progress.add_task(
-                f"epoch {epoch + 1}/{self._epochs}",
-                total=self.steps_per_epoch,
-                completed=self.step - epoch * self.steps_per_epoch,
-                text="",
-            )
-            self._progress.start()
+    def on_train_begin(self, logs=None):  # noqa: D102
+        # `fit` is called twice if the first epoch was resumed.
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
 
     def on_train_batch_end(self, batch, logs=None):  # noqa: D102
-        self.step += 1
-        if self._began is None:
-            # The first step includes the compilation, so measure from its end.
-            self._first_step, self._began = self.step, time.monotonic()
-        if self._progress is not None:
-            self._progress.update(
-                self._task, advance=1, text=f"{self._pace()}{_format_logs(logs)}"
-            )
-
-    def on_test_begin(self, logs=None):  # noqa: D102
-        # The time of the validation is not part of training's pace.
-        self._ended = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):  # noqa: D102
-        text = f"{self._pace(self._ended)}{_format_logs(logs)}"
-        self.stop()
-        self.console.print(
-            f"epoch {epoch + 1}/{self._epochs}: {text}",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-    def on_train_end(self, logs=None):  # noqa: D102
-        self.stop()
+        if self._error is not None:
+            raise self._error
 
     def stop(self) -> None:
-        """Remove the bar. To be called after an error, which callbacks do not see."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Wait until the files that are being decoded are done, and check no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
 
-    def _pace(self, now=None):
-        """Return images per second, and the time that the remaining steps need."""
-        steps = self.step - (self._first_step or self.step)
-        if not steps:
-            return ""
-        seconds = ((now or time.monotonic()) - self._began) / steps
-        left = timedelta(seconds=round(seconds * (self.total - self.step)))
-        return f"{self.batch_size / seconds:,.0f} images/s, {left} left, "
-
-
-def _format_logs(logs):
-    return ", ".join(
-        f"{label} {logs[name]:{form}}"
-        for name, (label, form) in _SHOWN.items()
-        if name in (logs or {})
-    )
+    def _run(self) -> None:
+        unchecked = self.split.unchecked()
+        kept = 0
+        for start in range(0, len(unchecked), _CHUNK):
+            part = self.split.at(unchecked[start : start + _CHUNK])
+            if self._stop.is_set():
+                break
+            unreadable = find_unreadable(part, part.positions(), threads=1)
+            if unreadable.size:
+                self._error = unreadable_error(part, unreadable)
+                return
+            if start + _CHUNK - kept >= _KEPT or start + _CHUNK >= len(unchecked):
+                self.split.mark_checked(unchecked[kept : start + _CHUNK])
+                kept = start + _CHUNK
 
 
 class Summaries(keras.callbacks.Callback):

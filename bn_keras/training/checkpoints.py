@@ -16,7 +16,7 @@ from bn_keras.atomic_files import atomic_write
 
 # The last one and the one before it, in case the last one is damaged.
 KEPT = 2
-_WEIGHTS, _SEEDS, _CHECKSUM = "state.weights.h5", "seeds.npz", "sha256"
+_STATE, _CHECKSUM = "state.npz", "sha256"
 
 
 def save(model: keras.Model, folder: str | os.PathLike[str], step: int) -> None:
@@ -35,13 +35,60 @@ def save(model: keras.Model, folder: str | os.PathLike[str], step: int) -> None:
     for damaged in checkpoints(folder):
         if damaged.name >= path.name:
             shutil.rmtree(damaged)
-    with atomic_write(path) as temporary_path:
-        temporary_path.mkdir()
-        model.save_weights(temporary_path / _WEIGHTS)
-        np.savez(temporary_path / _SEEDS, *map(np.asarray, _seeds(model)))
-        (temporary_path / _CHECKSUM).write_text(_checksum(temporary_path))
+    _write(path, _variables(model))
     for old in checkpoints(folder)[KEPT:]:
         shutil.rmtree(old)
+
+
+def _write(path: Path, variables: list) -> None:
+    """Write a folder with the values of variables and their checksum."""
+    with atomic_write(path) as temporary_path:
+        temporary_path.mkdir()
+        # Not HDF5, whose library crashes the process if it cannot write a file: it
+        # tries again when the file is closed, and when the process ends.
+        arrays: dict[str, Any] = {
+            f"{index}/{variable.path}": keras.ops.convert_to_numpy(variable)
+            for index, variable in enumerate(variables)
+        }
+        np.savez(temporary_path / _STATE, **arrays)
+        (temporary_path / _CHECKSUM).write_text(_checksum(temporary_path))
+
+
+def save_best(model: keras.Model, folder: str | os.PathLike[str], epoch: int) -> None:
+    """Write the weights of the best epoch so far.
+
+    Those of the best epoch before it stay until the next call: a run that is killed
+    before its checkpoint makes this epoch once more.
+
+    Args:
+        model: A Keras model.
+        folder: The existing folder of the checkpoints.
+        epoch: The number of the epoch.
+    """
+    path = Path(folder) / f"best-{epoch:06d}"
+    shutil.rmtree(path, ignore_errors=True)
+    _write(path, model.variables)
+    for old in best_weights(folder)[KEPT:]:
+        shutil.rmtree(old)
+
+
+def restore_best(model: keras.Model, path: Path) -> None:
+    """Give the model the weights that `save_best` has written.
+
+    Raises:
+        ValueError: If they are damaged.
+    """
+    if (path / _CHECKSUM).read_text() != _checksum(path):
+        raise ValueError(
+            f"The weights of the best epoch, {path}, must not be damaged. Received: "
+            "another checksum. Train again (--restart)."
+        )
+    _assign(model.variables, path / _STATE)
+
+
+def best_weights(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the weights of best epochs in a folder, the newest first."""
+    return sorted(Path(folder).glob("best-*"), reverse=True)
 
 
 def restore(model: keras.Model, folder: str | os.PathLike[str]) -> int:
@@ -76,10 +123,7 @@ def restore(model: keras.Model, folder: str | os.PathLike[str]) -> int:
         # and the number of steps (so the learning rate) would not be restored.
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        model.load_weights(path / _WEIGHTS)
-        with np.load(path / _SEEDS) as seeds:
-            for variable, value in zip(_seeds(model), seeds.values(), strict=True):
-                variable.assign(value)
+        _assign(_variables(model), path / _STATE)
         return int(path.name.split("-")[1])
     if paths:
         raise ValueError(
@@ -102,21 +146,28 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _checksum(path: Path) -> str:
-    """Return the SHA-256 of the SHA-256 of each file."""
-    digest = hashlib.sha256()
-    for name in (_WEIGHTS, _SEEDS):
-        with (path / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    """Return the SHA-256 of the SHA-256 of the state, in hexadecimal digits."""
+    with (path / _STATE).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return hashlib.sha256(digest).hexdigest()
 
 
-def _seeds(model: keras.Model) -> list:
-    """Return the states of random generators (dropout).
+def _variables(model: keras.Model) -> list:
+    """Return everything that determines the rest of a run.
 
-    `save_weights` leaves them out, and a resumed run would draw other dropout masks.
+    These are the weights, the states of random generators (a resumed run would draw
+    other dropout masks) and the optimizer's momentum and number of steps.
     """
-    weights = {id(weight) for weight in model.weights}
-    return [variable for variable in model.variables if id(variable) not in weights]
+    optimizer: Any = model.optimizer
+    return [*model.variables, *optimizer.variables]
+
+
+def _assign(variables: list, path: Path) -> None:
+    with np.load(path) as values:
+        for variable, value in zip(variables, values.values(), strict=True):
+            # NumPy reads the bytes of a bfloat16 array, whose name it does not know.
+            dtype = keras.ops.convert_to_numpy(variable).dtype
+            variable.assign(value.view(dtype) if value.dtype.kind == "V" else value)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -152,7 +203,7 @@ class Checkpoint(keras.callbacks.Callback):
         if not self.chief:
             return
         # A process that was killed while it wrote has left these.
-        for path in self.folder.glob(".step-*.tmp-*"):
+        for path in self.folder.glob(".*.tmp-*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def on_train_batch_end(self, batch, logs=None):  # noqa: D102

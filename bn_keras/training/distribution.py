@@ -59,6 +59,16 @@ class OneDevice:
     def close(self) -> None:
         """Restore the state of the backend."""
 
+    def describe(self) -> str:
+        """Return the devices in words: how many, and what they are called."""
+        import keras
+
+        devices = ", ".join(keras.distribution.list_devices())
+        replicas = f"{self.replicas} replica{'s' if self.replicas > 1 else ''}"
+        if self.machines > 1:
+            replicas += f" on {self.machines} machines"
+        return f"{replicas}, devices {devices} of {keras.backend.backend()}"
+
 
 class Mirrored(OneDevice):
     """Trains on all GPUs of this machine (or its logical CPUs): `MirroredStrategy`."""

@@ -1,15 +1,18 @@
 """The files of a training run in its work directory."""
 
-import csv
 import os
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 
 from bn_keras.atomic_files import atomic_write
-from bn_keras.training import checkpoints, run_record
+from bn_keras.data import Data, Files
+from bn_keras.data.listing import Listing
+from bn_keras.training import checkpoints, learning_curve, run_record
+from bn_keras.training.recipes import Recipe
 from bn_keras.training.run_record import Run
 
 
@@ -26,7 +29,7 @@ class Outputs:
     def __init__(
         self, workdir: str | os.PathLike[str], name: str, chief: bool = True
     ) -> None:
-        self.chief, self._logger, self._lock = chief, None, None
+        self.chief, self._lock = chief, None
         self.model, self.record, self.curve = (
             Path(workdir) / f"{name}.{suffix}" for suffix in ("keras", "json", "csv")
         )
@@ -37,6 +40,61 @@ class Outputs:
         # `self.record` belongs to `self.model`, which may be of an earlier run until
         # this one is done. So the checkpoints have a record of their own.
         self._unfinished_record = self.checkpoints / self.record.name
+        self._listing = self.checkpoints / "files.gz"
+
+    def is_unfinished(self) -> bool:
+        """Return whether the folder holds checkpoints of a run."""
+        return bool(checkpoints.checkpoints(self.checkpoints))
+
+    def unfinished(self) -> Run | None:
+        """Return the record of the run whose checkpoints the folder holds, if any."""
+        return self._read(self._unfinished_record) if self.is_unfinished() else None
+
+    def steps_made(self) -> int:
+        """Return the number of steps of the newest checkpoint, 0 without one."""
+        paths = checkpoints.checkpoints(self.checkpoints)
+        return int(paths[0].name.split("-")[1]) if paths else 0
+
+    def is_finished(self, run: Run) -> bool:
+        """Return whether the folder holds the model of this run, all epochs done.
+
+        Raises:
+            ValueError: If it holds the model of a finished run that differs.
+        """
+        if self.is_unfinished() or not (self.model.is_file() and self.record.is_file()):
+            return False
+        finished = self._read(self.record)
+        differences = finished.differences(run)
+        epochs = (finished.recipe.epochs, run.recipe.epochs)
+        if epochs[0] != epochs[1]:
+            differences.append(f"epochs: {epochs[0]}, {epochs[1]}")
+        if differences:
+            raise ValueError(
+                f"The finished run in {self.model.parent} must be the same as this "
+                f"one. Received (finished, this): {'; '.join(differences)}. Name "
+                "another folder, or train again in its place (--restart)."
+            )
+        return True
+
+    def follow(self, data: Data) -> Data:
+        """Return the data set with the training files of the unfinished run, if any.
+
+        A file that the run had and that is missing now, or was left out as damaged, is
+        replaced as `Files.follow` says, with a warning.
+
+        Raises:
+            ValueError: If the training files are of another data set.
+        """
+        if (
+            not self.is_unfinished()
+            or not isinstance(data.train, Files)
+            or not self._listing.is_file()
+        ):
+            return data
+        files, notes = data.train.follow(Listing.read(self._listing))
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        return replace(data, train=files)
 
     def check(self, run: Run) -> None:
         """Check that the folder holds no unfinished run that differs from this one.
@@ -45,43 +103,80 @@ class Outputs:
             run: The `Run` that is going to start or resume.
 
         Raises:
-            ValueError: If the checkpoints are of a different run.
+            ValueError: If the checkpoints are of a different run or of more epochs.
         """
-        if checkpoints.checkpoints(self.checkpoints) and (
-            differences := self._read(self._unfinished_record).differences(run)
-        ):
+        unfinished = self.unfinished()
+        if unfinished is None:
+            return
+        self.check_epochs(run.recipe)
+        if differences := unfinished.differences(run):
             raise ValueError(
                 f"The unfinished run in {self.checkpoints.parent} must be the same as "
                 f"this one. Received (unfinished, this): {'; '.join(differences)}. "
                 f"Name another folder, or remove {self.checkpoints} to start from "
-                "scratch."
+                "scratch (--restart)."
             )
 
-    def resume(self, model: keras.Model, run: Run, steps_per_epoch: int) -> int:
+    def check_epochs(self, recipe: Recipe) -> None:
+        """Check that the unfinished run, if any, made no more epochs than the recipe's.
+
+        Raises:
+            ValueError: If it did.
+        """
+        unfinished = self.unfinished()
+        if unfinished is None:
+            return
+        steps = unfinished.recipe.steps_per_epoch(unfinished.examples)
+        epochs_made = -(-self.steps_made() // steps)
+        if epochs_made > recipe.epochs:
+            raise ValueError(
+                f"The number of epochs must be at least {epochs_made}, those of the "
+                f"unfinished run in {self.model.parent}. Received: {recipe.epochs}. "
+                "Give more (--epochs), or begin again (--restart)."
+            )
+
+    def resume(self, model: keras.Model, run: Run, data: Data) -> int:
         """Bring the model to its last checkpoint, if there is one.
 
         Args:
             model: The compiled model.
             run: The `Run` that starts or resumes.
-            steps_per_epoch: The number of steps in an epoch.
+            data: Its examples.
 
         Returns:
             The number of steps made.
 
         Raises:
-            ValueError: If the checkpoints are of a different run, or another process
-                trains in the same folder.
+            ValueError: If the checkpoints are of a different run or of more epochs, or
+                another process trains in the same folder.
         """
         self.check(run)
         if self.chief:
             self.checkpoints.mkdir(exist_ok=True)
             self._acquire_lock()
+            if isinstance(data.train, Files) and not self.is_unfinished():
+                data.train.listing.write(self._listing)
             run.write(self._unfinished_record)
         start = checkpoints.restore(model, self.checkpoints)
         if self.chief:
             # Rows of epochs after the checkpoint will be written once more.
-            self._truncate_curve(start // steps_per_epoch)
+            steps = run.recipe.steps_per_epoch(run.examples)
+            learning_curve.truncate(self.curve, start // steps)
         return start
+
+    def discard(self) -> None:
+        """Remove the checkpoints and the learning curve of an unfinished run.
+
+        The model of a finished run stays until another one replaces it.
+
+        Raises:
+            ValueError: If another process trains in the same folder.
+        """
+        if self.checkpoints.is_dir():
+            self._acquire_lock()
+            self._remove_checkpoints()
+            self.close()
+        self.curve.unlink(missing_ok=True)
 
     def _read(self, record: Path) -> Run:
         try:
@@ -90,7 +185,7 @@ class Outputs:
             raise ValueError(
                 f"{record} must be the record of the unfinished run. Received: "
                 f"{str(error).rstrip('.')}. Remove {self.checkpoints} to start from "
-                "scratch."
+                "scratch (--restart)."
             ) from error
 
     def _acquire_lock(self) -> None:
@@ -109,33 +204,6 @@ class Outputs:
                 f"{self.model.stem}. Wait for it to end, or name another folder."
             ) from None
 
-    def _truncate_curve(self, epochs: int) -> None:
-        """Keep the first epochs of the learning curve of a run that was stopped."""
-        try:
-            rows = [row for row in self._rows() if int(row["epoch"]) < epochs]
-        except (KeyError, ValueError):
-            warnings.warn(
-                f"The learning curve {self.curve} is damaged. Starting a new one.",
-                stacklevel=2,
-            )
-            rows = []
-        if not rows:
-            self.curve.unlink(missing_ok=True)
-            return
-        with (
-            atomic_write(self.curve) as temporary_path,
-            temporary_path.open("w", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def _rows(self) -> list[dict[str, str]]:
-        if not self.curve.is_file():
-            return []
-        with self.curve.open(newline="") as file:
-            return list(csv.DictReader(file))
-
     def callbacks(
         self, start: int, checkpoint_steps: int | None, steps_per_epoch: int
     ) -> list[keras.callbacks.Callback]:
@@ -152,18 +220,16 @@ class Outputs:
         )
         if not self.chief:
             return [checkpoint]
-        self._logger = keras.callbacks.CSVLogger(self.curve, append=True)
+        curve = learning_curve.LearningCurve(self.curve, steps_per_epoch)
         # The row before the checkpoint: killed between them, the epoch is repeated and
         # its row replaced. The other way round the row would be missing.
-        return [self._logger, checkpoint]
+        return [curve, checkpoint]
 
     def close(self) -> None:
-        """Close the open files."""
-        # Keras leaves the learning curve open when a training fails.
-        if self._logger is not None and self._logger.csv_file is not None:
-            self._logger.csv_file.close()
+        """Let other processes use the folder."""
         if self._lock is not None:
             self._lock.close()
+            self._lock = None
 
     def finish(self, model: keras.Model, run: Run) -> None:
         """Save the trained model and its record, and remove the checkpoints.
@@ -178,6 +244,9 @@ class Outputs:
         with atomic_write(self.model) as temporary_path:
             model.save(temporary_path)
             run.write(self.record)
+        self._remove_checkpoints()
+
+    def _remove_checkpoints(self) -> None:
         # A rename makes them disappear at once; removing files one by one could leave
         # some that look like damaged checkpoints.
         with tempfile.TemporaryDirectory(
@@ -186,10 +255,5 @@ class Outputs:
             self.checkpoints.rename(Path(folder) / self.checkpoints.name)
 
     def history(self) -> dict[str, list[float]]:
-        """Return the learning curve, a dict from a column to its value by epoch."""
-        rows = self._rows()
-        return {
-            name: [float(row[name]) for row in rows]
-            for name in (rows[0] if rows else ())
-            if name != "epoch"
-        }
+        """Return the learning curve, a dict from loss or metric to values by epoch."""
+        return learning_curve.read_history(self.curve)

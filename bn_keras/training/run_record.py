@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bn_keras.atomic_files import atomic_write
-from bn_keras.html_tables import html_table
 from bn_keras.images.preprocessing import Augmentation, Preprocessing
+from bn_keras.tables import html_table
 from bn_keras.training.recipes import Recipe
 
 _KEYS = ("recipe", "data", "examples", "class_names", "preprocessing")
@@ -23,6 +23,7 @@ class Run(NamedTuple):
         examples: The number of training examples.
         class_names: The name of each output of the model.
         preprocessing: The `Preprocessing` of the model's inputs.
+        fingerprint: What tells the training examples from others, "" if unknown.
     """
 
     recipe: Recipe
@@ -30,6 +31,7 @@ class Run(NamedTuple):
     examples: int
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
+    fingerprint: str = ""
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the record as JSON, atomically.
@@ -43,6 +45,7 @@ class Run(NamedTuple):
             "examples": self.examples,
             "class_names": self.class_names,
             "preprocessing": asdict(self.preprocessing),
+            "fingerprint": self.fingerprint,
         }
         with atomic_write(path) as temporary_path:
             temporary_path.write_text(json.dumps(facts, indent=2) + "\n")
@@ -59,13 +62,24 @@ class Run(NamedTuple):
         # More epochs continue the same run, so they are no difference.
         own, others = asdict(self.recipe), asdict(other.recipe)
         del own["epochs"], others["epochs"]
-        for name in _KEYS[1:]:
+        # With fingerprints, the same examples may be in a folder of another name.
+        have_fingerprints = bool(self.fingerprint and other.fingerprint)
+        names = ("class_names", "preprocessing") if have_fingerprints else _KEYS[1:]
+        for name in names:
             own[name], others[name] = getattr(self, name), getattr(other, name)
-        return [
+        for facts in (own, others):
+            preprocessing = asdict(facts.pop("preprocessing")).items()
+            facts |= {f"preprocessing.{key}": value for key, value in preprocessing}
+        differences = [
             f"{name}: {value}, {others[name]}"
             for name, value in own.items()
             if value != others[name]
         ]
+        if have_fingerprints and self.fingerprint != other.fingerprint:
+            differences.append(
+                "training examples: others by their names, sizes or labels"
+            )
+        return differences
 
     def __repr__(self) -> str:
         return (
@@ -112,6 +126,7 @@ def read(path: str | os.PathLike[str]) -> Run:
             facts["examples"],
             tuple(facts["class_names"]),
             Preprocessing(**facts["preprocessing"]),
+            facts.get("fingerprint", ""),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -3,68 +3,33 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import keras
 
-from bn_keras.data import Data, Shuffling, report_bad_files
+from bn_keras.data import Data, report_bad_files
 from bn_keras.errors import DivergenceError
 from bn_keras.population import estimate_population_statistics
 from bn_keras.training import checkpoints
-from bn_keras.training.build_model import build, preprocessing_for, steps_per_epoch
-from bn_keras.training.callbacks import DivergenceStop, ProgressBar, Summaries
+from bn_keras.training.build_model import NO_WEIGHTS, build
+from bn_keras.training.callbacks import DivergenceStop, Summaries
 from bn_keras.training.distribution import OneDevice
+from bn_keras.training.mini_batches import sample_images, training_batches
 from bn_keras.training.outputs import Outputs
+from bn_keras.training.preparation import (
+    check_files,
+    describe_run,
+    divide,
+    selects,
+    warn_of_small_batches,
+)
+from bn_keras.training.progress import ProgressBar
 from bn_keras.training.recipes import Recipe
 from bn_keras.training.run_record import Run
-
-# The number of images on which TensorBoard's percentiles are computed.
-SUMMARY_IMAGES = 32
-
-
-def describe_run(
-    recipe: Recipe, data: Data, devices: OneDevice, tensorboard: bool = False
-) -> Run:
-    """Return the record of a run before it starts, after checking that it can start.
-
-    Args:
-        recipe: A `Recipe`.
-        data: The `Data` to train on.
-        devices: The devices to train on.
-        tensorboard: As in `train`.
-
-    Raises:
-        ValueError: If the recipe cannot be trained on the data with these devices.
-    """
-    if tensorboard and devices.machines > 1:
-        raise ValueError(
-            "`tensorboard` must be False on several machines. Received: "
-            f"tensorboard=True on {devices.machines} machines. Leave it out."
-        )
-    if len(data.class_names) < 2:
-        raise ValueError(
-            "`data` must have at least two classes. Received: "
-            f"{', '.join(data.class_names)}. Add images of another class."
-        )
-    if recipe.batch_size > len(data.train):
-        raise ValueError(
-            f"The batch size must be at most {len(data.train):,}, the number of "
-            f"training examples. Received: {recipe.batch_size:,}. Choose a smaller one "
-            "(--batch-size)."
-        )
-    if recipe.batch_size % devices.replicas:
-        raise ValueError(
-            f"The batch size must be divisible by the {devices.replicas} devices. "
-            f"Received: {recipe.batch_size}. Choose another one (--batch-size)."
-        )
-    return Run(
-        recipe,
-        data.name,
-        len(data.train),
-        data.class_names,
-        preprocessing_for(recipe, data),
-    )
+from bn_keras.training.selection import Selection
+from bn_keras.training.step_logs import StepCallbacks
 
 
 def train(
@@ -77,11 +42,19 @@ def train(
     checkpoint_steps: int | None = None,
     tensorboard: bool = False,
     distributed: OneDevice | None = None,
+    restart: bool = False,
+    log_seconds: float = 30.0,
 ) -> tuple[keras.Model, dict[str, list[float]]]:
     """Train by a recipe, then estimate the population statistics on training examples.
 
     A run that was killed resumes from its last checkpoint when this function is called
     again. On a CPU it ends with bitwise the same weights as a run that was not killed.
+    A run that is finished is not trained again: its model is loaded.
+
+    Training files, and validation files (without them, test files), are decoded once
+    before the first step. More than 20,000 training files are decoded during the
+    first epoch instead; more than 20,000 validation or test files are not checked. The
+    result is kept for later runs.
 
     Args:
         recipe: A `Recipe`.
@@ -91,24 +64,29 @@ def train(
             epoch; `RECIPE.json`, the record of the run; and, until the run is done,
             `RECIPE.checkpoints`, written after each epoch. Several machines share it.
         callbacks: Further Keras callbacks.
-        verbose: 0 for no output; any other value shows a progress bar.
+        verbose: 0 for no output; any other value shows the progress on standard error.
         checkpoint_steps: The number of steps between two checkpoints within an epoch.
             `None` writes them after each epoch only.
         tensorboard: Whether to write `WORKDIR/RECIPE.tensorboard`.
         distributed: What `bn_keras.training.distribution.start` returned. `None` is one
             device.
+        restart: Whether to train from the beginning where `workdir` holds the run
+            already. Its model stays until the new one is saved.
+        log_seconds: The time between two lines of progress where there is neither a
+            terminal nor a notebook.
 
     Returns:
         `(model, history)`: the trained model, and a dict from `loss`, `accuracy`,
         `val_loss` and `val_accuracy` to their value by epoch. The last two are measured
-        on the test examples with the moving averages. For an epoch that was resumed,
-        the first two cover the steps after the checkpoint.
+        on the validation examples, or the test examples if there are none, with the
+        moving averages. For an epoch that was resumed, the first two cover the steps
+        after the checkpoint.
 
     Raises:
         DivergenceError: If the loss becomes NaN or infinite. The last checkpoint is
             kept.
-        ValueError: If `workdir` holds an unfinished run that differs, or a mini-batch
-            cannot be divided over the devices.
+        ValueError: If `workdir` holds a run that differs, a mini-batch cannot be
+            divided over the devices, or an image cannot be read.
 
     Note:
         On several replicas Keras draws one dropout mask for all of them. Without
@@ -130,50 +108,96 @@ def train(
         Ioffe & Szegedy 2015, Algorithm 2.
     """
     devices = distributed or OneDevice()
-    run = describe_run(recipe, data, devices, tensorboard)
+    # The files that are there: those of the run may be others.
+    fingerprint = data.train.fingerprint()
     outputs = None
     if workdir is not None:
         outputs = Outputs(workdir, recipe.name, chief=devices.machine == 0)
+        if restart and outputs.chief:
+            outputs.discard()
+        data = outputs.follow(data)
+    run = describe_run(recipe, data, devices, tensorboard)
+    if outputs is not None and not restart and outputs.is_finished(run):
+        finished: Any = keras.models.load_model(outputs.model)
+        return finished, outputs.history()
     callbacks = list(callbacks)
-    steps = steps_per_epoch(recipe, data)
+    steps = recipe.steps_per_epoch(run.examples)
+    divided = divide(recipe, data)
     with ExitStack() as stack:
         if outputs is not None:
             stack.callback(outputs.close)
+        checks = check_files(data)
         with ExitStack() as training:
             # After the training even if it fails: the caller's next model must not be
             # distributed.
             training.callback(devices.close)
             with devices.scope():
-                model = build(recipe, data)
-                start = 0 if outputs is None else outputs.resume(model, run, steps)
-            callbacks.append(DivergenceStop(start))
+                resumes = outputs is not None and outputs.is_unfinished()
+                initial = _without_initial(recipe) if resumes else recipe
+                model, start = build(initial, divided), 0
+                if outputs is not None:
+                    start = outputs.resume(model, run, data)
+            data = divided
+            for check in checks:
+                training.callback(check.stop)
+            callbacks += [DivergenceStop(start), *checks]
+            selection = None
+            if selects(recipe):
+                folder = None if outputs is None else outputs.checkpoints
+                history = {} if outputs is None else outputs.history()
+                selection = Selection(
+                    history, folder, recipe.keep_best, recipe.patience
+                )
             if outputs is not None:
-                callbacks += outputs.callbacks(start, checkpoint_steps, steps)
+                curve, *checkpoint = outputs.callbacks(start, checkpoint_steps, steps)
+                # The best weights before the checkpoint, as the row of the curve.
+                callbacks += [curve, *([selection] if selection else []), *checkpoint]
                 if tensorboard and outputs.chief:
-                    callbacks.append(Summaries(outputs.tensorboard, _sample(run, data)))
+                    callbacks.append(
+                        Summaries(outputs.tensorboard, sample_images(run, data))
+                    )
+            elif selection:
+                callbacks.append(selection)
             if verbose and devices.machine == 0:
                 total = recipe.epochs * steps
-                bar = ProgressBar(start, total, steps, recipe.batch_size)
+                name = "test" if data.validation is None else "validation"
+                bar = ProgressBar(
+                    start, total, steps, recipe.batch_size, None, log_seconds, name
+                )
                 callbacks.append(bar)
                 training.callback(bar.stop)
-            training.enter_context(report_bad_files(data.train, data.test))
+            warn_of_small_batches(recipe, devices)
+            splits = (data.train, data.validation or data.test)
+            training.enter_context(report_bad_files(*splits))
             training.enter_context(_explain_divergence(recipe, outputs))
-            history = _fit(model, run, data, devices, start, callbacks)
+            history = {}
+            if selection is None or not selection.is_exhausted():
+                history = _fit(model, run, data, devices, start, callbacks)
+            if selection is not None:
+                selection.restore(model)
         if devices.replicas > 1:
             # A model on one device: a distributed one can be used only under its
             # strategy.
             weights = model.get_weights()
-            model = build(recipe, data)
+            model = build(_without_initial(recipe), data)
             model.set_weights(weights)
-        if recipe.batch_normalization:
+        if recipe.batch_normalization and not recipe.freeze_statistics:
             with report_bad_files(data.train):
                 _estimate_population(model, run, data, devices)
         if outputs is not None:
             # That of all epochs, also of those before this run was resumed.
             history = outputs.history()
             if outputs.chief:
-                outputs.finish(model, run)
+                outputs.finish(model, run._replace(fingerprint=fingerprint))
     return model, history
+
+
+def _without_initial(recipe: Recipe) -> Recipe:
+    """Return the recipe for a model that gets its weights from elsewhere."""
+    if recipe.initial_weights is None:
+        return recipe
+    # The layers keep the statistics that they are given.
+    return replace(recipe, initial_weights=NO_WEIGHTS)
 
 
 def _estimate_population(
@@ -189,7 +213,7 @@ def _estimate_population(
         # statistics must be of mini-batches of that size. Keras on JAX always
         # normalizes the joint mini-batch.
         parts = devices.replicas
-    batches = _batches(
+    batches = training_batches(
         run,
         data,
         batch_size=recipe.batch_size // parts,
@@ -215,7 +239,8 @@ def _explain_divergence(recipe: Recipe, outputs: Outputs | None) -> Iterator[Non
             kept = f"the last good checkpoint {paths[0]}"
         raise DivergenceError(
             f"{error}. Received: learning_rate={recipe.learning_rate}, {kept}. Train "
-            "again in another folder with a lower learning rate."
+            "again in another folder with a lower learning rate.",
+            error.step,
         ) from None
 
 
@@ -228,7 +253,7 @@ def _fit(
     callbacks: list[keras.callbacks.Callback],
 ) -> dict[str, list[float]]:
     """Train from step `start` to the end, and return the history of these epochs."""
-    recipe, steps = run.recipe, steps_per_epoch(run.recipe, data)
+    recipe, steps = run.recipe, run.recipe.steps_per_epoch(run.examples)
     history = {}
     while start < recipe.epochs * steps:
         # Keras' epochs have a fixed number of steps. So the rest of an epoch that was
@@ -237,44 +262,29 @@ def _fit(
         epochs = epoch + 1 if steps_made else recipe.epochs
         # One endless stream for all epochs: its mini-batches are determined by their
         # number, not by where `fit` begins.
-        make_part = partial(_batches, run, data, first_batch=start, epochs=None)
+        make_part = partial(training_batches, run, data, first_batch=start, epochs=None)
         result = model.fit(
             devices.training_input(make_part, recipe.batch_size),
             initial_epoch=epoch,
             epochs=epochs,
             steps_per_epoch=steps - steps_made,
-            validation_data=devices.validation_input(data.test, run.preprocessing),
-            callbacks=callbacks,
+            validation_data=devices.validation_input(
+                data.validation or data.test, run.preprocessing
+            ),
+            callbacks=StepCallbacks(
+                callbacks,
+                add_history=True,
+                model=model,
+                epochs=epochs,
+                steps=steps - steps_made,
+                verbose=0,
+            ),
             shuffle=False,  # the stream is shuffled
             verbose=0,
         )
         for name, values in result.history.items():
             history.setdefault(name, []).extend(values)
+        if model.stop_training:
+            break
         start = epochs * steps
     return history
-
-
-def _batches(
-    run: Run,
-    data: Data,
-    part: tuple[int, int] = (0, 1),
-    batch_size: int | None = None,
-    **position: Any,
-):
-    """Return the run's training mini-batches from a position of their stream."""
-    recipe = run.recipe
-    return data.train.batches(
-        batch_size or recipe.batch_size,
-        Shuffling(recipe.seed, recipe.within_shards),
-        run.preprocessing,
-        recipe.distortion,
-        part=part,
-        **position,
-    )
-
-
-def _sample(run: Run, data: Data):
-    """Return test images of all classes, on which activations are summarized."""
-    batches = data.test.batches(SUMMARY_IMAGES, Shuffling(0), run.preprocessing)
-    images, _ = next(iter(batches))
-    return images

@@ -1,6 +1,7 @@
 """CIFAR-10: read from images and from the original batches, also damaged ones."""
 
 import pickle
+import shutil
 
 import keras
 import numpy as np
@@ -60,6 +61,16 @@ def test_images_are_read_into_memory_in_the_order_of_keras(pictures):
         np.testing.assert_array_equal(split.images, PIXELS[:10])
         np.testing.assert_array_equal(split.labels, np.arange(10))
         assert split.images.dtype == np.uint8
+
+
+def test_validation_images_are_kept_and_others_counted(pictures):
+    shutil.copytree(pictures / "test", pictures / "val")
+    (pictures / "val" / "cat" / "0.png").write_bytes(encode(PIXELS[11], "PNG"))
+    shutil.copytree(pictures / "test", pictures / "extra")
+    cifar = data.cifar10(pictures)
+    np.testing.assert_array_equal(cifar.validation.images[3], PIXELS[11])
+    assert len(cifar.validation) == len(cifar.test) == 10
+    assert cifar.notes == ("ignored files: 10 in extra/",)
 
 
 @pytest.mark.fast

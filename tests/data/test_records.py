@@ -301,7 +301,7 @@ def test_a_record_without_an_image_is_named_and_can_be_skipped(tmp_path, written
     description["splits"]["train"][path.name]["bytes"] = path.stat().st_size
     (written / "dataset.json").write_text(json.dumps(description))
     opened = data.records(written)
-    with pytest.raises(ValueError, match=r"record 3 of .*00002.*\(Unknown.*1 others"):
+    with pytest.raises(ValueError, match=r"record 3 of .*00002.*\(Unknown.*1 other of"):
         opened.train.check()
     opened = data.records(written, bad_files="skip")
     assert len(opened.train) == len(collect(opened.train, PREPROCESSING)[0]) == 58

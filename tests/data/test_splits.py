@@ -1,8 +1,11 @@
 """Every kind of split: the order of its examples and its mini-batches."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
@@ -13,6 +16,7 @@ from image_files import encode, gradient_image, write_image_folder
 from bn_keras import data
 from bn_keras.data import orders, shards
 from bn_keras.images.preprocessing import Augmentation, Preprocessing
+from bn_keras.training.distribution import MultiWorker
 
 KINDS = ("arrays", "files", "records")
 # Files and arrays share the code of their orders.
@@ -43,7 +47,7 @@ def splits(tmp_path_factory):
 def small_shards(monkeypatch):
     """Make shards of few examples, so that a small data set has several."""
     monkeypatch.setattr(orders, "SHARD", 10)
-    monkeypatch.setattr(shards, "CYCLE", 3)
+    monkeypatch.setattr(shards, "READERS", 3)
     monkeypatch.setattr(shards, "BUFFER", 16)
 
 
@@ -54,7 +58,7 @@ def collect(batches):
 
 def numbers(split, shuffling, **options):
     """Return the numbers in the corners of the images, in their order."""
-    batches = split.batches(7, shuffling, Preprocessing((8, 8)), **options)
+    batches = split.batches(8, shuffling, Preprocessing((8, 8)), **options)
     return np.rint(collect(batches)[0][:, 0, 0, 0] * 255).astype(int)
 
 
@@ -62,10 +66,14 @@ def numbers(split, shuffling, **options):
 @pytest.mark.parametrize("within_shards", [True, False])
 def test_an_epoch_holds_every_example_once(splits, kind, within_shards):
     shuffling = data.Shuffling(1, within_shards)
-    for epoch in range(2):
-        order = numbers(splits[kind], shuffling, first_epoch=epoch)
+    assert len(splits[kind]) == COUNT
+    # An epoch ends within a mini-batch.
+    stream = numbers(splits[kind], shuffling, epochs=3).reshape(3, COUNT)
+    for epoch, order in enumerate(stream):
         np.testing.assert_array_equal(np.sort(order), np.arange(COUNT))
-        assert len(splits[kind]) == COUNT
+        if epoch == 0:
+            alone = numbers(splits[kind], shuffling)
+            np.testing.assert_array_equal(order, alone)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,20 +163,24 @@ def test_an_endless_stream_begins_with_the_finite_one(splits, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "augmentation"),
+    ("kind", "batch_size", "augmentation"),
     [
-        ("arrays", None),
-        ("records", Augmentation()),
-        pytest.param("files", None, marks=pytest.mark.slow),
-        pytest.param("records", None, marks=pytest.mark.slow),
-        pytest.param("arrays", Augmentation(), marks=pytest.mark.slow),
-        pytest.param("files", Augmentation(), marks=pytest.mark.slow),
+        ("arrays", 8, None),
+        ("records", 8, Augmentation()),
+        # Of the three readers each machine needs two.
+        ("records", 6, None),
+        pytest.param("files", 8, None, marks=pytest.mark.slow),
+        pytest.param("arrays", 8, Augmentation(), marks=pytest.mark.slow),
+        pytest.param("files", 8, Augmentation(), marks=pytest.mark.slow),
     ],
 )
-def test_the_parts_of_several_machines_make_up_the_batches(splits, kind, augmentation):
+def test_the_parts_of_several_machines_make_up_the_batches(
+    splits, kind, batch_size, augmentation
+):
     def stream(**options):
+        shuffling = data.Shuffling(4)
         return splits[kind].batches(
-            8, data.Shuffling(4), PREPROCESSING, augmentation, epochs=2, **options
+            batch_size, shuffling, PREPROCESSING, augmentation, epochs=2, **options
         )
 
     parts = [
@@ -179,6 +191,63 @@ def test_the_parts_of_several_machines_make_up_the_batches(splits, kind, augment
     ):
         np.testing.assert_array_equal(images, np.concatenate([x for x, _ in shares]))
         np.testing.assert_array_equal(labels, np.concatenate([y for _, y in shares]))
+
+
+@pytest.fixture
+def copied_records(splits, tmp_path):
+    """The records, six files, in a folder of this test's own."""
+    folder = Path(splits["records"].files[0]).parent
+    return data.records(shutil.copytree(folder, tmp_path / "records")).train
+
+
+def cut_files(split, kept):
+    """Leave nothing in the files of a split other than these."""
+    for number, path in enumerate(split.files):
+        if number not in kept:
+            Path(path).write_bytes(b"")
+
+
+def test_a_machine_reads_the_files_of_its_part_only(copied_records):
+    stored = numbers(copied_records, None).tolist()
+    contents = [Path(path).read_bytes() for path in copied_records.files]
+
+    def read(machine):
+        strategy = mock.Mock()
+        strategy.distribute_datasets_from_function = lambda function: function(
+            tf.distribute.InputContext(2, machine, 2)
+        )
+        devices = mock.Mock(spec=MultiWorker, strategy=strategy, replicas=2)
+        batches = MultiWorker.training_input(
+            devices,
+            lambda part: copied_records.batches(
+                8, data.Shuffling(4), Preprocessing((8, 8)), part=part
+            ),
+            batch_size=8,
+        )
+        return np.rint(collect(batches)[0][:, 0, 0, 0] * 255).astype(int).tolist()
+
+    examples, files = [], []
+    for machine in range(2):
+        read_here = read(machine)
+        examples += read_here
+        files.append({stored.index(number) // 10 for number in read_here})
+        cut_files(copied_records, files[-1])
+        assert read(machine) == read_here
+        for path, content in zip(copied_records.files, contents, strict=True):
+            Path(path).write_bytes(content)
+    assert sorted(examples) == list(range(COUNT))
+    # Half of the six files, and one that both machines read a part of.
+    assert max(map(len, files)) <= 4
+    assert len(files[0] & files[1]) <= 1
+
+
+def test_a_late_start_does_not_read_the_records_before_it(copied_records):
+    arguments = (data.Shuffling(4), Preprocessing((8, 8)))
+    stored = numbers(copied_records, None).tolist()
+    rest = numbers(copied_records, arguments[0], first_batch=6)
+    cut_files(copied_records, {stored.index(number) // 10 for number in rest})
+    again = copied_records.batches(8, *arguments, first_batch=6)
+    assert len(collect(again)[1]) == len(rest) == 12
 
 
 def test_a_batch_that_cannot_be_divided_is_an_error(splits):
@@ -212,7 +281,7 @@ import numpy as np
 from bn_keras import data
 from bn_keras.data import orders, shards
 from bn_keras.images.preprocessing import Augmentation, Preprocessing
-orders.SHARD, shards.CYCLE, shards.BUFFER = 10, 3, 16
+orders.SHARD, shards.READERS, shards.BUFFER = 10, 3, 16
 for kind, split in {
     "arrays": data.Arrays(*np.load("arrays.npz").values()),
     "files": data.image_folder("files").train,
@@ -320,7 +389,7 @@ def test_a_data_set_shows_itself_in_one_line_and_as_a_table(splits):
         "Data('tiny', train=Arrays(60 examples, 8 x 8 x 3), "
         "test=Files(60 examples, ? x ? x 3), 20 classes, 1 skipped)"
     )
-    table = examples._repr_html_()
+    table = examples._repr_html_().replace(' style="text-align: left"', "")
     assert "<th>train</th><td>60 examples</td>" in table
     # The names are escaped, and only the first twelve of them are shown.
     assert "<td>20: &lt;0&gt;, &lt;1&gt;, " in table

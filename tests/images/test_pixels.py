@@ -41,6 +41,11 @@ FILES = {
     "RGBA BMP": (encode(PIXELS_WITH_ALPHA, "BMP"), 0),
     "GIF": (encode(IMAGE.quantize(256), "GIF"), 0),
     "animated GIF": (animated_gif(), 0),
+    "WebP": (encode(PIXELS, "WEBP", quality=80), 0),
+    "WebP with alpha": (
+        encode(PIXELS_WITH_ALPHA, "WEBP", lossless=True, exact=True),
+        0,
+    ),
     "GIF of one pixel": (encode(PIXELS[:1, :1], "GIF"), 0),
 }
 
@@ -97,6 +102,11 @@ def test_images_of_16_bits_are_reduced_to_8(decoders):
         (encode(PIXELS, "JPEG", mode="CMYK")[:-100], "Invalid JPEG"),
         # TensorFlow would return wrong pixels without an error.
         (encode(IMAGE.quantize(64), "BMP"), "a BMP file with a palette of colors"),
+        # TensorFlow's decoder would end the process.
+        (
+            encode(IMAGE, "WEBP", save_all=True, append_images=[IMAGE.rotate(180)]),
+            "an animated WebP file",
+        ),
         (b"", "empty"),
         (b"BM", "Incomplete bmp"),
         (b"not an image", "Unknown image file format"),

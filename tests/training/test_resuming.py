@@ -113,7 +113,8 @@ def test_an_interrupted_validation_leaves_no_gap_in_the_learning_curve(
         )
     model, history = train(RECIPE, digits, tmp_path, verbose=0)
     assert_same(model, uninterrupted[0])
-    assert history == uninterrupted[1]
+    for name in ("val_loss", "val_accuracy", "loss"):
+        assert history[name] == uninterrupted[1][name]
 
 
 @pytest.mark.slow
@@ -130,8 +131,10 @@ def test_an_unfinished_run_leaves_an_earlier_model_and_its_record(tmp_path, digi
     names = ("bn-mlp.keras", "bn-mlp.json")
     contents = [(tmp_path / name).read_bytes() for name in names]
     other = replace(BN_MLP, epochs=2, learning_rate=0.1)
+    with pytest.raises(ValueError, match=r"finished run.*learning_rate: 0.5, 0.1; ep"):
+        train(other, digits, tmp_path, verbose=0)
     with pytest.raises(KeyboardInterrupt):
-        train(other, digits, tmp_path, [StopAt(30)], verbose=0)
+        train(other, digits, tmp_path, [StopAt(30)], verbose=0, restart=True)
     assert [(tmp_path / name).read_bytes() for name in names] == contents
     train(other, digits, tmp_path, verbose=0)
     assert run_record.read_for_model(tmp_path / "bn-mlp.keras").recipe == other
@@ -147,6 +150,30 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path, digits):
     ):
         train(replace(BN_MLP, epochs=1), digits, tmp_path, [TrainAgain()], verbose=0)
     train(replace(BN_MLP, epochs=1), digits, tmp_path, verbose=0)
+
+
+def test_a_finished_run_is_not_trained_again_unless_it_is_asked_for(tmp_path, digits):
+    recipe = replace(BN_MLP, epochs=2)
+    model, history = train(recipe, digits, tmp_path, verbose=0)
+    contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    again, again_history = train(recipe, digits, tmp_path, [StopAt(0)], verbose=0)
+    assert_same(again, model)
+    assert again_history == history
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents
+    with pytest.raises(
+        ValueError, match=r"Received \(finished, this\): epochs: 2, 1\."
+    ):
+        train(replace(recipe, epochs=1), digits, tmp_path, verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, digits, tmp_path, [StopAt(0)], verbose=0, restart=True)
+
+
+def test_fewer_epochs_than_were_made_are_refused(interrupted, digits):
+    folder, *_ = interrupted
+    with pytest.raises(ValueError, match=r"at least 3, those of .*Received: 2\. Give"):
+        train(replace(LONG_RECIPE, epochs=2), digits, folder, verbose=0)
+    _, history = train(replace(LONG_RECIPE, epochs=3), digits, folder, verbose=0)
+    assert len(history["loss"]) == 3
 
 
 @pytest.fixture(scope="module")
@@ -167,19 +194,19 @@ def interrupted(interrupted_run, tmp_path):
 
 
 def truncate(path):
-    file = path / "state.weights.h5"
+    file = path / "state.npz"
     file.write_bytes(file.read_bytes()[:-100])
 
 
 def flip_a_bit(path):
-    file = path / "state.weights.h5"
+    file = path / "state.npz"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
 def remove(path):
-    (path / "state.weights.h5").unlink()
+    (path / "state.npz").unlink()
 
 
 @pytest.mark.parametrize(
@@ -271,7 +298,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_with_bitwise_the_same_weight
     assert_same(killed, uninterrupted)
     curves = [
         [
-            line.split(",")[3:]
+            line.split(",")[6:]
             for line in (folder / "ensemble-2.csv").read_text().split()
         ]
         for folder in folders
