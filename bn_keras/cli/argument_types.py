@@ -32,6 +32,8 @@ def _integer(smallest: int, largest: int, bounds: str) -> Callable[[str], int]:
 
 
 positive_integer = _integer(1, 2**63 - 1, "1 or more")
+integer = _integer(-(2**63), 2**63 - 1, "a whole number")
+count = _integer(0, 2**31 - 1, f"0 to {2**31 - 1}")
 pixels = _integer(1, 16384, "1 to 16384")
 port = _integer(0, 65535, "0 to 65535")
 whole_seconds = _integer(0, 10**6, "0 or more seconds")
@@ -57,6 +59,21 @@ def _positive(quantity: str) -> Callable[[str], float]:
 
 seconds = _positive("a number of seconds")
 positive_number = _positive("a number")
+
+
+def share(text: str) -> float:
+    """Return a number from 0 to 1."""
+    try:
+        if 0 <= float(text) <= 1:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected 0 to 1, received {text}")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def address(text: str) -> str:

@@ -20,6 +20,7 @@ examples:
   bn-keras train bn-x5 --data image_folder --data-dir photos/ --workdir run/
   bn-keras data convert --data image_folder --data-dir photos/ --out records/
   bn-keras evaluate run/bn-convnet.keras --data mnist --data-dir mnist/
+  bn-keras diagnose run/bn-convnet.keras --data mnist --data-dir mnist/
   bn-keras export run/bn-convnet.keras models/mnist
   bn-keras serve models/mnist --port 8500
   bn-keras predict --address 127.0.0.1:8500 --model-name mnist digit.png
@@ -61,14 +62,20 @@ COMMANDS = {
         "mean of their probabilities.",
         "bn-keras evaluate run/bn-mlp.keras --data digits",
     ),
+    "diagnose": Command(
+        "Say what is wrong with the batch normalization of a model, and what to do: "
+        "statistics that do not fit the data, dead channels, mini-batches that are too "
+        "small. Training examples are used.",
+        "bn-keras diagnose run/bn-mlp.keras --data digits --plot drift.png",
+    ),
     "export": Command(
         "Fold the batch normalization and write DIR/<version>, a SavedModel.",
         "bn-keras export run/bn-mlp.keras models/digits",
     ),
     "serve": Command(
-        "Serve models over gRPC, and over REST if asked, until interrupted. The "
-        "options with underscores, except --max_*, have the names and meanings that "
-        "they have in tensorflow_model_server. An empty file name means no file.",
+        "Serve models over gRPC, and over REST if asked, until interrupted. All flags "
+        "of tensorflow_model_server are known, with their names and meanings. An empty "
+        "file name means no file.",
         "bn-keras serve models/digits --port 8500 --rest_api_port 8501",
     ),
     "predict": Command(

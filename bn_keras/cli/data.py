@@ -15,8 +15,8 @@ def add_options(parser: OneLineParser) -> None:
         required=True, metavar="COMMAND", parser_class=OneLineParser
     )
     summary = (
-        "Write a data set as TFRecord shards, for --data records. Files keep their "
-        "bytes. Each one is decoded once, to find bad ones."
+        "Write a data set as TFRecord shards, for --data records. Image files are "
+        "stored unchanged. Each file is decoded once to find damaged ones."
     )
     convert = commands.add_parser(
         "convert",
@@ -30,7 +30,7 @@ def add_options(parser: OneLineParser) -> None:
         type=argument_types.path,
         required=True,
         metavar="DIR",
-        help="new folder, which appears when everything has been written",
+        help="new folder; it is created when the conversion is complete",
     )
     convert.add_argument(
         "--shards",
@@ -59,6 +59,7 @@ def run(options: Namespace) -> int:
     examples = load_data(options)
     with progress_bar() as progress:
         total = len(examples.train) + len(examples.test)
+        total += len(examples.validation or ())
         task = progress.add_task("converting", total=total)
         records = data.convert(
             examples,

@@ -50,8 +50,11 @@ def load_data(options: Namespace) -> "Data":
 
 def report_skipped_files(examples: "Data") -> None:
     """Report which files a data set has left out."""
+    from bn_keras.data.layouts import count_noun
+
     count = len(examples.skipped)
     if count:
         names = ", ".join(map(str, examples.skipped[:_NAMED_FILES]))
         more = f" and {count - _NAMED_FILES:,} more" if count > _NAMED_FILES else ""
-        print(f"skipped {count:,} bad files: {names}{more}", file=sys.stderr)
+        files = count_noun(count, "bad file")
+        print(f"skipped {files}: {names}{more}", file=sys.stderr)

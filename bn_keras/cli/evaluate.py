@@ -3,11 +3,12 @@
 import textwrap
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bn_keras import devices
-from bn_keras.cli import argument_types
+from bn_keras.cli import argument_types, messages
 from bn_keras.cli.data_options import add_data_options, load_data
 from bn_keras.cli.messages import progress_bar
 from bn_keras.cli.parsers import OneLineParser
@@ -42,6 +43,13 @@ def add_options(parser: OneLineParser) -> None:
         metavar="FILE",
         help="draw the confusion matrix in this .png or .svg file",
     )
+    parser.add_argument(
+        "--predictions",
+        type=argument_types.path,
+        metavar="FILE",
+        help="write this .csv file: for each picture its class, the predicted one and "
+        "their probabilities",
+    )
 
 
 def start(options: Namespace) -> None:
@@ -52,8 +60,19 @@ def start(options: Namespace) -> None:
 def run(options: Namespace) -> int:
     """Evaluate a model, or several as an ensemble."""
     from bn_keras.cli.user_files import load_model
-    from bn_keras.evaluation import evaluate
+    from bn_keras.data.summary import summarize
+    from bn_keras.evaluation import evaluate, predict_probabilities
+    from bn_keras.evaluation.prediction_table import prediction_table
+    from bn_keras.training.distribution import OneDevice
 
+    if options.predictions is not None and (
+        options.predictions.suffix != ".csv"
+        or not options.predictions.absolute().parent.is_dir()
+    ):
+        raise ValueError(
+            "--predictions must be a file named .csv in a folder that exists. "
+            f"Received: {options.predictions}. Choose another name"
+        )
     if options.confusion is not None and (
         options.confusion.suffix not in _PICTURE_SUFFIXES
         or not options.confusion.absolute().parent.is_dir()
@@ -65,7 +84,16 @@ def run(options: Namespace) -> int:
     models = [load_model(path) for path in options.models]
     examples = load_data(options)
     preprocessing = _shared_preprocessing(options.models, examples.class_names)
-    with progress_bar() as progress:
+    # Checks the models; nothing is computed before the probabilities are asked for.
+    predict_probabilities(models, examples.test, options.crops, preprocessing)
+    for line in (*summarize(examples), OneDevice().describe()):
+        messages.report(line)
+    table = nullcontext()
+    if options.predictions is not None:
+        table = prediction_table(
+            options.predictions, examples.test, examples.class_names
+        )
+    with table as write, progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(examples.test))
         evaluation = evaluate(
             models,
@@ -73,6 +101,7 @@ def run(options: Namespace) -> int:
             options.crops,
             preprocessing,
             on_batch_end=lambda done: progress.update(task, completed=done),
+            on_predictions=write,
         )
     print(evaluation)
     if options.per_class:

@@ -1,5 +1,6 @@
 """What the command line writes to the standard error stream."""
 
+import re
 import sys
 import textwrap
 from errno import EDQUOT, EFBIG, ENOSPC
@@ -9,14 +10,18 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+# Keras colors parts of its messages.
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
 def report(text: str) -> None:
     """Print a line in the name of the command line."""
     print(f"bn-keras: {text}", file=sys.stderr)
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line of at most 1,000 characters."""
-    return textwrap.shorten(text, 1000, placeholder=" ...")
+    """Return a text as one line of at most 1,000 characters, without colors."""
+    return textwrap.shorten(_COLOR.sub("", text), 1000, placeholder=" ...")
 
 
 def error_message(error: BaseException) -> str:
@@ -31,7 +36,11 @@ def error_message(error: BaseException) -> str:
         full = (ENOSPC, EDQUOT, EFBIG)
         # HDF5 raises an OSError without an errno and names the number in its text.
         if error.errno in full or f"errno = {ENOSPC}" in str(error):
-            return "No space left on the device; free some, then do the same again"
+            place = f" of {error.filename}" if error.filename else ""
+            return (
+                f"No space left on the device{place}; free some space, then run the "
+                "same command again"
+            )
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}" if error.strerror else str(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -52,7 +61,7 @@ def error_message(error: BaseException) -> str:
         return f"Not enough memory: {error}; use smaller or fewer examples at a time"
     return (
         f"Unexpected {type(error).__name__}: {textwrap.shorten(str(error), 500)}; "
-        "BN_KERAS_TRACEBACK=1 in the environment shows where"
+        "set BN_KERAS_TRACEBACK=1 in the environment to see the traceback"
     )
 
 

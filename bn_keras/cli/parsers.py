@@ -7,6 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps names with hyphens on one line, so that they can be copied."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are one line with status 2.
 
@@ -18,8 +25,8 @@ class OneLineParser(argparse.ArgumentParser):
     def __init__(self, *, description: str, **settings: Any):
         # The formatter keeps the lines of the examples, so the text is wrapped here.
         super().__init__(
-            description=textwrap.fill(description, 79),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=textwrap.fill(description, 79, break_on_hyphens=False),
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
             **settings,
         )
@@ -66,7 +73,7 @@ class OneLineParser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # argparse calls this to check `choices`. Its own message has no suggestion.
         if action.choices is not None and value not in action.choices:
-            names = [str(choice) for choice in action.choices]
+            names = [str(choice) or "''" for choice in action.choices]
             raise argparse.ArgumentError(
                 action,
                 f"invalid choice: {value!r}{_suggest(str(value), names)} "

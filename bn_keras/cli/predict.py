@@ -89,9 +89,10 @@ def add_options(parser: OneLineParser) -> None:
         type=argument_types.path,
         help=".npy: a batch in the shape of the model's input (float64 is sent as "
         "float32); .npz: an array for each input, under the input's name; an image: "
-        "one example, which the server preprocesses as the export says, or else is "
-        "resized to the model's size and scaled to 0 for black and 1 for white. Models "
-        "trained on the digits of this package expect light ink on black",
+        "one example. The server preprocesses it if the export has a signature for "
+        "images; otherwise it is resized and cropped at the center to the model's "
+        "size, with 0 for black and 1 for white. Models trained on the digits "
+        "of this package expect light ink on black",
     )
 
 
@@ -111,6 +112,8 @@ def run(options: Namespace) -> int:
 
     from bn_keras_serving.client import PredictionClient
 
+    for file in options.files:
+        file.stat()  # report a missing file before anything is sent
     version = {"version": options.version, "version_label": options.version_label}
     # The bar replaces sys.stdout while it is shown.
     output = sys.stdout
@@ -120,7 +123,20 @@ def run(options: Namespace) -> int:
     with PredictionClient(
         options.address, options.model_name, options.timeout, tls=_tls(options)
     ) as client:
-        signatures = client.metadata(**version)
+        try:
+            signatures = client.metadata(**version)
+        except grpc.RpcError as error:
+            if error.code() not in (
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                grpc.StatusCode.UNAVAILABLE,
+            ):
+                raise
+            raise ValueError(
+                f"A server must answer at {options.address} within "
+                f"{options.timeout:g} seconds. Received: no answer "
+                f"({messages.error_message(error)}). Start the server, or correct "
+                "--address"
+            ) from error
         signature = options.signature or _DEFAULT_SIGNATURE
         if signature not in signatures:
             raise ValueError(
@@ -179,26 +195,31 @@ def _request(
 
     Images are sent as they are, if the export can decode and preprocess them.
     """
-    from bn_keras.cli.user_files import read_inputs
-    from bn_keras.images.pixels import JPEG, PNG
+    from bn_keras.cli.user_files import read_encoded, read_inputs
 
-    is_array = file.suffix in _ARRAY_SUFFIXES
-    if signature is not None:
-        specs = signatures[signature]["inputs"]
-        if not is_array and [dtype for dtype, _ in specs.values()] == [object]:
-            return signature, [file.read_bytes()]
-        return signature, read_inputs(file, specs)
-    # Reading an image here too finds a damaged one, and names the file.
-    inputs = read_inputs(file, signatures[_DEFAULT_SIGNATURE]["inputs"])
-    if is_array:
-        return _DEFAULT_SIGNATURE, inputs
-    content = file.read_bytes()
-    if "predict_encoded" in signatures and content.startswith((JPEG, PNG)):
-        return "predict_encoded", [content]
-    if "predict_uint8" in signatures:
-        specs = signatures["predict_uint8"]["inputs"]
-        return "predict_uint8", read_inputs(file, specs)
-    return _DEFAULT_SIGNATURE, inputs
+    if signature is None:
+        signature = _DEFAULT_SIGNATURE
+        if file.suffix not in _ARRAY_SUFFIXES:
+            # The server preprocesses images as they were in training, if it can.
+            image_signatures = ("predict_encoded", "predict_uint8", _DEFAULT_SIGNATURE)
+            signature = next(name for name in image_signatures if name in signatures)
+    specs = signatures[signature]["inputs"]
+    if file.suffix not in _ARRAY_SUFFIXES and (
+        [dtype for dtype, _ in specs.values()] == [object]
+    ):
+        return signature, [read_encoded(file, _channels(signatures))]
+    return signature, read_inputs(file, specs)
+
+
+def _channels(signatures: Mapping[str, Any]) -> int:
+    """Return the number of channels of the model's images."""
+    shapes = [
+        shape
+        for signature in signatures.values()
+        for _, shape in signature["inputs"].values()
+        if shape is not None and len(shape) == 4
+    ]
+    return shapes[0][-1] if shapes and shapes[0][-1] == 1 else 3
 
 
 def _plain(array: "np.ndarray") -> Any:

@@ -188,9 +188,9 @@ def _show(rows: Sequence[dict[str, Any]], title: str) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    from bn_keras.experiments.rows import Row, cells
+    from bn_keras.experiments.rows import COLUMNS, cells
 
-    columns = (Column(name, overflow="fold") for name in Row._fields)
+    columns = (Column(name, overflow="fold") for name in COLUMNS)
     # The texts are not rich's markup.
     table = Table(*columns, title=Text(title))
     for row in rows:

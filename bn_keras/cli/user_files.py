@@ -1,14 +1,18 @@
 """Read the files and make the folders that a user names."""
 
+import io
 import re
 import textwrap
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Keras nests errors, each with the whole configuration. The innermost one is the cause.
 _OUTER_ERRORS = re.compile(r".*Exception encountered: ", re.DOTALL)
@@ -47,6 +51,7 @@ def load_model(path: str | Path) -> Any:
         raise ValueError(
             f"The model must be a file whose name ends in .keras. Received: {path}"
             + ("" if path.exists() else ", which does not exist")
+            + ". Pass a file that model.save or bn-keras train has written"
         )
     if not zipfile.is_zipfile(path):
         raise ValueError(
@@ -73,8 +78,9 @@ def read_inputs(
 
     Args:
         path: A `.npy` file of the model's only input; a `.npz` file whose keys are the
-            names of its inputs; or an image, which becomes a batch of one: resized to
-            the model's size, in [0, 1], or from 0 to 255 if the input is uint8.
+            names of its inputs; or an image, which becomes a batch of one: the center
+            of the image that covers the model's size, in [0, 1], or from 0 to 255 if
+            the input is uint8.
         specs: Dict from input name to `(dtype, shape)`, as
             `bn_keras_serving.PredictionClient.metadata` returns it. In a shape, None
             stands for any size; a shape that is None stands for any shape.
@@ -180,41 +186,115 @@ def _cast(path: Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
     )
 
 
+def read_encoded(path: str | Path, channels: int) -> bytes:
+    """Read an image as a JPEG or PNG file, which exports decode.
+
+    An image of another format becomes a PNG file of the pixels that training sees.
+
+    Args:
+        path: The file.
+        channels: 1 or 3, the number of channels of the model's images.
+
+    Returns:
+        The content of a JPEG or PNG file.
+
+    Raises:
+        ValueError: If the file is no image.
+        OSError: If the file cannot be opened.
+    """
+    from bn_keras.images.pixels import JPEG, PNG
+
+    content = Path(path).read_bytes()
+    # Not decoded here: the server has TensorFlow's decoders, as training has.
+    if content.startswith((JPEG, PNG)):
+        return content
+    from PIL import Image
+
+    pixels = (_read_image(Path(path), (1, None, None, channels)) * 255).round()
+    file = io.BytesIO()
+    image = pixels[0].astype(np.uint8)
+    Image.fromarray(image[..., 0] if channels == 1 else image).save(file, "PNG")
+    return file.getvalue()
+
+
 def _read_image(path: Path, shape: Sequence[int | None]) -> np.ndarray:
+    """Return a batch of one image in [0, 1], as training reads it without a record."""
     from PIL import Image, UnidentifiedImageError
 
     _, height, width, channels = shape
     try:
         with warnings.catch_warnings():
-            # Pillow only warns about an image of very many pixels, up to twice the
-            # number that it refuses.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Training takes images of very many pixels too. Pillow still refuses twice
+            # the number that it warns about.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
-                mode = image.mode
+                mode, white = image.mode, 255
                 if mode.startswith("I;16"):
                     # Pillow's own conversion would clip 16 bits to 8.
                     white = 65535
-                    image = Image.fromarray(np.asarray(image, np.float32))
+                    pixels = np.asarray(image, np.float32)
+                elif mode in ("1", "L", "LA"):
+                    pixels = np.asarray(image.convert("L"), np.float32)
                 else:
-                    white = 255
-                    image = image.convert("L" if channels == 1 else "RGB")
+                    pixels = _colors(image, channels)
+                pixels = np.atleast_3d(pixels / white)
                 if height and width:
-                    image = image.resize((width, height), Image.Resampling.BILINEAR)
-                pixels = np.asarray(image, np.float32) / white
+                    pixels = _cover(pixels, height, width)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # Pillow's readers raise many kinds of them
         reason = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
         raise ValueError(
             "The file must be a .npy file, a .npz file or a complete image. Received: "
-            f"{path}, which is none of them{reason}"
+            f"{path}, which is not one of them{reason}. Convert the file"
         ) from None
     if mode in ("I", "F"):
         raise ValueError(
             "An image must have 8 or 16 bits per channel, so that its white is known. "
             f"Received: {path} of Pillow's mode {mode}. Send a .npy file"
         )
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., np.newaxis], channels or 1, axis=-1)
+    if pixels.shape[-1] != channels:
+        pixels = np.repeat(pixels, channels or 1, axis=-1)
     return pixels[np.newaxis]
+
+
+def _colors(image: "Image.Image", channels: int | None) -> np.ndarray:
+    """Return float32 `(height, width, 3)`, or `(height, width)` for one channel."""
+    if image.format in ("GIF", "WEBP", "BMP"):
+        # As TensorFlow decodes these: transparency is dropped, but in a GIF it is
+        # black, and gray is computed from all three colors by TensorFlow's weights.
+        pixels = np.array(image.convert("RGBA"))
+        if image.format == "GIF":
+            pixels[pixels[..., 3] == 0] = 0
+        colors = pixels[..., :3].astype(np.float32)
+        if channels != 1:
+            return colors
+        weights = np.array([0.2989, 0.587, 0.114], np.float32)
+        gray = (colors / np.float32(255)) @ weights
+        return np.floor(gray * np.float32(255.5)).clip(0, 255)
+    return np.asarray(image.convert("L" if channels == 1 else "RGB"), np.float32)
+
+
+def _cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize until the image covers a size, keeping its aspect, and crop the center."""
+    from PIL import Image
+
+    sides = np.array(pixels.shape[:2])
+    ratio = (np.array([height, width]) / sides).max()
+    rows, columns = np.maximum(np.rint(sides * ratio).astype(int), (height, width))
+    if (rows, columns) != tuple(sides):
+        # Channel by channel in float32, as Pillow rounds RGB to 8 bits.
+        pixels = np.stack(
+            [
+                np.asarray(
+                    Image.fromarray(channel).resize(
+                        (columns, rows), Image.Resampling.BILINEAR
+                    )
+                )
+                for channel in np.moveaxis(pixels, -1, 0)
+            ],
+            -1,
+        )
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return pixels[top : top + height, left : left + width]

@@ -34,10 +34,11 @@ def test_the_version_is_printed(capsys):
 
 @pytest.mark.fast
 def test_help_lists_all_recipes_and_data_sets(capsys, monkeypatch):
-    monkeypatch.setitem(RECIPES, "new-recipe", None)
+    # Lines are broken behind hyphens.
+    monkeypatch.setitem(RECIPES, "another", None)
     monkeypatch.setitem(data.DATA_SETS, "new-data", None)
     _, out, _ = run(capsys, "train", "--help")
-    assert ", new-recipe" in out
+    assert "another" in out
     assert ", new-data" in out
 
 

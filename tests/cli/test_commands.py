@@ -1,5 +1,6 @@
 """The commands that compute: what they print and write."""
 
+import csv
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from command_line_calls import error_line, run
+from image_files import write_image_folder
 from PIL import Image
 
 from bn_keras.training.recipes import BN_X5
@@ -47,16 +49,13 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(capsys, tmp_path):
 
 
 def test_a_dry_run_shows_what_the_options_change(capsys, trained):
-    checkpoints = trained.parent / "bn-mlp.checkpoints"
-    checkpoints.mkdir()
     _, out, _ = run(
         capsys, "train", "bn-mlp", "--data", "digits", "--workdir", trained.parent,
-        "--batch-size", 120, "--linear-scaling", "--seed", 7, "--dry-run",
+        "--batch-size", 120, "--linear-scaling", "--seed", 7, "--dry-run", "--restart",
     )  # fmt: skip
     assert "of 11 steps of 120 examples, learning rate 1, seed 7" in out
     assert "(replacing the model there)" in out
-    assert "bn-mlp.checkpoints (resuming from the last one)" in out
-    checkpoints.rmdir()
+    assert "resuming" not in out
 
 
 def test_a_dry_run_reports_what_would_prevent_the_run(capsys, trained):
@@ -70,7 +69,63 @@ def test_a_dry_run_reports_what_would_prevent_the_run(capsys, trained):
     shutil.copy(trained.with_suffix(".json"), checkpoint.parent)
     line = error_line(capsys, *dry_run, trained.parent, "--seed", 1)
     assert "Received (unfinished, this): seed: 0, 1." in line
+    _, out, _ = run(capsys, *dry_run, trained.parent, "--epochs", 2)
+    assert "bn-mlp.checkpoints (resuming from the last one)" in out
     shutil.rmtree(checkpoint.parent)
+    line = error_line(capsys, *dry_run, trained.parent, "--seed", 1)
+    assert "Received (finished, this): seed: 0, 1" in line
+
+
+def test_a_finished_run_is_left_alone(capsys, trained):
+    contents = {path: path.read_bytes() for path in trained.parent.iterdir()}
+    command = ("train", "bn-mlp", "--data", "digits", "--epochs", 1, "--workdir")
+    for more in ((), ("--dry-run",)):
+        status, out, error = run(capsys, *command, trained.parent, *more)
+        assert (status, error) == (0, "")
+        assert out == f"finished: {trained} (--restart trains again)\n"
+    assert {path: path.read_bytes() for path in trained.parent.iterdir()} == contents
+
+
+def test_train_and_evaluate_begin_with_a_summary_and_evaluate_writes_a_table(
+    capsys, tmp_path
+):
+    write_image_folder(tmp_path / "p", ("cat", "dog"), 30, (12, 10))
+    (tmp_path / "p" / "cat" / "x.heic").write_text("")
+    options = ("--data", "image_folder", "--data-dir", tmp_path / "p")
+    _, _, error = run(
+        capsys, "train", "bn-mlp", *options, "--workdir", tmp_path / "w",
+        "--epochs", 1, "--batch-size", 16, "--keep-best", "--log-seconds", 0.01,
+    )  # fmt: skip
+    lines = [line.removeprefix("bn-keras: ") for line in error.splitlines()]
+    assert lines[0] == ("p: 48 training, 6 validation and 6 test examples of 2 classes")
+    assert lines[1] == "width x height 10 x 12 pixels"
+    assert "every tenth picture is a test picture" in lines
+    assert "ignored files: 1 .heic" in lines
+    assert "every tenth training example is a validation example" in lines
+    assert any(line.startswith("1 replica, devices ") for line in lines)
+    assert "trains 1 epoch of 3 steps" in lines
+    assert any(line.startswith("epoch 1/1, step ") for line in lines)
+    assert "validation top-1" in lines[-1]
+    table = tmp_path / "p.csv"
+    _, out, error = run(
+        capsys, "evaluate", tmp_path / "w" / "bn-mlp.keras", *options,
+        "--predictions", table,
+    )  # fmt: skip
+    assert "1 replica, devices " in error
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["picture"] for row in rows] == [
+        str(tmp_path / "p" / name / f"{number:03}.png")
+        for name in ("cat", "dog")
+        for number in (0, 10, 20)
+    ]
+    right = sum(row["class"] == row["predicted"] for row in rows)
+    assert f"top1 {right / 6:.4f}" in out
+    for row in rows:
+        is_right = row["class"] == row["predicted"]
+        assert (row["rank_of_class"] == "1") == is_right
+        assert (row["probability"] == row["probability_of_class"]) == is_right
+        assert 0.5 <= float(row["probability"]) <= 1
 
 
 def test_a_dry_run_shows_the_decay_of_the_learning_rate(capsys, tmp_path):
@@ -114,11 +169,10 @@ def test_predict_sends_pictures_as_the_model_was_trained_on_them(
         "--offset", -1, "--crop-fraction", 0.5,
     )  # fmt: skip
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
-    # The server keeps the middle of the PNG file's 16 x 16 pixels. It cannot decode the
-    # BMP file, which is resized to 8 x 8 before it is sent.
+    # The server keeps the middle of 16 x 16 pixels, of any format.
     large = pixels.repeat(2, 0).repeat(2, 1)
     Image.fromarray(large).save(tmp_path / "digit.png")
-    Image.fromarray(pixels).save(tmp_path / "digit.bmp")
+    Image.fromarray(large).save(tmp_path / "digit.bmp")
     with PredictionServer(tmp_path / "m", port=0) as server:
         _, out, error = run(
             capsys, "predict", "--address", server.address, "--model-name", "m",
@@ -126,7 +180,8 @@ def test_predict_sends_pictures_as_the_model_was_trained_on_them(
         )  # fmt: skip
     assert error == ""
     model = keras.models.load_model(model_file)
-    for line, seen in zip(out.splitlines(), (large[4:12, 4:12], pixels), strict=True):
-        expected = model(seen.reshape(1, 8, 8, 1) * (2 / 255) - 1)
+    expected = model(large[4:12, 4:12].reshape(1, 8, 8, 1) * (2 / 255) - 1)
+    assert len(out.splitlines()) == 2
+    for line in out.splitlines():
         answer = json.loads(line)["probabilities"]
         np.testing.assert_allclose(answer, expected, atol=1e-6)

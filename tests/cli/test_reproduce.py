@@ -63,7 +63,14 @@ def test_one_experiment_prints_its_rows_and_its_files(capsys, experiments):
     assert status == 0
     # Long texts are folded, and brackets are not rich's markup.
     assert "mnist-sweep: A parabola <b>& more</b>" in out
-    for text in ("claim", "paper", "measured", "agrees", "[0, 1]", "1.5 (1.0 to 2.0)"):
+    for text in (
+        "claim",
+        "paper",
+        "measured",
+        "direction",
+        "the parabola [0,",
+        "1.5 (1.0 to 2.0)",
+    ):
         assert text in out
     folder = "bn-keras-reproduce/default"
     paths = [f"{folder}/mnist-sweep/mnist-sweep.{s}" for s in ("json", "svg", "png")]

@@ -17,6 +17,7 @@ from google.protobuf.text_format import text_encoding
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import UNLIMITED, request_of, rpc_error, status_request, write
 from tensorflow_serving.apis import (
+    model_management_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
 )
@@ -125,6 +126,16 @@ def commands(tmp_path_factory, authority):
             f"--batching_parameters_file={directory / 'batching.config'}",
             "--grpc_channel_arguments=grpc.max_receive_message_length=100000",
             "--enable_serialization_as_tensor_content=true",
+            "--tensorflow_intra_op_parallelism=1",
+            "--saved_model_tags=serve",
+            "--num_load_threads=2",
+            "--max_num_load_retries=1",
+            "--load_retry_interval_micros=-1",
+            "--num_request_iterations_for_warmup=2",
+            "--rest_api_enable_cors_support=true",
+            "--enable_grpc_healthcheck_service=true",
+            "--flush_filesystem_caches=false",
+            "--prefer_tflite_model=false",
         ],
         directory,
     )
@@ -140,6 +151,13 @@ def commands(tmp_path_factory, authority):
             *("--ssl_config_file", directory / "ssl.config"),
             *("--grpc_channel_arguments", "grpc.max_concurrent_streams=50"),
             *("--enable_serialization_as_tensor_content", "false"),
+            *("--tensorflow_session_parallelism", 2),
+            *("--enable_model_warmup", "false"),
+            *("--grpc_max_threads", 3),
+            *("--rest_api_num_threads", 2),
+            *("--shape_checks", "strict"),
+            *("--request_log", directory / "requests.jsonl"),
+            *("--allow_model_reload", "false"),
         ],
         directory,
     )
@@ -272,6 +290,16 @@ def test_the_configuration_file_is_polled_and_the_folders_are_not(second, secure
     assert [status.version for status in response.model_version_status] == [1]
 
 
+def test_requests_are_logged_and_reloads_refused_as_the_flags_say(second, secure):
+    stub = model_service_pb2_grpc.ModelServiceStub(secure)
+    request = model_management_pb2.ReloadConfigRequest()
+    code, details = rpc_error(stub.HandleReloadConfigRequest, request)
+    assert code == grpc.StatusCode.PERMISSION_DENIED
+    assert "--allow_model_reload" in details
+    log = second.directory / "requests.jsonl"
+    wait_until(lambda: '"PERMISSION_DENIED"' in log.read_text())
+
+
 def test_sigterm_lets_requests_finish_and_the_status_is_0(second, secure):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(secure)
     watch = health_pb2_grpc.HealthStub(secure).Watch(
@@ -288,3 +316,11 @@ def test_sigterm_lets_requests_finish_and_the_status_is_0(second, secure):
     _, error = second.process.communicate(timeout=30)
     assert second.process.returncode == 0
     assert "Traceback" not in error
+
+
+def test_flags_without_effect_are_named_in_the_log(first):
+    first.process.send_signal(signal.SIGTERM)
+    _, error = first.process.communicate(timeout=30)
+    for flag in ("enable_grpc_healthcheck_service", "flush_filesystem_caches"):
+        assert error.count(f"bn-keras: --{flag} has no effect: ") == 1
+    assert "--prefer_tflite_model" not in error

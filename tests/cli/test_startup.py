@@ -248,3 +248,22 @@ FAKE.run = run
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (130, b"")
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_does_not_crash_while_the_interpreter_ends(number):
+    """`os.abort` stands for a thread of C++ that outlives the objects it uses."""
+    code = """
+import atexit, os, time
+def run(options):
+    atexit.register(os.abort)
+    print("started", flush=True)
+    time.sleep(60)
+FAKE.run = run
+"""
+    with start_program(code) as process:
+        assert process.stdout.readline() == b"started\n"
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (128 + number, b"")

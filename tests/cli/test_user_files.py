@@ -7,9 +7,13 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from image_files import HEIGHT, WIDTH, encode, gradient_image
 from PIL import Image
 
-from bn_keras.cli.user_files import load_model, read_inputs
+from bn_keras.cli.user_files import load_model, read_encoded, read_inputs
+from bn_keras.images.pixels import JPEG, PNG, decode, preprocess
+from bn_keras.images.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.fast
 
@@ -160,16 +164,61 @@ def test_an_image_whose_white_is_unknown_is_an_error(tmp_path, dtype):
 def test_a_bad_image_is_an_error(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     half = save_png(tmp_path / "half.png", noise, size=2000)
-    with pytest.raises(ValueError, match=r"half\.png, which is none of them: .*trunc"):
+    with pytest.raises(
+        ValueError, match=r"half\.png, which is not one of them: .*trunc"
+    ):
         read_inputs(half, GRAY)
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"text\.png, which is none of them$"):
+    with pytest.raises(ValueError, match=r"png, which is not one of them\. Convert"):
         read_inputs(tmp_path / "text.png", GRAY)
     large = save_png(tmp_path / "large.png", noise)
-    for limit in (3000, 1000):  # Pillow warns above it, and refuses above twice that
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(ValueError, match=r"large\.png, .*decompression bomb"):
-            read_inputs(large, GRAY)
+    # Pillow warns above the limit, and refuses above twice that.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    assert read_inputs(large, GRAY)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"large\.png, .*decompression bomb"):
+        read_inputs(large, GRAY)
+
+
+def transparent(color):
+    pixels = np.dstack([gradient_image(), np.full((HEIGHT, WIDTH), 255, np.uint8)])
+    pixels[:10, :10] = (*color, 0)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "content",
+    [
+        encode(gradient_image(), "JPEG"),
+        encode(gradient_image(), "PNG"),
+        encode(gradient_image(), "BMP"),
+        encode(gradient_image(), "BMP", mode="L"),
+        encode(gradient_image(), "GIF"),
+        encode(transparent((200, 0, 0)), "GIF"),
+        encode(gradient_image(), "WEBP"),
+        encode(transparent((200, 0, 0)), "WEBP", lossless=True, exact=True),
+    ],
+    ids=["JPEG", "PNG", "BMP", "BMP-L", "GIF", "GIF-A", "WEBP", "WEBP-A"],
+)
+def test_an_image_is_sent_as_training_decodes_it(tmp_path, content, channels):
+    (tmp_path / "a").write_bytes(content)
+    sent = read_encoded(tmp_path / "a", channels)
+    assert sent.startswith((JPEG, PNG))
+    np.testing.assert_array_equal(decode(sent, channels), decode(content, channels))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (15, 20), (45, 30), (7, 60)])
+def test_an_image_is_resized_as_training_resizes_it(tmp_path, size):
+    path = tmp_path / "a.bmp"
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    path.write_bytes(encode(noise, "BMP"))
+    (pixels,) = read_inputs(
+        path, {"x": (np.dtype("float32"), (None, *size, 3))}
+    ).values()
+    content = tf.constant(path.read_bytes())
+    expected = preprocess(content, Preprocessing(size, channels=3))
+    np.testing.assert_allclose(pixels[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
