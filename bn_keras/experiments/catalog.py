@@ -13,10 +13,18 @@ EXPERIMENTS = (
     "mnist-sweep",
     "inception",
     "ensemble",
+    "vgg",
+    "vgg-sweep",
     "landscape",
+    "deep-linear",
     "noise",
+    "theorem",
     "section2",
     "domain",
+    "depth",
+    "population-statistics",
+    "batch-size",
+    "regularization",
 )
 SCALES = {
     "smoke": "one or two minutes on the bundled digits; checks that everything runs, "

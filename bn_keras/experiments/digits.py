@@ -62,7 +62,10 @@ def run(
                     )
                 )
             )
-        model, history = train(recipe, digits, workdir, callbacks, verbose=0)
+        # A folder that holds an earlier demonstration is trained in again.
+        model, history = train(
+            recipe, digits, workdir, callbacks, verbose=0, restart=True
+        )
         models[recipe.name] = model
         accuracy[recipe.name] = history["val_accuracy"]
     return Measurements(digits, models, accuracy)

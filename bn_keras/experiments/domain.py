@@ -10,9 +10,19 @@ from keras import ops
 
 from bn_keras.data import Arrays
 from bn_keras.experiments.data_sets import load_data
-from bn_keras.experiments.drawing import draw_seeds
+from bn_keras.experiments.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    Style,
+    add_caption,
+    draw_seeds,
+)
 from bn_keras.experiments.experiment import Experiment, measure_seeds
-from bn_keras.experiments.rows import Row, mean_and_range
+from bn_keras.experiments.rows import Row, count_seeds, mean_and_range
 from bn_keras.population import estimate_population_statistics
 from bn_keras.training import train
 from bn_keras.training.recipes import BN_CONVNET, BN_MLP
@@ -27,7 +37,7 @@ class DomainPlan(NamedTuple):
     counts: tuple[int, ...]  # unlabelled pictures of the new domain, ascending
 
 
-COUNTS = (2, 8, 32, 100, 1000)
+COUNTS = (4, 16, 64, 1000)
 PLANS = {
     "smoke": DomainPlan(
         data="digits", seeds=1, epochs={"bn-mlp": 3}, counts=(32, 1000)
@@ -44,6 +54,7 @@ PLANS = {
 }
 RECIPES = {recipe.name: recipe for recipe in (BN_MLP, BN_CONVNET)}
 TITLES = {"bn-mlp": "3 x 100 sigmoid units", "bn-convnet": "two 3x3 convolutions"}
+FEW = 64  # pictures up to which the table compares the two estimates
 # How a picture `p` with values from 0 to 1 is changed.
 DOMAINS = {
     "original": "p",
@@ -81,9 +92,10 @@ def _adapt(directories, folder, recipe, data, seed, epochs, counts):
 
     Returns a dict. `images` is the number of test pictures. `domains` is a dict from
     each domain to numbers of correct answers on the test part: `before` the estimate,
-    `after` each of the `counts`, and `back` on the original domain after the last
-    estimate. `gained` and `lost` are the pictures whose answers became correct and
-    wrong from before to the last estimate.
+    `after` each of the `counts`, `mixed` after each of them with `prior_count="auto"`,
+    layer by layer, and `back` on the original domain after the last estimate. `gained`
+    and `lost` are the pictures whose answers became correct and wrong from before to
+    the last estimate.
     """
     pictures = load_data(data, directories.get(data))
     # Training tests the network after each epoch. Nothing here uses the result, so one
@@ -112,7 +124,13 @@ def _adapt(directories, folder, recipe, data, seed, epochs, counts):
             change_domain(name, images, generator)
             for images in (pictures.test.images, unlabelled)
         )
-        answers = [correct(test)]
+        answers, mixed = [correct(test)], []
+        for count in counts:
+            model.set_weights(weights)
+            estimate_population_statistics(
+                model, train_part[:count], "layerwise", verbose=0, prior_count="auto"
+            )
+            mixed.append(int(correct(test).sum()))
         for count in counts:
             model.set_weights(weights)
             estimate_population_statistics(
@@ -123,6 +141,7 @@ def _adapt(directories, folder, recipe, data, seed, epochs, counts):
         domains[name] = {
             "before": int(before.sum()),
             "after": [int(after.sum()) for after in answers[1:]],
+            "mixed": mixed,
             "back": int(correct(pictures.test.images).sum()),
             "gained": int((last & ~before).sum()),
             "lost": int((before & ~last).sum()),
@@ -168,47 +187,66 @@ def change_domain(
 
 
 def _plot(measurements):
-    """Plot the accuracy before and after, by domain and by the pictures used.
-
-    Bars are means over seeds with their range. Dashes are the accuracy on the original
-    domain after the estimate on the new one.
-    """
+    """Plot the accuracy before and after, by domain and by the pictures used."""
     from matplotlib.figure import Figure
 
     networks = measurements["networks"]
     figure = Figure(figsize=(10, 3.6 * len(networks)), layout="constrained")
     grid = figure.subplots(len(networks), 2, squeeze=False)
-    for (bars, curves), (name, seeds) in zip(grid, networks.items(), strict=True):
-        _draw_bars(bars, seeds)
+    for (dots, curves), (name, seeds) in zip(grid, networks.items(), strict=True):
+        _draw_dots(dots, seeds)
         _draw_curves(curves, seeds)
-        for axes in (bars, curves):
-            axes.set(ylim=(0, 1.03), title=TITLES[name])
+        for axes in (dots, curves):
+            axes.set(ylim=(-0.03, 1.03), title=TITLES[name])
             axes.grid(alpha=0.3, axis="y")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=3)
+    figure.legend(handles, labels, loc="outside upper left", ncols=3)
     handles, labels = grid[0, 1].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower right", ncols=3)
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper right", ncols=3)
+    seeds = len(next(iter(networks.values())))
+    add_caption(
+        figure,
+        "Test accuracy before and after the population statistics were estimated again "
+        f"on the new domain. Means over {count_seeds(seeds)}; bars and bands are their "
+        "range. Dashes: on the original domain, with the statistics of the new one.",
+    )
     return figure
 
 
-def _draw_bars(axes, seeds):
+def _draw_dots(axes, seeds):
+    """Draw the mean and the range over seeds, before and after, by domain."""
     places = np.arange(len(DOMAINS))
-    for shift, moment, color in ((-0.2, "before", "0.7"), (0.2, "after", "C0")):
+    for shift, moment, color, marker in (
+        (-0.15, "before", BLACK, "o"),
+        (0.15, "after", BLUE, "s"),
+    ):
         values = np.array([_accuracies(seeds, domain, moment) for domain in DOMAINS])
         mean = values.mean(1)
-        axes.bar(
+        axes.errorbar(
             places + shift,
             mean,
-            0.4,
             yerr=[mean - values.min(1), values.max(1) - mean],
             label=moment,
             color=color,
+            marker=marker,
+            linestyle="",
             capsize=3,
         )
     back = [_accuracies(seeds, domain, "back").mean() for domain in DOMAINS]
-    axes.plot(places + 0.2, back, "k_", markersize=12, label="after, on original")
+    label = "on the original domain, after"
+    axes.plot(places + 0.3, back, "_", color=VERMILION, markersize=12, label=label)
     axes.set_xticks(places, DOMAINS)
     axes.set_ylabel("test accuracy")
+
+
+_DOMAIN_STYLES = {
+    "original": Style(BLACK, ":", "o"),
+    "dark": Style(BLUE, "--", "s"),
+    "grey": Style(ORANGE, "-", "^"),
+    "inverted": Style(VERMILION, "-", "D"),
+    "noisy": Style(GREEN, "-", "v"),
+    "small": Style(PURPLE, "-", "P"),
+}
 
 
 def _draw_curves(axes, seeds):
@@ -217,9 +255,7 @@ def _draw_curves(axes, seeds):
             np.divide(seed["domains"][domain]["after"], seed["images"])
             for seed in seeds
         ]
-        # Line styles distinguish curves that lie on top of each other.
-        style = {"original": "o:", "dark": "o--"}.get(domain, "o-")
-        draw_seeds(axes, seeds[0]["counts"], values, style, domain).set_markersize(3)
+        draw_seeds(axes, seeds[0]["counts"], values, _DOMAIN_STYLES[domain], domain)
     axes.set_xscale("log")
     axes.set(
         xlabel="unlabelled pictures of the new domain", ylabel="test accuracy after"
@@ -241,16 +277,48 @@ def _rows(measurements):
                     f"{TITLES[name]}, {domain} ({change}): accuracy (%)",
                     "-",
                     f"{before} -> {after}: {direction}",
+                    count_seeds(len(seeds)),
+                )
+            )
+    return [*table, *_rows_of_few(measurements)]
+
+
+def _rows_of_few(measurements):
+    """Return a row for each network and domain: estimates from few pictures."""
+    table = []
+    for name, seeds in measurements["networks"].items():
+        counts = seeds[0]["counts"]
+        few = [i for i, count in enumerate(counts) if count <= FEW]
+        pictures = ", ".join(str(counts[i]) for i in few)
+        for domain in DOMAINS:
+            means = {
+                moment: ", ".join(
+                    f"{100 * _accuracies(seeds, domain, moment, i).mean():.1f}"
+                    for i in few
+                )
+                for moment in ("after", "mixed")
+            }
+            table.append(
+                Row(
+                    f"{TITLES[name]}, {domain}, {pictures} pictures: accuracy (%)",
+                    "-",
+                    f"new statistics {means['after']}; mixed with the old ones "
+                    f"{means['mixed']}",
+                    count_seeds(len(seeds)),
                 )
             )
     return table
 
 
-def _accuracies(seeds, domain, moment):
-    """Return each seed's share of correct answers before, after, or back; an array."""
+def _accuracies(seeds, domain, moment, position=-1):
+    """Return each seed's share of correct answers; an array.
+
+    `moment` is "before", "after", "mixed" or "back"; the position is that of the count
+    of pictures for "after" and "mixed".
+    """
     correct = [seed["domains"][domain][moment] for seed in seeds]
-    if moment == "after":
-        correct = [counts[-1] for counts in correct]
+    if moment in ("after", "mixed"):
+        correct = [counts[position] for counts in correct]
     return np.divide(correct, [seed["images"] for seed in seeds])
 
 

@@ -1,25 +1,19 @@
 """Figure 4 at small scale: one crop, 144 crops, and an ensemble of six networks."""
 
-from dataclasses import replace
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bn_keras.evaluation import predict_probabilities, wilson_interval
-from bn_keras.experiments.curves import (
-    BATCH,
-    halvings,
-    sample,
-    scale_down,
-    train_or_load,
-)
-from bn_keras.experiments.data_sets import load_data
+from bn_keras.evaluation import wilson_interval
+from bn_keras.experiments.drawing import BLACK, BLUE, ORANGE, add_caption
+from bn_keras.experiments.ensemble_member import predict_member
 from bn_keras.experiments.experiment import Experiment
+from bn_keras.experiments.intervals import Interval, has_size, is_above
 from bn_keras.experiments.parts import Part
-from bn_keras.experiments.rows import Row, mean_and_range, verdict
-from bn_keras.training import preprocessing_for, recipes
+from bn_keras.experiments.rows import Row, mean_and_range, with_interval
+from bn_keras.training import recipes
 
 # Top-1 error in %, figure 4.
 FIGURE_4 = {"single crop": 25.2, "multicrop": 21.99, "ensemble": 20.1}
@@ -34,13 +28,14 @@ class EnsemblePlan(NamedTuple):
     epochs: int  # passes over the training pictures, 32 per step
     images: int  # test pictures
     crops: int  # crops of each picture, 10 or 144
+    rate: float  # of BN-x30; 30 times the rate that is tuned for Inception
     members: int = len(recipes.ENSEMBLE)
 
 
 PLANS = {
-    "smoke": EnsemblePlan("digits", 8, 1 / 16, 1, 50, 10, 2),
-    "default": EnsemblePlan("cifar10", 16, 1 / 8, 2, 1000, 144),
-    "full": EnsemblePlan("cifar10", 32, 1 / 4, 60, 10000, 144),
+    "smoke": EnsemblePlan("digits", 8, 1 / 16, 1, 50, 10, 0.045, 2),
+    "default": EnsemblePlan("cifar10", 16, 1 / 8, 2, 10000, 144, 0.45),
+    "full": EnsemblePlan("cifar10", 32, 1 / 4, 60, 10000, 144, 0.45),
 }
 
 
@@ -56,7 +51,7 @@ def _rounds(plan):
     count = arguments.pop("members")
     names = [recipe.name for recipe in recipes.ENSEMBLE[:count]]
     results = yield [
-        Part(name, _predict_member, {"member": name, **arguments}) for name in names
+        Part(name, predict_member, {"member": name, **arguments}) for name in names
     ]
     labels = np.array(results[names[0]]["labels"])
     single, multiple = (
@@ -68,32 +63,6 @@ def _rounds(plan):
         "crops": plan.crops,
         **compare(single, multiple, labels),
     }
-
-
-def _predict_member(
-    directories, folder, *, member, data, size, width, epochs, images, crops
-):
-    """Train one member; return its class probabilities with one crop and with all."""
-    examples = load_data(data, directories.get(data))
-    recipe = recipes.RECIPES[member]
-    recipe = scale_down(
-        recipe,
-        size,
-        width,
-        epochs,
-        recipe.learning_rate,
-        halvings(recipe),
-        recipe.seed,
-    )
-    test_sample = sample(examples.test, images)
-    model = train_or_load(recipe, replace(examples, test=test_sample), folder)
-    preprocessing = preprocessing_for(recipe, examples)
-    answers = {"labels": test_sample.labels.tolist()}
-    for name, count in (("single", 1), ("multiple", crops)):
-        batches = predict_probabilities(model, test_sample, count, preprocessing, BATCH)
-        probabilities = np.concatenate([batch for batch, _ in batches])
-        answers[name] = np.round(probabilities, 6).tolist()
-    return answers
 
 
 def compare(single: np.ndarray, multiple: np.ndarray, labels: Any) -> dict[str, Any]:
@@ -166,23 +135,23 @@ def _rows(measurements):
         for name, paper in FIGURE_4.items()
     ]
     single, multiple, together = FIGURE_4.values()
+    n = f"{members} networks, {images:,} pictures"
     for name, claim, paper in (
         ("multicrop", "multicrop instead of single crop", single - multiple),
-        ("ensemble", "ensemble instead of a member's multicrop", multiple - together),
-        (
-            "best",
-            "ensemble instead of its best member's multicrop",
-            multiple - together,
-        ),
+        ("ensemble", "ensemble instead of one network, multicrop", multiple - together),
+        # The paper compares with one network; this is a question of our own.
+        ("best", "ensemble instead of its best member, multicrop", None),
     ):
-        gain, low, high = (100 * value for value in measurements["gains"][name])
+        gain = Interval(*(100 * value for value in measurements["gains"][name]))
         table.append(
             Row(
                 f"{claim}: reduction of the error (points)",
-                f"more than 0 ({paper:.1f})",
-                f"{gain:.1f} (95% interval {low:.1f} to {high:.1f})",
-                # Over test pictures, not over seeds: there is only one ensemble.
-                verdict([low, high]),
+                "-" if paper is None else f"more than 0 ({paper:.1f})",
+                with_interval(gain, unit=" points"),
+                n,
+                None if paper is None else is_above(gain, 0),
+                None if paper is None else has_size(gain, paper),
+                fact="" if paper is None else name,
             )
         )
     return table
@@ -193,43 +162,50 @@ def _interval(error, images):
 
 
 def _plot(measurements):
-    """Plot the top-1 error of each line of figure 4.
-
-    A bar shows the mean, a point each network, and a line the 95% interval of the
-    ensemble's error.
-    """
+    """Plot the top-1 error of each line of figure 4: means, members and intervals."""
     from matplotlib.figure import Figure
 
-    errors = measurements["errors"]
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    errors, images = measurements["errors"], measurements["images"]
+    members = len(errors["single crop"])
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for place, values in enumerate(errors.values()):
-        mean = np.mean(100 * np.array(values))
-        bar = axes.bar(place, mean, width=0.6, alpha=0.6)
-        axes.bar_label(bar, fmt="%.1f", label_type="center")
+    colors = (BLACK, ORANGE, BLUE)
+    for place, (values, color) in enumerate(zip(errors.values(), colors, strict=True)):
+        mean = float(np.mean(values))
+        low, high = _interval(mean, images)
+        axes.errorbar(
+            place,
+            100 * mean,
+            [[100 * (mean - low)], [100 * (high - mean)]],
+            color=color,
+            marker="s",
+            capsize=4,
+        )
+        axes.annotate(f"{100 * mean:.1f}", (place + 0.08, 100 * mean), va="center")
         if len(values) > 1:
-            axes.plot(
-                np.linspace(place - 0.15, place + 0.15, len(values)),
-                100 * np.array(values),
-                "k.",
-            )
-        else:
-            low, high = _interval(values[0], measurements["images"])
-            axes.errorbar(
-                place,
-                mean,
-                [[mean - 100 * low], [100 * high - mean]],
-                color="black",
-                capsize=4,
-            )
+            spread = place + np.linspace(-0.25, -0.1, len(values))
+            axes.plot(spread, 100 * np.array(values), ".", color=color)
     axes.set_xticks(range(len(errors)), list(errors))
-    members, images = len(errors["single crop"]), measurements["images"]
-    axes.set(
-        ylabel="top-1 error (%)",
-        title=f"{members} networks, {images:,} test pictures",
+    axes.set(ylabel="top-1 error (%)", xlim=(-0.5, len(errors) - 0.5))
+    axes.grid(alpha=0.3, axis="y")
+    add_caption(
+        figure,
+        f"{members} networks, {images:,} test pictures. Squares: the mean error, with "
+        "the 95% interval over the pictures. Dots: each network. The axis does not "
+        "start at 0.",
     )
-    axes.margins(y=0.2)
     return figure
+
+
+def _setup(plan):
+    return {
+        "data": plan.data,
+        "size": plan.size,
+        "crops": plan.crops,
+        "networks": plan.members,
+        "pictures": plan.images,
+        "base": "BN-x30",
+    }
 
 
 EXPERIMENT = Experiment(
@@ -239,4 +215,10 @@ EXPERIMENT = Experiment(
     _rounds,
     _rows,
     _plot,
+    _setup,
+    {
+        "data": "ImageNet takes weeks of GPUs",
+        "size": "fits two CPU cores",
+        "pictures": "all that CIFAR-10 has",
+    },
 )

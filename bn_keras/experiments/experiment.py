@@ -1,8 +1,9 @@
 """What an experiment declares, and the one way to run it."""
 
+import json
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bn_keras.experiments.parts import OnPart, Part, measure
@@ -33,6 +34,10 @@ class Experiment(Generic[PlanT]):
         rows: Called as `rows(measurements)`. It compares the paper's claims with what
             was measured.
         plot: Called as `plot(measurements)`. It returns the figure.
+        setup: Called as `setup(plan)`. It returns the set-up as a dict, in the words of
+            `bn_keras.experiments.facts`, by which it is compared with the paper's.
+        differences: A dict from a key of the set-up in which the scale "default"
+            differs from the paper to the reason.
 
     Example:
     ```python
@@ -60,6 +65,8 @@ class Experiment(Generic[PlanT]):
     rounds: Callable[[PlanT], Rounds[dict[str, Any]]]
     rows: Callable[[Mapping[str, Any]], list[Row]]
     plot: Callable[[Mapping[str, Any]], "Figure"]
+    setup: Callable[[PlanT], Mapping[str, Any]] | None = None
+    differences: Mapping[str, str] = field(default_factory=dict)
 
     def run(
         self,
@@ -82,7 +89,9 @@ class Experiment(Generic[PlanT]):
                 empty name at the beginning of each round.
 
         Returns:
-            The measurements, with `"scale"` and the parts' total of `"seconds"`.
+            The measurements, with `"scale"`, the `"plan"` as JSON has it, and the
+            parts' total of `"seconds"`; and `"sources"` and `"commits"`, as
+            `bn_keras.experiments.parts.Measured` has them.
 
         Raises:
             ValueError: If the scale is unknown.
@@ -92,7 +101,7 @@ class Experiment(Generic[PlanT]):
                 f"`scale` must be one of {', '.join(self.plans)}. Received: "
                 f"scale={scale!r}"
             )
-        results, seconds = {}, 0.0
+        results, seconds, sources, commits = {}, 0.0, {}, set()
         rounds = self.rounds(self.plans[scale])
         parts = next(rounds)
         while True:
@@ -102,10 +111,28 @@ class Experiment(Generic[PlanT]):
             measured = measure(list(new.values()), workdir, directories, jobs, on_part)
             results |= measured.results
             seconds += measured.seconds
+            sources |= measured.sources
+            commits |= {*measured.commits}
             try:
                 parts = rounds.send(results)
             except StopIteration as end:
-                return {"scale": scale, "seconds": seconds, **end.value}
+                return {
+                    "scale": scale,
+                    "plan": plan_as_json(self.plans[scale]),
+                    "seconds": seconds,
+                    "sources": sources,
+                    "commits": sorted(commits),
+                    **end.value,
+                }
+
+
+def plan_as_json(plan: Any) -> Any:
+    """Return the sizes of a scale as a result file has them.
+
+    Args:
+        plan: A named tuple, or what JSON can represent.
+    """
+    return json.loads(json.dumps(plan._asdict() if hasattr(plan, "_asdict") else plan))
 
 
 def measure_seeds(

@@ -1,14 +1,13 @@
 """Train a network by gradient descent and probe its loss on the way."""
 
 from collections.abc import Mapping
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from bn_keras.data import Shuffling
+from bn_keras.experiments import deep_linear_training
 from bn_keras.experiments.data_sets import load_data
 from bn_keras.experiments.probing import (
     build_loss_and_gradients,
@@ -16,7 +15,6 @@ from bn_keras.experiments.probing import (
     group_weights,
     probe,
 )
-from bn_keras.experiments.rows import round_digits
 from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import VGG
@@ -57,6 +55,7 @@ def train_vgg(
         depth=depth,
         width=width,
         normalization=BatchNormalization if batch_normalization else None,
+        kernel_initializer="glorot_uniform",  # the paper's "standard Glorot"
     )
     # From -1 to 1 as in the recipes. Smaller pictures are enlarged.
     preprocessing = Preprocessing(size=(32, 32), scale=1 / 127.5, offset=-1.0)
@@ -65,44 +64,6 @@ def train_vgg(
     )
     loss = keras.losses.SparseCategoricalCrossentropy()
     return _train_and_probe(model, loss, batches, **probing)
-
-
-def train_linear(
-    directories: Mapping[str, Any] | None,
-    folder: Path | None,
-    seed: int,
-    batch_normalization: bool,
-    depth: int,
-    units: int,
-    examples: int,
-    **probing: Any,
-) -> dict[str, Any]:
-    """Train a deep linear network to match a Gaussian matrix, and probe its loss.
-
-    Args:
-        directories: Not used: the data are random.
-        folder: Not used: an interrupted training starts from scratch.
-        seed: The seed of the weights and of the data.
-        batch_normalization: Whether all layers but the last are followed by BN.
-        depth: The number of layers.
-        units: The number of units of each layer.
-        examples: The number of examples, all of which are used in each step.
-        **probing: See `_train_and_probe`, whose result is returned.
-    """
-    rng = np.random.default_rng(seed)
-    inputs = rng.normal(size=(examples, units))
-    targets = inputs @ rng.normal(size=(units, units)) / np.sqrt(units)
-    keras.utils.set_random_seed(seed)
-    # In float64: the shortest steps change a weight by less than float32 resolves.
-    x = first = keras.Input((units,), dtype="float64")
-    for layer in range(1, depth + 1):
-        x = keras.layers.Dense(units, use_bias=False, dtype="float64")(x)
-        if batch_normalization and layer < depth:
-            x = BatchNormalization(dtype="float64")(x)
-    loss = keras.losses.MeanSquaredError(reduction="sum", dtype="float64")
-    return _train_and_probe(
-        keras.Model(first, x), loss, repeat((inputs, targets)), **probing
-    )
 
 
 def _train_and_probe(model, loss, batches, rate, factors, steps, every, drawn):
@@ -139,25 +100,9 @@ def _train_and_probe(model, loss, batches, rate, factors, steps, every, drawn):
                 keras.ops.convert_to_tensor(v) for v in model.trainable_variables
             ]
             probes.append(probe(compute, weights, [rate * f for f in factors]))
-            shifts.append(covariate_shift(compute, weights, layers, rate))
+            shifts.append(covariate_shift(compute, weights, layers, rate, drawn))
         model.train_on_batch(*batch)
-    # The variation is a small difference of large losses. It is kept separately because
-    # it cannot be computed from the rounded losses.
-    values = np.array(
-        [
-            (p.loss, *p.losses, np.ptp(p.losses), *p.distances, p.smoothness)
-            for p in probes
-        ]
-    )
-    names = ("loss", "loss_least", "loss_most", "loss_variation")
-    names += ("distance_least", "distance_most", "smoothness")
-    curves: dict[str, Any] = {"steps": list(range(0, steps, every))}
-    curves |= {name: round_digits(values[:, i], 4) for i, name in enumerate(names)}
-    shift_values = np.array(shifts)
-    for i, name in enumerate(("shift_distance", "shift_cosine")):
-        curves[name] = {
-            # The first layer has no earlier layers and therefore no shift.
-            str(layer): round_digits(shift_values[:, layer - 2, i], 4)
-            for layer in drawn
-        }
-    return curves
+    return {
+        "steps": list(range(0, steps, every)),
+        **deep_linear_training.curves(probes, shifts, drawn),
+    }

@@ -1,14 +1,17 @@
 """Which initial weights and learning rates the MNIST network learns with."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from bn_keras.experiments.drawing import add_caption, plot_grids
 from bn_keras.experiments.experiment import Experiment, measure_seeds
+from bn_keras.experiments.intervals import is_above, mean_interval
 from bn_keras.experiments.mnist_training import LABELS, load_binary, observe_training
-from bn_keras.experiments.rows import Row, round_digits, verdict, with_and_without
-from bn_keras.training.recipes import RECIPES
+from bn_keras.experiments.rounding import round_digits
+from bn_keras.experiments.rows import Row, count_seeds, with_and_without
+from bn_keras.training.recipes import MLP, RECIPES
 
 # The share of the test images above which a network counts as learning.
 LEARNS = 0.5
@@ -89,28 +92,17 @@ def _train(directories, folder, recipe, seed, data, deviation, learning_rate, st
 
 def _plot(measurements):
     """Plot the grid of each network as a table of mean test accuracies."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 2.9), layout="constrained")
-    panels = figure.subplots(1, len(LABELS), sharey=True)
-    image: Any = None
-    for axes, (name, label) in zip(panels, LABELS.items(), strict=True):
-        cells = 100 * np.mean(measurements["accuracy"][name], axis=-1)
-        image = axes.imshow(cells, cmap="viridis", vmin=0, vmax=100, aspect="auto")
-        for (row, column), value in np.ndenumerate(cells):
-            color = "black" if value > 60 else "white"
-            axes.text(
-                column, row, f"{value:.1f}", ha="center", va="center", color=color
-            )
-        rates, deviations = measurements["learning_rates"], measurements["deviations"]
-        axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
-        axes.set_yticks(range(len(deviations)), [f"{value:g}" for value in deviations])
-        axes.set(title=label, xlabel="learning rate")
-    panels[0].set_ylabel("initial standard deviation")
-    figure.colorbar(
-        image,
-        ax=panels,
-        label=f"test accuracy (%)\nafter {measurements['steps']:,} steps",
+    figure = plot_grids(
+        {label: measurements["accuracy"][name] for name, label in LABELS.items()},
+        measurements["learning_rates"],
+        measurements["deviations"],
+        "initial standard deviation",
+        f"test accuracy (%)\nafter {measurements['steps']:,} steps",
+    )
+    add_caption(
+        figure,
+        "Mean test accuracy in percent over "
+        f"{count_seeds(len(measurements['accuracy'][MLP.name][0][0]))}; chance is 10.",
     )
     return figure
 
@@ -123,25 +115,30 @@ def _rows(measurements):
     learning = [(grid > LEARNS).sum(axis=(0, 1)) for grid in grids]
     gaps = [100 * np.ptp(grid, axis=0).mean(axis=0) for grid in grids]
     highest = [_highest_rate(grid, rates) for grid in grids]
+    n = count_seeds(grids[0].shape[-1])
     return [
         Row(
             "cells (learning rate, initial deviation) in which the network learns, of "
             f"{grids[0][..., 0].size}",
-            "more with BN",
+            "-",
             with_and_without(*learning),
-            verdict(learning[0] - learning[1]),
+            n,
         ),
         Row(
             "gap in test accuracy between initial deviations, mean over rates (points)",
             "smaller with BN",
             with_and_without(*gaps),
-            verdict(np.round(gaps[1] - gaps[0], 1)),
+            n,
+            is_above(mean_interval(gaps[1] - gaps[0]), 0),
+            fact="initialization",
         ),
         Row(
             "highest learning rate, of those tried, with which the network learns",
             "higher with BN",
             with_and_without(*highest, digits=2),
-            _compare_highest(*highest, limit=rates.max()),
+            n,
+            is_above(mean_interval(np.subtract(*highest)), 0),
+            fact="rates",
         ),
     ]
 
@@ -152,11 +149,8 @@ def _highest_rate(grid, rates):
     return (learns * rates[:, np.newaxis]).max(axis=0)
 
 
-def _compare_highest(with_bn, without, limit):
-    """Return the verdict; None if both networks learn with the highest rate tried."""
-    if ((with_bn == limit) & (without == limit)).any():
-        return None
-    return verdict(with_bn - without)
+def _setup(plan):
+    return {"data": plan.data, "hidden units": "3 x 100 sigmoid", "steps": plan.steps}
 
 
 EXPERIMENT = Experiment(
@@ -166,4 +160,5 @@ EXPERIMENT = Experiment(
     _rounds,
     _rows,
     _plot,
+    _setup,
 )

@@ -29,10 +29,12 @@ class Observations(NamedTuple):
         accuracy: The test accuracy, `(observations,)`.
         percentiles: The percentiles over the test images of the input of each sigmoid
             of the last hidden layer, `(observations, 3, units)`.
+        correct: Whether the last answer to each test image is correct, `(images,)`.
     """
 
     accuracy: np.ndarray
     percentiles: np.ndarray
+    correct: np.ndarray
 
 
 @cache
@@ -103,10 +105,13 @@ def observe_training(
         model.inputs, [model.get_layer(LAST_HIDDEN).input, *model.outputs]
     )
     accuracy, percentiles = [], []
+    correct: Any = None
 
     def on_epoch_end(epoch, logs):
+        nonlocal correct
         inputs, probabilities = observer.predict_on_batch(data.test.images)
-        accuracy.append(np.mean(np.argmax(probabilities, axis=1) == data.test.labels))
+        correct = np.argmax(probabilities, axis=1) == data.test.labels
+        accuracy.append(np.mean(correct))
         percentiles.append(np.percentile(inputs, PERCENTILES, axis=0))
 
     model.fit(
@@ -117,7 +122,7 @@ def observe_training(
         shuffle=False,  # the stream of mini-batches is shuffled already
         verbose=0,
     )
-    return Observations(np.array(accuracy), np.array(percentiles, np.float64))
+    return Observations(np.array(accuracy), np.array(percentiles, np.float64), correct)
 
 
 def mini_batches(split: Any, recipe: Recipe) -> "tf.data.Dataset":

@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bn_keras.experiments.drawing import draw_seeds
+from bn_keras.experiments.drawing import STYLES, add_caption, draw_seeds
 from bn_keras.experiments.experiment import Experiment, measure_seeds
+from bn_keras.experiments.layers.noisy_normalization import MEAN, SCALE, SPREAD
 from bn_keras.experiments.noise_rows import LABELS, NOISES, NORMS, rows
-from bn_keras.experiments.noisy_training import train_network
-
-STYLES = {"none": "--", "noise": ":"}
+from bn_keras.experiments.noisy_training import LEARNING_RATE, train_network
+from bn_keras.experiments.rows import count_seeds
 
 
 class NoisePlan(NamedTuple):
@@ -26,7 +26,7 @@ class NoisePlan(NamedTuple):
     population_batches: int  # mini-batches of BN's population statistics in a test
     target: float  # training accuracy to which steps are counted
     seeds: int  # trainings of each network
-    networks: tuple[str, ...] = tuple(LABELS)  # those compared
+    networks: tuple[str, ...]  # keys of `LABELS`, those compared
 
 
 _DEFAULT = NoisePlan(
@@ -34,13 +34,14 @@ _DEFAULT = NoisePlan(
     depth=16,
     width=1 / 8,
     batch_size=64,
-    steps=1000,
-    every=50,
-    test_every=250,
+    steps=2000,
+    every=100,
+    test_every=1000,
     test_images=2000,
     population_batches=16,
     target=0.35,
-    seeds=2,
+    seeds=5,
+    networks=(*NOISES, "l1", "l2", "linf"),
 )
 PLANS = {
     "smoke": _DEFAULT._replace(
@@ -53,7 +54,7 @@ PLANS = {
     "full": _DEFAULT._replace(
         **{"width": 1, "batch_size": 128, "steps": 15000, "every": 75},
         **{"test_every": 1500, "test_images": 10000, "population_batches": 100},
-        **{"target": 0.9, "seeds": 3},
+        **{"target": 0.9, "networks": tuple(LABELS)},
     ),
 }
 
@@ -90,25 +91,26 @@ def _plot(measurements):
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     networks = measurements["networks"]
-    # Colors that the left panel does not use for noise.
-    colors = ("blue", "orange", "purple", "brown", "pink")
-    right.set_prop_cycle(color=[f"tab:{color}" for color in colors])
     for axes, names in ((left, NOISES), (right, NORMS)):
         for name in [name for name in names if name in networks]:
             steps, curves = _curves(networks[name], "accuracy", measurements["every"])
-            style = STYLES.get(name, "-")
-            line = draw_seeds(axes, steps, curves, style, LABELS[name])
-            steps, curves = _curves(networks[name], "test", measurements["test_every"])
-            axes.plot(steps, curves.mean(axis=0), ".", color=line.get_color())
-        axes.set(xlabel="steps", ylabel="training accuracy (dots: test)", ylim=(0, 1))
+            draw_seeds(axes, steps, curves, STYLES[name], LABELS[name])
+        axes.set(xlabel="steps", ylabel="training accuracy", ylim=(0, 1))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     left.set_title("Noise")
     right.set_title("$L_p$ normalization")
     _plot_units(middle, networks)
+    add_caption(
+        figure,
+        "Left and right: accuracy on the training mini-batches, noise included; mean "
+        f"over {count_seeds(len(networks['bn']))}, bands are their range. Middle: "
+        "the mean of one typical unit at the last steps, in its own standard "
+        "deviations; the band is one standard deviation on either side. First seed.",
+    )
     return figure
 
 
@@ -128,23 +130,39 @@ def _plot_units(axes, networks):
         usual = np.nanmean(deviation)
         mean = 4 * place + (mean - np.nanmean(mean)) / usual
         steps = np.arange(len(mean)) - len(mean) + 1
-        (line,) = axes.plot(steps, mean, STYLES.get(name, "-"))
+        style = STYLES[name]
+        axes.plot(steps, mean, style.line, color=style.color)
         axes.fill_between(
             steps,
             mean - deviation / usual,
             mean + deviation / usual,
-            color=line.get_color(),
+            color=style.color,
             alpha=0.2,
             linewidth=0,
         )
     axes.set(
-        xlabel="last steps",
-        title="A unit's mean and standard deviation",
+        xlabel="steps before the last",
+        title="Inputs of a unit (standard deviations)",
         yticks=[4 * place for place in range(len(names))],
         yticklabels=[LABELS[name] for name in names],
     )
     axes.set_yticks(axes.get_yticks(), axes.get_yticklabels(), rotation=90, va="center")
     axes.grid(alpha=0.3)
+
+
+def _setup(plan):
+    return {
+        "data": plan.data,
+        "convolutions": plan.depth - 3,
+        "width": plan.width,
+        "augmentation": "none",
+        "initialization": "Glorot",
+        "batch": plan.batch_size,
+        "rate": LEARNING_RATE,
+        "steps": plan.steps,
+        "noise": f"mu {MEAN}, sigma {SCALE}, r {SPREAD}",
+        "layers": [2, 9, 13],
+    }
 
 
 EXPERIMENT = Experiment(
@@ -154,4 +172,10 @@ EXPERIMENT = Experiment(
     _rounds,
     rows,
     _plot,
+    _setup,
+    {
+        "width": "fits two CPU cores",
+        "batch": "fits two CPU cores",
+        "steps": "fits two CPU cores",
+    },
 )

@@ -5,7 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from bn_keras.experiments.rows import Row, mean_and_range, steps_to_accuracy, verdict
+from bn_keras.experiments.intervals import (
+    Interval,
+    is_above,
+    mean_interval,
+    ratio_interval,
+)
+from bn_keras.experiments.rows import (
+    Row,
+    count_seeds,
+    mean_and_range,
+    steps_to_accuracy,
+    with_interval,
+)
 
 LABELS = {
     "none": "Without BN",
@@ -15,86 +27,152 @@ LABELS = {
     "l1": "L1",
     "l2": "L2",
     "linf": "L∞",
+    "l1-centred": "L1, centered",
+    "linf-centred": "L∞, centered",
 }
 NOISES = ("none", "bn", "noisy-bn", "noise")
-NORMS = ("none", "bn", "l1", "l2", "linf")
+NORMS = ("none", "bn", "l1", "l2", "linf", "l1-centred", "linf-centred")
 # The data sets of all plans have ten classes.
 CHANCE = 0.1
-# The share of the way from the network without BN to that with it that counts as
-# similar to BN.
-SIMILAR = 0.75
+# "Similar" accuracies, fixed before the run: within so many points, or better.
+MARGIN = 0.02
 
 
 def rows(measurements: Mapping[str, Any]) -> list[Row]:
     """Compare what the paper says about noise and p-norms with what was measured."""
     networks, target = measurements["networks"], measurements["target"]
     compared = ("noisy-bn", "bn", "none")
-    points = measurements["every"] * np.arange(
-        1, 1 + len(networks["none"][0]["accuracy"])
-    )
-    last = int(points[-1])
-    steps = {
-        name: [steps_to_accuracy(points, seed["accuracy"], target) for seed in seeds]
-        for name, seeds in networks.items()
-    }
-    # A network that never reaches the target counts with all its steps.
-    counted = {
-        name: [last if value is None else value for value in values]
-        for name, values in steps.items()
-    }
-    quarter = max(1, len(points) // 4)
+    n = count_seeds(len(networks["none"]))
     final = {
-        name: [float(np.mean(seed["accuracy"][-quarter:])) for seed in seeds]
-        for name, seeds in networks.items()
+        name: [seed["train"][-1] for seed in seeds] for name, seeds in networks.items()
     }
-    final_texts = {name: mean_and_range(values, 100) for name, values in final.items()}
-    tests = {
-        name: mean_and_range([seed["test"][-1] for seed in networks[name]], 100)
-        for name in (*compared, *NORMS[2:])
-        if name in networks
-    }
-    claim = "training accuracy over the last quarter (%)"
-    halfway = (CHANCE + np.array(final["none"])) / 2
+    where = "training accuracy without noise"
+    texts = {name: mean_and_range(values, 100) for name, values in final.items()}
+
+    def below(name, other):
+        return mean_interval(np.subtract(final[other], final[name]))
+
+    noisy = below("noisy-bn", "bn")
+    better = below("none", "noisy-bn")
+    # If the network without noise is at chance too, nothing is decided.
     learns = np.array(final["none"]) > 2 * CHANCE
+    halfway = (CHANCE + np.array(final["none"])) / 2 - final["noise"]
+    fails = mean_interval(np.where(learns, halfway, np.nan))
     return [
         *_rows_of_movement(networks, compared),
         Row(
-            f"steps to {target:.0%} training accuracy",
-            "noisy BN similar to BN",
-            _join({name: _describe_steps(steps[name], last) for name in compared}),
-            _is_similar("noisy-bn", counted),
+            f"{where}: noisy BN below BN (points)",
+            f"almost none (here: at most {100 * MARGIN:g})",
+            f"{with_interval(_points(noisy), unit=' points')}; "
+            f"{_join({name: texts[name] for name in compared})}",
+            n,
+            is_above(_negative(noisy), -MARGIN),
+            fact="noisy-similar",
         ),
         Row(
-            f"{claim}: noisy BN",
-            "similar to BN",
-            _join({name: final_texts[name] for name in compared}),
-            _is_similar("noisy-bn", final),
+            f"{where}: noisy BN above the network without BN (points)",
+            "much better",
+            with_interval(_points(better), unit=" points"),
+            n,
+            is_above(better, 0),
+            fact="noisy-better",
         ),
-        Row("final test accuracy (%)", "-", _join(tests)),
         Row(
-            f"{claim}: noise without BN",
-            "does not train",
-            final_texts["noise"],
-            # If the network without noise is at chance too, nothing is decided.
-            verdict(np.where(learns, halfway - final["noise"], np.nan)),
+            f"{where}: noise without BN",
+            "does not train (here: nearer to chance than to no noise)",
+            f"{texts['noise']}%",
+            n,
+            is_above(fails, 0),
+            fact="noise-fails",
         ),
+        *[_row_of_norm(name, networks, n) for name in _norms(networks)],
         *[
             Row(
-                f"{claim}: {LABELS[name]}",
-                "similar to BN",
-                final_texts[name],
-                _is_similar(name, final),
+                f"{where}: {LABELS[name]} below BN (points)",
+                "-",
+                with_interval(_points(below(name, "bn")), unit=" points"),
+                n,
             )
-            for name in NORMS[2:]
-            if name in networks
+            for name in _norms(networks)
         ],
+        _row_of_steps(measurements, networks, compared, target, n),
+        Row(
+            "test accuracy after the last step (%)",
+            "-",
+            _join(
+                {
+                    name: mean_and_range([seed["test"][-1] for seed in seeds], 100)
+                    for name, seeds in networks.items()
+                    if name != "noise"
+                }
+            ),
+            n,
+        ),
     ]
+
+
+def _norms(networks):
+    return [name for name in NORMS[2:] if name in networks]
+
+
+def _row_of_norm(name, networks, n):
+    """Compare a norm with BN where both use the statistics of the mini-batch."""
+    judged = not name.endswith("-centred")
+    accuracies = {
+        key: np.array([seed["accuracy"] for seed in networks[key]])
+        for key in (name, "bn")
+    }
+    quarter = max(accuracies["bn"].shape[1] // 4, 1)
+    last = {key: of[:, -quarter:].mean(axis=1) for key, of in accuracies.items()}
+    below = mean_interval(last["bn"] - last[name])
+    return Row(
+        f"last quarter of the training mini-batches: {LABELS[name]} below BN (points)",
+        f"comparable (here: at most {100 * MARGIN:g})" if judged else "-",
+        with_interval(_points(below), unit=" points"),
+        n,
+        is_above(_negative(below), -MARGIN) if judged else None,
+        fact=f"vgg-{name}" if judged else "",
+    )
+
+
+def _row_of_steps(measurements, networks, compared, target, n):
+    points = measurements["every"] * np.arange(
+        1, 1 + len(networks["none"][0]["accuracy"])
+    )
+    steps = {
+        name: [
+            steps_to_accuracy(points.tolist(), seed["accuracy"], target)
+            for seed in networks[name]
+        ]
+        for name in compared
+    }
+    last = int(points[-1])
+    return Row(
+        f"steps to {target:.0%} training accuracy, with noise",
+        "-",
+        _join({name: _describe_steps(steps[name], last) for name in compared}),
+        n,
+    )
 
 
 def _rows_of_movement(networks, compared):
     """Compare how far the observed layers' inputs move in a step."""
-    table = []
+    n = count_seeds(len(networks["none"]))
+    table = [_row_of_instability(networks, n)]
     for layer in networks["none"][0]["instability"]:
+        for moment in ("mean", "variance"):
+            changes = {
+                name: [seed["changes"][layer][moment] for seed in networks[name]]
+                for name in compared
+            }
+            table.append(
+                Row(
+                    f"change of the {moment} of layer {layer}'s inputs, median",
+                    "-",
+                    _join({x: mean_and_range(c, digits=3) for x, c in changes.items()}),
+                    n,
+                )
+            )
         # None, from a training that diverged, becomes NaN.
         movement = {
             name: np.array(
@@ -102,16 +180,49 @@ def _rows_of_movement(networks, compared):
             )
             for name in compared
         }
-        texts = {name: mean_and_range(m, digits=3) for name, m in movement.items()}
         table.append(
             Row(
                 f"movement of layer {layer}'s inputs per step, in standard deviations",
-                "more with noisy BN than without BN",
-                _join(texts),
-                verdict(np.round(movement["noisy-bn"] - movement["none"], 3)),
+                "-",
+                _join({x: mean_and_range(m, digits=3) for x, m in movement.items()}),
+                n,
             )
         )
     return table
+
+
+def _row_of_instability(networks, n):
+    """Compare figure 8a: the absolute changes of the mean and of the variance."""
+    logs = {
+        name: [
+            np.mean(
+                [
+                    np.log(np.array([*moments.values()], float))
+                    for moments in seed["changes"].values()
+                ]
+            )
+            for seed in networks[name]
+        ]
+        for name in ("noisy-bn", "none")
+    }
+    ratio = ratio_interval(np.exp(logs["noisy-bn"]), np.exp(logs["none"]))
+    layers = ", ".join(networks["none"][0]["changes"])
+    return Row(
+        f"change of mean and variance per step, geometric mean over layers {layers}",
+        "larger with noisy BN than without BN",
+        f"noisy BN {with_interval(ratio, 2, ' times')} as large",
+        n,
+        is_above(ratio, 1),
+        fact="noisy-unstable",
+    )
+
+
+def _points(interval):
+    return Interval(*(100 * value for value in interval))
+
+
+def _negative(interval):
+    return Interval(-interval.estimate, -interval.high, -interval.low)
 
 
 def _join(texts):
@@ -123,13 +234,5 @@ def _describe_steps(values, last):
     reached = [value for value in values if value is not None]
     texts = [mean_and_range(reached, digits=0)] if reached else []
     if never := len(values) - len(reached):
-        texts.append(f"not within {last:,} ({never} of {len(values)} seeds)")
+        texts.append(f"not within {last:,} ({never} of {count_seeds(len(values))})")
     return ", ".join(texts)
-
-
-def _is_similar(name, values):
-    """Return whether a network covers most of the way from without BN to with BN."""
-    network, bn, none = (np.array(values[key], float) for key in (name, "bn", "none"))
-    # If BN makes no difference, nothing is decided.
-    way = (network - none) / np.where(bn == none, np.nan, bn - none)
-    return verdict(np.round(way - SIMILAR, 3))

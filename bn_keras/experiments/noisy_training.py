@@ -19,7 +19,7 @@ from bn_keras.experiments.layers.noisy_normalization import (
     NoisyBias,
 )
 from bn_keras.experiments.layers.watch import Watch
-from bn_keras.experiments.rows import round_digits
+from bn_keras.experiments.rounding import round_digits
 from bn_keras.images.preprocessing import Preprocessing
 from bn_keras.layer.batch_normalization import BatchNormalization
 from bn_keras.models import VGG
@@ -34,6 +34,8 @@ NORMALIZATIONS: dict[str, Any] = {
     "l1": partial(LpNormalization, 1, momentum=0.9),
     "l2": partial(LpNormalization, 2, momentum=0.9),
     "linf": partial(LpNormalization, math.inf, momentum=0.9),
+    "l1-centred": partial(LpNormalization, 1, momentum=0.9, centred=True),
+    "linf-centred": partial(LpNormalization, math.inf, momentum=0.9, centred=True),
 }
 LEARNING_RATE = 0.1
 # The height and width of the pictures, the least that five halvings allow.
@@ -68,10 +70,13 @@ def train_network(
     Returns:
         A dict. `"accuracy"` and `"loss"` are means over `every` training steps each.
         `"test"` are test accuracies, with the population statistics of Algorithm 2 for
-        BN and with moving averages for p-norms. `"instability"` is a dict from the
-        number of each observed layer to the median of its `moment_distances`. `"unit"`
-        holds the `"mean"` and `"deviation"` of a typical unit of the middle observed
-        layer at each of the last steps.
+        BN and with moving averages for p-norms; `"train"`, at the same steps, those on
+        as many training pictures, likewise without noise. `"changes"` is a dict from
+        the number of each observed layer to the medians over units and steps of
+        `absolute_changes`, of the mean and of the variance. `"instability"` is a dict
+        from the number of each observed layer to the median of its `moment_distances`.
+        `"unit"` holds the `"mean"` and `"deviation"` of a typical unit of the middle
+        observed layer at each of the last steps.
     """
     keras.utils.set_random_seed(seed)
     examples = load_data(data, directories.get(data))
@@ -84,16 +89,19 @@ def train_network(
             depth=depth,
             width=width,
             normalization=NORMALIZATIONS[network],
+            kernel_initializer="glorot_uniform",  # the paper's "standard Glorot"
         )
     )
     batches = examples.train.batches(
         batch_size, Shuffling(seed), preprocessing, epochs=None
     )
-    test_batches = sample(examples.test, test_images).batches(
-        500, preprocessing=preprocessing
-    )
+    # What a training step reports includes the noise.
+    quiet_batches = {
+        name: sample(split, test_images).batches(500, preprocessing=preprocessing)
+        for name, split in (("test", examples.test), ("train", examples.train))
+    }
     moments = {number: [] for number in watches}
-    test = []
+    quiet = {name: [] for name in quiet_batches}
 
     def record_moments(batch, logs=None):
         for number, watch in watches.items():
@@ -107,8 +115,9 @@ def train_network(
             estimate_population_statistics(
                 model, batches, steps=population_batches, verbose=0
             )
-        scores = model.evaluate(test_batches, verbose=0, return_dict=True)
-        test.append(scores["accuracy"])
+        for name, split_batches in quiet_batches.items():
+            scores = model.evaluate(split_batches, verbose=0, return_dict=True)
+            quiet[name].append(scores["accuracy"])
 
     history = model.fit(
         batches,
@@ -125,13 +134,23 @@ def train_network(
     distances = {
         number: moment_distances(np.array(path)) for number, path in moments.items()
     }
+    changes = {
+        number: absolute_changes(np.array(path)) for number, path in moments.items()
+    }
     middle = list(watches)[1]
     unit = typical_unit(distances[middle])
     kept = np.array(moments[middle])[-KEPT_STEPS:, :, unit]
     return {
         "accuracy": round_digits(history["accuracy"]),
         "loss": round_digits(history["loss"]),
-        "test": round_digits(test),
+        **{name: round_digits(values) for name, values in quiet.items()},
+        "changes": {
+            str(number): {
+                name: round_digits(_finite_median(values[:, index]))
+                for index, name in enumerate(("mean", "variance"))
+            }
+            for number, values in changes.items()
+        },
         "instability": {
             str(number): round_digits(_finite_median(values))
             for number, values in distances.items()
@@ -141,6 +160,28 @@ def train_network(
             "deviation": round_digits(np.sqrt(kept[:, 1])),
         },
     }
+
+
+def absolute_changes(moments: Any) -> np.ndarray:
+    """Return how much each unit's mean and variance change from one step to the next.
+
+    Args:
+        moments: The mean and biased variance at each step, `(steps, 2, units)`.
+
+    Returns:
+        The absolute changes of the mean and of the variance, `(steps - 1, 2, units)`.
+
+    Example:
+    ```python
+    from bn_keras.experiments.noisy_training import absolute_changes
+
+    assert absolute_changes([[[0.0], [4.0]], [[-1.0], [7.0]]]).tolist() == [[[1], [3]]]
+    ```
+
+    Reference:
+        Santurkar et al. 2018, figure 8a.
+    """
+    return np.abs(np.diff(np.asarray(moments, np.float64), axis=0))
 
 
 def moment_distances(moments: Any) -> np.ndarray:

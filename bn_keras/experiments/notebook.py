@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bn_keras.experiments import pages
 from bn_keras.experiments.catalog import WORKDIR
 from bn_keras.experiments.reproducing import reproduce
-from bn_keras.experiments.rows import Row, cells
+from bn_keras.experiments.rows import COLUMNS, cells
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -28,7 +28,9 @@ def table(columns: Iterable[Any], rows: Iterable[Iterable[Any]]) -> "Markdown":
 
     columns = list(columns)
     lines = [columns, ["---"] * len(columns), *rows]
-    return Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
+    # A bar in a cell, as in |g|, would end it.
+    cells = [[str(value).replace("|", "\\|") for value in line] for line in lines]
+    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in cells))
 
 
 def find_workdir() -> Path:
@@ -91,7 +93,7 @@ def show(
     discussion = pages.read_discussion(name, scale)
     display(
         Image(filename=folder / f"{name}.png", width=900),
-        table(Row._fields, map(cells, facts["rows"])),
+        table(COLUMNS, map(cells, facts["rows"])),
         Markdown(f"**Set-up.** {facts['remark']}"),
         *([Markdown(f"**Published run.** {discussion}")] if discussion else []),
     )

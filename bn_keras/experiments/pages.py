@@ -58,11 +58,26 @@ def read_result(name: str, scale: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _read_section(name, heading):
+def read_raw(name: str, heading: str) -> str:
+    """Return a section of an experiment's page as it is written there.
+
+    Args:
+        name: One of `bn_keras.experiments.catalog.EXPERIMENTS`.
+        heading: The section's heading.
+
+    Returns:
+        Markdown that ends with a line break; empty if there is no such section.
+    """
     path = PAGES / f"{name}.md"
     if not path.is_file():
         return ""
     _, _, rest = path.read_text(encoding="utf-8").partition(f"\n## {heading}\n")
     section, _, _ = rest.partition("\n## ")
-    paragraphs = (" ".join(lines.split()) for lines in section.split("\n\n"))
+    return section.strip("\n") + "\n" if section.strip() else ""
+
+
+def _read_section(name, heading):
+    paragraphs = (
+        " ".join(lines.split()) for lines in read_raw(name, heading).split("\n\n")
+    )
     return "\n\n".join(filter(None, paragraphs))

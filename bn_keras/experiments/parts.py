@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bn_keras.atomic_files import atomic_write
+from bn_keras.experiments.sources import commit, hash_sources
 from bn_keras.experiments.workers import run_in_processes
 
 # Called as `on_part(name, done, total)`.
@@ -29,8 +30,9 @@ class Part(NamedTuple):
             returns a value that JSON can represent. It must be defined at the top level
             of a module, so that other processes can import it.
         arguments: Values that JSON can represent. A result is reused by a later run if
-            its arguments and its `versions()` are the same. The folders that the data
-            sets are read from are not compared.
+            its arguments, its `versions()` and the sources of the function are the
+            same; see `bn_keras.experiments.sources`. The folders that the data sets
+            are read from are not compared.
     """
 
     name: str
@@ -45,10 +47,14 @@ class Measured(NamedTuple):
         results: A dict from the name of a part to what its function returned.
         seconds: The sum of the parts' durations, over all processes. The duration of a
             part that was interrupted counts from where it was resumed.
+        sources: A dict from the module of each function to the hash of its sources.
+        commits: The commits at which the parts were measured.
     """
 
     results: dict[str, Any]
     seconds: float
+    sources: dict[str, str]
+    commits: list[str]
 
 
 def measure(
@@ -144,6 +150,8 @@ def _measure_all(parts, folder, directories, jobs, on_part):
     return Measured(
         {name: result["measured"] for name, result in facts.items()},
         sum(result["seconds"] for result in facts.values()),
+        {part.function.__module__: hash_sources(part.function) for part in parts},
+        sorted({result["commit"] for result in facts.values() if result["commit"]}),
     )
 
 
@@ -157,6 +165,8 @@ def _measure_part(part, folder, directories):
     )
     facts = {
         "part": identity,
+        # Not compared: most commits change nothing of what a part runs.
+        "commit": commit(),
         "seconds": round(time.perf_counter() - start, 3),
         "measured": measured,
     }
@@ -170,7 +180,12 @@ def _measure_part(part, folder, directories):
 
 def _identity(part):
     """Return what two measurements must share to be the same one, as JSON reads it."""
-    return json.loads(json.dumps({"versions": versions(), "arguments": part.arguments}))
+    identity = {
+        "versions": versions(),
+        "sources": hash_sources(part.function),
+        "arguments": part.arguments,
+    }
+    return json.loads(json.dumps(identity))
 
 
 def _result_path(part, folder):
@@ -189,6 +204,7 @@ def _read_result(part, folder):
     try:
         content = json.loads(path.read_text())
         facts = {key: content[key] for key in ("part", "seconds", "measured")}
+        facts["commit"] = content.get("commit")
         if not 0 <= float(facts["seconds"]) < math.inf or facts["measured"] is None:
             raise ValueError("not the result of a part")
     except (OSError, ValueError, KeyError, TypeError) as error:

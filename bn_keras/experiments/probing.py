@@ -87,7 +87,8 @@ def group_weights(model: keras.Model) -> list[list[int]]:
     """Group the trainable weights by layer, a normalization with the layer before.
 
     Args:
-        model: A built model. Each layer with a kernel starts a group, in the order of
+        model: A built model. Each layer with a kernel and the first layer with weights,
+            which may be a separable convolution, start a group, in the order of
             `model.layers`.
 
     Returns:
@@ -97,9 +98,11 @@ def group_weights(model: keras.Model) -> list[list[int]]:
     groups: list[list[int]] = []
     for layer in model.layers:
         indices = [index[id(variable)] for variable in layer.trainable_variables]
-        if getattr(layer, "kernel", None) is not None:
+        if not indices:
+            continue
+        if getattr(layer, "kernel", None) is not None or not groups:
             groups.append(indices)
-        elif indices:
+        else:
             groups[-1] += indices
     return groups
 
@@ -155,6 +158,7 @@ def covariate_shift(
     weights: Sequence[Any],
     layers: Sequence[Sequence[int]],
     rate: float,
+    drawn: Sequence[int] | None = None,
 ) -> list[Shift]:
     """Measure how far the step of the earlier layers changes each layer's gradient.
 
@@ -163,20 +167,24 @@ def covariate_shift(
         weights: Arrays or tensors, which are not changed.
         layers: The indices of each layer's weights, in the order of the network.
         rate: The learning rate of the earlier layers' step.
+        drawn: The layers that are measured, counted from 1, in ascending order. The
+            first layer has no earlier layer. With None all others are measured.
 
     Returns:
-        A `Shift` for each layer but the first, which has no earlier layer.
+        A `Shift` for each measured layer.
 
     Reference:
         Santurkar et al. 2018, definition 2.1.
     """
     _, gradients = compute(weights)
     stepped, shifts = list(weights), []
-    for earlier, layer in pairwise(layers):
+    for number, (earlier, layer) in enumerate(pairwise(layers), 2):
         # One more layer takes its step each time, so `stepped` holds those of all
         # earlier layers, and no others.
         for index in earlier:
             stepped[index] = weights[index] - rate * gradients[index]
+        if drawn is not None and number not in drawn:
+            continue
         _, changed = compute(stepped)
         before = [gradients[index] for index in layer]
         after = [changed[index] for index in layer]

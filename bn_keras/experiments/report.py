@@ -12,7 +12,10 @@ from pathlib import Path
 from bn_keras.atomic_files import atomic_write
 from bn_keras.experiments import pages
 from bn_keras.experiments.catalog import SCALES
-from bn_keras.experiments.rows import Row, cells
+from bn_keras.experiments.rows import COLUMNS, cells, count_verdicts
+from bn_keras.experiments.sources import is_current
+
+_OLDER = "Measured by an older version of the code; the same command measures it again."
 
 
 def write_report(folder: str | os.PathLike[str], names: Sequence[str]) -> Path:
@@ -62,6 +65,9 @@ def _read(folder, name):
             "setup": str(facts["remark"]),
             "figure": base64.b64encode(figure.read_bytes()).decode(),
             "rows": [cells(row) for row in facts["rows"]],
+            "counts": count_verdicts(facts["rows"]),
+            "older": not is_current(facts["measurements"].get("sources")),
+            "commits": ", ".join(facts["measurements"].get("commits", ())),
             "command": str(facts["command"]),
             "duration": str(timedelta(seconds=round(facts["seconds"]))),
             "machine": f"{machine['cores']} cores, {machine['architecture']}, "
@@ -78,12 +84,13 @@ def _read(folder, name):
 
 
 def _introduction(scale, results):
-    verdicts = [row[-1] for result in results for row in result["rows"]]
-    confirmed = verdicts.count("yes")
-    claims = confirmed + verdicts.count("no")
+    counts = [result["counts"] for result in results]
+    decided = sum(map(sum, counts))
     summary = (
-        f" The measurements agree with {confirmed} of {claims} claims."
-        if claims
+        " Of {} claims, {} are confirmed, {} contradicted, {} undecided.".format(
+            decided, *map(sum, zip(*counts, strict=True))
+        )
+        if decided
         else ""
     )
     return f"""\
@@ -97,14 +104,27 @@ def _introduction(scale, results):
 
 
 def _summary(results):
-    rows = [
-        (f'<a href="#{escape(name)}">{escape(name)}</a>', row)
+    """Return the verdict counts of each experiment; its table is in its section."""
+    heads = "".join(
+        f'<th scope="col">{name}</th>'
+        for name in ("Experiment", "Yes", "No", "Undecided", "Duration")
+    )
+    lines = "".join(
+        f'<tr><td><a href="#{escape(name)}">{escape(result["title"])}</a></td>'
+        + "".join(f"<td>{count}</td>" for count in result["counts"])
+        + f"<td>{result['duration']}</td></tr>\n"
         for name, result in results.items()
-        for row in result["rows"]
-    ]
-    head = '<th scope="col">Experiment</th>'
-    body = [f'<td class="short">{link}</td>{_cells(row)}' for link, row in rows]
-    return f"<section>\n<h2>All results</h2>\n{_table(head, body)}</section>\n"
+    )
+    return f"""\
+<section>
+<h2>Verdicts</h2>
+<div class="scroll"><table>
+<thead><tr>{heads}</tr></thead>
+<tbody>
+{lines}</tbody>
+</table></div>
+</section>
+"""
 
 
 def _section(name, scale, result):
@@ -115,6 +135,8 @@ def _section(name, scale, result):
         "Machine": escape(result["machine"]),
         "Versions": escape(result["versions"]),
     }
+    if result["commits"]:
+        details["Commits"] = escape(result["commits"])
     details = "".join(
         f"<dt>{term}</dt><dd>{text}</dd>\n" for term, text in details.items()
     )
@@ -125,12 +147,13 @@ def _section(name, scale, result):
         heading = "<h3>What came out of the run in the repository</h3>\n"
         discussion = heading + _paragraphs(discussion)
     title = escape(result["title"])
+    older = f'<p class="no">{_OLDER}</p>\n' if result["older"] else ""
     return f"""\
 <section id="{escape(name)}">
 <h2>{title}</h2>
-<img src="data:image/svg+xml;base64,{result["figure"]}"
+{older}<img src="data:image/svg+xml;base64,{result["figure"]}"
  alt="{title}. The table below lists the results as numbers.">
-{_table("", map(_cells, result["rows"]))}<h3>Set-up</h3>
+{_table(map(_cells, result["rows"]))}<h3>Set-up</h3>
 {_paragraphs(result["setup"])}{discussion or ""}<dl>
 {details}</dl>
 </section>
@@ -144,11 +167,9 @@ def _paragraphs(text):
     return re.sub("`(.+?)`", r"<code>\1</code>", html)
 
 
-def _table(head, body):
+def _table(body):
     """Return a table in a box that scrolls where the page is narrow."""
-    heads = head + "".join(
-        f'<th scope="col">{name.capitalize()}</th>' for name in Row._fields
-    )
+    heads = "".join(f'<th scope="col">{name.capitalize()}</th>' for name in COLUMNS)
     rows = "".join(f"<tr>{line}</tr>\n" for line in body)
     return f"""\
 <div class="scroll"><table>
@@ -160,6 +181,9 @@ def _table(head, body):
 
 
 def _cells(row):
-    *texts, agrees = row
+    *texts, direction, size = row
     first = "".join(f"<td>{escape(text)}</td>" for text in texts)
-    return f'{first}<td class="{agrees}">{agrees}</td>'
+    verdicts = (
+        f'<td class="{escape(of)}">{escape(of)}</td>' for of in (direction, size)
+    )
+    return first + "".join(verdicts)

@@ -55,10 +55,6 @@ def reproduce(
     experiment = load_experiment(name)
     folder = Path(workdir) / scale / name
     measurements = experiment.run(folder / "parts", scale, directories, jobs, on_part)
-    rows = [
-        row._asdict() | {"agrees": _verdict(row, scale)}
-        for row in experiment.rows(measurements)
-    ]
     folder.mkdir(parents=True, exist_ok=True)
     draw(experiment, measurements, folder / name)
 
@@ -77,12 +73,34 @@ def reproduce(
         "versions": versions(),
         "seconds": round(measurements["seconds"], 1),
         "remark": pages.read_setup(name),
-        "rows": rows,
+        "rows": _rows(experiment, measurements, scale),
         "measurements": measurements,
     }
     with atomic_write(path) as temporary_path:
         temporary_path.write_text(format_facts(facts), encoding="utf-8")
     return facts
+
+
+def describe_again(name: str, folder: Path) -> None:
+    """Write the rows, the set-up and the figure of a result again, from what it holds.
+
+    Nothing is measured. It is for results whose table or figure has changed.
+
+    Args:
+        name: One of `bn_keras.experiments.catalog.EXPERIMENTS`.
+        folder: The folder of `NAME.json`.
+    """
+    experiment = load_experiment(name)
+    path = folder / f"{name}.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts |= {
+        "title": experiment.title,
+        "remark": pages.read_setup(name),
+        "rows": _rows(experiment, facts["measurements"], facts["scale"]),
+    }
+    with atomic_write(path) as temporary_path:
+        temporary_path.write_text(format_facts(facts), encoding="utf-8")
+    draw(experiment, facts["measurements"], folder / name)
 
 
 def draw(
@@ -98,6 +116,7 @@ def draw(
         path: The files' path without a suffix.
     """
     from matplotlib import style
+    from PIL import Image
 
     # Neither a user's style sheet, nor random identifiers, nor the date.
     with style.context(["default", {"svg.hashsalt": "bn-keras"}]):
@@ -106,6 +125,9 @@ def draw(
             figure.savefig(temporary_path, metadata={"Date": None})
         with atomic_write(path.with_name(f"{path.name}.png")) as temporary_path:
             figure.savefig(temporary_path, dpi=150)
+            # A palette takes a third of the bytes, also in the notebooks that show it.
+            picture = Image.open(temporary_path).convert("RGB").quantize(128)
+            picture.save(temporary_path, optimize=True)
 
 
 def format_facts(facts: Mapping[str, Any]) -> str:
@@ -121,9 +143,12 @@ def format_facts(facts: Mapping[str, Any]) -> str:
     return text + "\n"
 
 
-def _verdict(row, scale):
-    """Return `row.agrees` as JSON has it, and None at the scale that proves nothing."""
-    return None if row.agrees is None or scale == "smoke" else bool(row.agrees)
+def _rows(experiment, measurements, scale):
+    """Return the rows as JSON has them, without verdicts where nothing is proved."""
+    rows = [row._asdict() for row in experiment.rows(measurements)]
+    if scale == "smoke":
+        rows = [row | {"direction": None, "size": None} for row in rows]
+    return rows
 
 
 def _earlier_origin(path, measurements):

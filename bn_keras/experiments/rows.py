@@ -1,45 +1,114 @@
 """One row of the table of results: a claim of a paper and what was measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bn_keras.experiments.intervals import NO, UNDECIDED, YES, Interval
+
 
 class Row(NamedTuple):
     """One row of the table of results.
 
+    The verdicts are `"yes"`, `"no"`, `"undecided"`, or None if no paper claims it; see
+    `bn_keras.experiments.intervals`.
+
     Args:
         claim: What is measured, in words.
         paper: What the paper says about it, or `"-"`.
-        measured: What was measured, with its range over the seeds.
-        agrees: Whether every seed confirms the paper. None if the paper says nothing
-            about it, or if the measurements do not decide it.
+        measured: What was measured, with its 95% interval or its range over the seeds.
+        n: What the interval is over, such as `"5 seeds"`.
+        direction: Whether the measured difference has the paper's direction.
+        size: Whether it also has the paper's size, if the paper has a number for it.
+        fact: The key of the claim in `bn_keras.experiments.facts.FACTS`, or empty.
     """
 
     claim: str
     paper: str
     measured: str
-    agrees: bool | None = None
+    n: str = ""
+    direction: str | None = None
+    size: str | None = None
+    fact: str = ""
 
 
-AGREES = {True: "yes", False: "no", None: "-"}
+VERDICTS = (YES, NO, UNDECIDED, None)
+# The fields that a table shows.
+COLUMNS = Row._fields[:-1]
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the texts of a row of a result file, in the order of `Row`.
+    """Return the texts of a row of a result file, in the order of `COLUMNS`.
 
     Args:
         row: A dict from the field names of `Row` to their values.
 
     Returns:
-        Texts such as `("best test accuracy (%)", "higher with BN", "97.9", "yes")`.
+        Texts such as `("best test accuracy (%)", "higher with BN", "97.9", "5 seeds",
+        "yes", "-")`.
 
     Raises:
-        KeyError: If a field is missing, or `agrees` is not True, False or None.
+        KeyError: If a field is missing, or a verdict is not one of `VERDICTS`.
     """
-    return *(str(row[name]) for name in Row._fields[:-1]), AGREES[row["agrees"]]
+    for name in ("direction", "size"):
+        if row[name] not in VERDICTS:
+            raise KeyError(f"{name} {row[name]!r}")
+    return tuple("-" if row[name] is None else str(row[name]) for name in COLUMNS)
+
+
+def count_verdicts(rows: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Return how many claims are confirmed, contradicted and undecided.
+
+    Args:
+        rows: Rows of a result file. The direction of each counts.
+    """
+    verdicts = [row["direction"] for row in rows]
+    return [verdicts.count(verdict) for verdict in (YES, NO, UNDECIDED)]
+
+
+def count_seeds(seeds: int, more: str = "") -> str:
+    """Return such as `"3 seeds"`, for `Row.n`.
+
+    Args:
+        seeds: Their number.
+        more: What else the interval is over, such as `"10,000 pictures"`.
+    """
+    text = f"{seeds} seed{'s' if seeds != 1 else ''}"
+    return f"{text}, {more}" if more else text
+
+
+def with_interval(interval: Interval, digits: int = 1, unit: str = "") -> str:
+    """Return an estimate and its 95% interval, as text.
+
+    Args:
+        interval: The interval.
+        digits: The number of digits after the decimal point. Numbers of a million and
+            more, and those that would be written as 0, have an exponent instead.
+        unit: What follows the estimate, such as `" times"`.
+
+    Returns:
+        A text such as `"6.5 times (5.2 to 7.2)"`; of one seed, the estimate alone.
+
+    Example:
+    ```python
+    from bn_keras.experiments.intervals import Interval
+    from bn_keras.experiments.rows import with_interval
+
+    assert with_interval(Interval(6.54, 5.2, 7.2)) == "6.5 (5.2 to 7.2)"
+    ```
+    """
+
+    def text(value):
+        if abs(value) >= 1e6 or 0 < abs(value) < 0.5 * 10**-digits:
+            return f"{value:.0e}"
+        return f"{value:,.{0 if abs(value) >= 1000 else digits}f}"
+
+    if not np.isfinite(interval.high) and not interval.low > 0:
+        return text(interval.estimate) + unit
+    estimate, low, high = map(text, interval)
+    return f"{estimate}{unit} ({low} to {high})"
 
 
 def mean_and_range(values: ArrayLike, scale: float = 1, digits: int = 1) -> str:
@@ -67,21 +136,6 @@ def mean_and_range(values: ArrayLike, scale: float = 1, digits: int = 1) -> str:
     return f"{mean} ({scaled.min():,.{digits}f} to {scaled.max():,.{digits}f})"
 
 
-def round_digits(values: Any, digits: int = 5) -> Any:
-    """Round a number, or the numbers of an array, to significant digits.
-
-    Args:
-        values: A number or an array of any shape.
-        digits: The number of significant digits.
-
-    Returns:
-        A float or nested lists of floats, which JSON can represent.
-    """
-    array = np.asarray(values, float)
-    flat = [float(f"{value:.{digits}g}") for value in array.ravel()]
-    return np.reshape(flat, array.shape).tolist()
-
-
 def with_and_without(with_bn: ArrayLike, without: ArrayLike, digits: int = 1) -> str:
     """Return what was measured with and without BN, as one text.
 
@@ -95,33 +149,6 @@ def with_and_without(with_bn: ArrayLike, without: ArrayLike, digits: int = 1) ->
     """
     texts = [mean_and_range(values, digits=digits) for values in (with_bn, without)]
     return "{} with BN, {} without".format(*texts)
-
-
-def verdict(gains: Any) -> bool | None:
-    """Return whether every seed gains, for `Row.agrees`.
-
-    Args:
-        gains: An array of one value per seed, rounded to the digits that are shown.
-
-    Returns:
-        True if all gains are positive, False if one of them is negative. None if one is
-        not a number, or if some are 0 and none is negative.
-
-    Example:
-    ```python
-    from bn_keras.experiments.rows import verdict
-
-    assert verdict([1, 2]) is True
-    assert verdict([1, -1]) is False
-    assert verdict([1, 0]) is None
-    ```
-    """
-    gains = np.asarray(gains, float)
-    if not gains.size or np.isnan(gains).any():
-        return None
-    if (gains < 0).any():
-        return False
-    return True if (gains > 0).all() else None
 
 
 def steps_to_accuracy(

@@ -1,20 +1,21 @@
 """The warning of section 2: normalization outside the gradient step."""
 
-from functools import partial
-from itertools import repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import keras
 import numpy as np
-from keras import ops
 
-from bn_keras.experiments.data_sets import load_data
-from bn_keras.experiments.drawing import draw_seeds
+from bn_keras.experiments.drawing import (
+    GREEN,
+    VERMILION,
+    WITH_BN,
+    Style,
+    add_caption,
+    draw_seeds,
+)
 from bn_keras.experiments.experiment import Experiment, measure_seeds
-from bn_keras.experiments.layers.outside_normalization import OutsideNormalization
-from bn_keras.experiments.rows import Row, mean_and_range, round_digits
-from bn_keras.layer.batch_normalization import BatchNormalization
-from bn_keras.models import MLP
+from bn_keras.experiments.intervals import NO, UNDECIDED, YES, is_above, ratio_interval
+from bn_keras.experiments.rows import Row, count_seeds, mean_and_range, with_interval
+from bn_keras.experiments.section2_training import measure_layer, measure_network
 
 
 class Section2Plan(NamedTuple):
@@ -28,29 +29,28 @@ class Section2Plan(NamedTuple):
 
 PLANS = {
     "smoke": Section2Plan(seeds=1, steps=40, rates=(2.0,), epochs=2),
-    "default": Section2Plan(seeds=5, steps=500, rates=(0.5, 2.0), epochs=20),
-    "full": Section2Plan(seeds=10, steps=2000, rates=(0.1, 0.5, 1.0, 2.0), epochs=60),
+    "default": Section2Plan(
+        seeds=5, steps=500, rates=(0.25, 0.5, 1.0, 1.5, 2.0), epochs=20
+    ),
+    "full": Section2Plan(
+        seeds=10, steps=2000, rates=(0.1, 0.25, 0.5, 1.0, 1.5, 2.0), epochs=60
+    ),
 }
-# The learning rate of the one layer, and its epsilon. Section 2 has no epsilon; it only
-# keeps the division defined.
-RATE, EPSILON = 0.02, 1e-6
-# The approximate number of points of the layer's curves.
-CURVE_POINTS = 100
 # The network counts as blown up if the norm of layer 1's weights has grown by this
 # factor.
 BLOWN_UP = 10
-# The labels and line styles of the normalizations.
+# The labels and styles of the normalizations.
 STYLES = {
-    "bn": ("With BN", "-"),
-    "scaled": ("E[x], Var[x] outside the step", "--"),
-    "centred": ("E[x] outside the step", ":"),
+    "bn": ("With BN", WITH_BN),
+    "scaled": ("E[x], Var[x] outside the step", Style(VERMILION, "--", "D")),
+    "centred": ("E[x] outside the step", Style(GREEN, ":", "^")),
 }
 
 
 def _rounds(plan):
     """Train the layer and the network with each normalization.
 
-    The measurements hold what `_measure_layer` and `_measure_network` returned for each
+    The measurements hold what `measure_layer` and `measure_network` returned for each
     seed.
 
     Reference:
@@ -59,12 +59,13 @@ def _rounds(plan):
     trainings = {}
     for kind in STYLES:
         trainings[f"layer-{kind}"] = (
-            _measure_layer,
+            measure_layer,
             {"kind": kind, "steps": plan.steps},
         )
-        for rate in plan.rates:
+        # The third curve of the figure needs the highest rate only.
+        for rate in plan.rates[-1:] if kind == "centred" else plan.rates:
             trainings[f"network-{kind}-rate{rate}"] = (
-                _measure_network,
+                measure_network,
                 {"kind": kind, "rate": rate, "epochs": plan.epochs},
             )
     results = yield from measure_seeds(plan.seeds, trainings)
@@ -74,130 +75,13 @@ def _rounds(plan):
         "layer": {kind: results[f"layer-{kind}"] for kind in STYLES},
         "network": {
             kind: {
-                str(rate): results[f"network-{kind}-rate{rate}"] for rate in plan.rates
+                str(rate): results[f"network-{kind}-rate{rate}"]
+                for rate in plan.rates
+                if f"network-{kind}-rate{rate}" in results
             }
             for kind in STYLES
         },
     }
-
-
-def _measure_layer(directories, folder, kind, seed, steps):
-    """Train one activation `x = wu + b` to separate even from odd digits.
-
-    `u` is the digit, with the mean of each pixel subtracted; the loss is
-    `E[(xhat - t)^2]` with `t` 0 or 1. Plain gradient descent changes `w`, which is
-    Gaussian at first, and `b`, which is 0, on all training digits at once.
-
-    Returns a dict. `steps`, `bias` and `loss` are curves of about 100 points. `end` is
-    the last bias, and `formula` its value by the argument of section 2 if E[x] is
-    outside the step, `2 * rate * steps * E[t]`. `change` is the relative change of the
-    loss if the last bias is set to 0. `deviations` is the bias in standard deviations
-    of `x`, the median over the second half.
-    """
-    digits = load_data("digits", None).train
-    inputs = digits.images.reshape(len(digits), -1)
-    inputs = inputs - inputs.mean(0)
-    targets = (digits.labels % 2 == 0).astype("float32")[:, np.newaxis]
-    keras.utils.set_random_seed(seed)
-    gaussian: Any = keras.initializers.RandomNormal(stddev=1 / 8)
-    dense: Any = keras.layers.Dense(1, kernel_initializer=gaussian)
-    model: Any = keras.Sequential(
-        [keras.Input(inputs.shape[1:]), dense, _normalization(kind)(epsilon=EPSILON)]
-    )
-    model.compile(keras.optimizers.SGD(RATE), "mean_squared_error", jit_compile=False)
-    bias, deviation, loss = [], [], []
-
-    def before_step(batch, logs):
-        # Without the reset the loss would be the mean of all steps so far. Reading the
-        # metrics through the callback's model also updates the variables under JAX.
-        callback.model.reset_metrics()
-        kernel, offset = (ops.convert_to_numpy(weight) for weight in dense.weights)
-        bias.append(offset.item())
-        deviation.append((inputs @ kernel).std().item())
-
-    callback = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=before_step,
-        on_train_batch_end=lambda batch, logs: loss.append(logs["loss"]),
-    )
-    # One more step, whose loss is that of the last recorded bias.
-    batches = (batch for batch in repeat((inputs, targets), steps + 1))
-    model.fit(
-        batches,
-        steps_per_epoch=steps + 1,
-        shuffle=False,
-        callbacks=[callback],
-        verbose=0,
-    )
-    with_bias = _loss(model, inputs, targets)
-    dense.bias.assign(ops.zeros_like(dense.bias))
-    without_bias = _loss(model, inputs, targets)
-    points = range(0, steps + 1, max(1, steps // CURVE_POINTS))
-    return {
-        "steps": list(points),
-        "bias": round_digits(bias)[:: points.step],
-        "loss": round_digits(loss)[:: points.step],
-        "end": bias[-1],
-        "formula": 2 * RATE * steps * float(targets.mean(dtype=float)),
-        "change": round_digits(abs(with_bias / without_bias - 1)),
-        "deviations": round_digits(np.median(np.divide(bias, deviation)[steps // 2 :])),
-    }
-
-
-def _loss(model, inputs, targets):
-    # In training mode BN uses the statistics of these digits, as in a training step.
-    outputs = ops.convert_to_numpy(model(inputs, training=True))
-    return np.mean((outputs - targets) ** 2, dtype=float)
-
-
-def _measure_network(directories, folder, kind, seed, rate, epochs):
-    """Train the paper's 3 x 100 sigmoid units on the digits, in mini-batches of 60.
-
-    Returns a dict. `loss` and `accuracy`, of training, and `weights`, the norm of the
-    first hidden layer's weights, have one value per epoch. `initial` is the norm before
-    training.
-    """
-    digits = load_data("digits", None).train
-    keras.utils.set_random_seed(seed)
-    model: Any = MLP(
-        digits.images.shape[1:],
-        normalization=lambda axis, name: _normalization(kind)(name=name),
-    )
-    model.compile(
-        keras.optimizers.SGD(rate),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        jit_compile=False,
-    )
-    kernel = model.get_layer("hidden_1_dense").kernel
-    norms = [_norm(kernel)]
-    callback = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: norms.append(_norm(kernel))
-    )
-    history = model.fit(
-        digits.images,
-        digits.labels,
-        batch_size=60,
-        epochs=epochs,
-        callbacks=[callback],
-        verbose=0,
-    ).history
-    return {
-        "loss": round_digits(history["loss"]),
-        "accuracy": round_digits(history["accuracy"]),
-        "weights": norms[1:],
-        "initial": norms[0],
-    }
-
-
-def _normalization(kind):
-    """Return the constructor of a normalization without gamma and beta."""
-    if kind == "bn":
-        return partial(BatchNormalization, center=False, scale=False)
-    return partial(OutsideNormalization, kind == "scaled")
-
-
-def _norm(weight):
-    return round_digits(np.linalg.norm(np.asarray(ops.convert_to_numpy(weight))))
 
 
 def _plot(measurements):
@@ -228,7 +112,13 @@ def _plot(measurements):
         axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in (bias, loss, weights, descent):
         axes.grid(alpha=0.3)
-    bias.legend(loc="upper left")
+    bias.legend(loc="upper left", fontsize="small")
+    add_caption(
+        figure,
+        "Top: one activation x = wu + b on all digits at once. Bottom: the network of "
+        "section 4.1 on digits of 8x8 pixels. Lines: mean over "
+        f"{count_seeds(len(measurements['layer']['bn']))}; bands: their range.",
+    )
     return figure
 
 
@@ -238,57 +128,93 @@ def _rows(measurements):
         {name: [seed[name] for seed in layer[kind]] for name in layer[kind][0]}
         for kind in ("scaled", "centred")
     )
-    table = [
+    n = count_seeds(len(centred["end"]))
+    worse = ratio_interval(scaled["deviations"], centred["deviations"])
+    grows = np.allclose(centred["end"], centred["formula"], rtol=1e-4)
+    unchanged = max(centred["change"]) < 1e-4
+    return [
         Row(
             f"one layer, E[x] outside: bias after {measurements['steps']} steps",
-            f"grows indefinitely (formula: {centred['formula'][0]:.2f})",
-            mean_and_range(centred["end"], digits=2),
-            bool(np.allclose(centred["end"], centred["formula"], rtol=1e-4)),
-        ),
-        Row(
-            "one layer, E[x] outside: relative change of the loss due to the bias",
-            "none",
+            f"grows indefinitely (formula: {centred['formula'][0]:.2f}), loss fixed",
+            f"{mean_and_range(centred['end'], digits=2)}; it changes the loss by "
             f"{max(centred['change']):.0e} at most",
-            max(centred["change"]) < 1e-4,
+            n,
+            YES if grows and unchanged else NO,
+            fact="section2-bias",
         ),
         Row(
             "one layer, Var[x] outside too: bias / deviation of x, second half",
             "worse",
-            f"{mean_and_range(scaled['deviations'])}; E[x] alone outside "
+            f"{with_interval(worse)} times as large; "
+            f"{mean_and_range(scaled['deviations'])}, with E[x] alone outside "
             f"{mean_and_range(centred['deviations'])}",
-            min(scaled["deviations"]) > max(centred["deviations"]),
+            n,
+            is_above(worse, 1),
+            fact="section2-worse",
         ),
+        _row_of_blow_up(measurements),
     ]
-    for rate in map(str, measurements["rates"]):
-        # With both moments outside the step, then with BN.
-        networks = [measurements["network"][kind][rate] for kind in ("scaled", "bn")]
-        growth = [
-            [_largest(seed["weights"]) / seed["initial"] for seed in seeds]
-            for seeds in networks
+
+
+def _row_of_blow_up(measurements):
+    """Return the row of the lowest rate at which the network blows up."""
+    growth = {
+        kind: {
+            float(rate): [_largest(seed["weights"]) / seed["initial"] for seed in seeds]
+            for rate, seeds in measurements["network"][kind].items()
+        }
+        for kind in ("scaled", "bn")
+    }
+    count = len(next(iter(growth["bn"].values())))
+    lowest = {
+        kind: [
+            min(
+                (rate for rate, of in by_rate.items() if of[i] > BLOWN_UP), default=None
+            )
+            for i in range(count)
         ]
-        accuracy = [[seed["accuracy"][-1] for seed in seeds] for seeds in networks]
-        network = f"network at rate {float(rate):g}, E[x], Var[x] outside the step"
-        table += [
-            Row(
-                f"{network}: growth of layer 1's weights",
-                f"blows up (here: more than {BLOWN_UP} times)",
-                "{} times; with BN {}".format(*map(mean_and_range, growth)),
-                min(growth[0]) > BLOWN_UP,
-            ),
-            Row(
-                f"{network}: training accuracy (%)",
-                "-",
-                f"{mean_and_range(accuracy[0], 100)}; "
-                f"with BN {mean_and_range(accuracy[1], 100)}",
-            ),
-        ]
-    return table
+        for kind, by_rate in growth.items()
+    }
+    tried = ", ".join(f"{rate:g}" for rate in growth["bn"])
+    highest = max(growth["bn"])
+    return Row(
+        f"network, E[x], Var[x] outside: lowest rate that blows up, of {tried}",
+        f"blows up, rate not stated (here: weights grow more than {BLOWN_UP} times)",
+        f"at rate {_describe_lowest(lowest['scaled'])}, with BN at "
+        f"{_describe_lowest(lowest['bn'])}; weights at rate {highest:g}: "
+        f"{mean_and_range(growth['scaled'][highest])} times, with BN "
+        f"{mean_and_range(growth['bn'][highest])} times",
+        count_seeds(count),
+        _verdict(lowest),
+        fact="section2-blow-up",
+    )
+
+
+def _describe_lowest(rates):
+    blown = [rate for rate in rates if rate is not None]
+    if not blown:
+        return "none"
+    text = " to ".join(f"{rate:g}" for rate in sorted({min(blown), max(blown)}))
+    never = len(rates) - len(blown)
+    return f"{text}, none with {count_seeds(never)}" if never else text
+
+
+def _verdict(lowest):
+    """Return whether every seed blows up at a rate at which none with BN does."""
+    scaled, bn = lowest["scaled"], lowest["bn"]
+    if any(rate is not None for rate in bn) or all(rate is None for rate in scaled):
+        return NO
+    return UNDECIDED if None in scaled else YES
 
 
 def _largest(norms):
     """Return the largest norm, or infinity if one is not finite."""
     values = np.array(norms, float)
     return float(values.max()) if np.isfinite(values).all() else np.inf
+
+
+def _setup(plan):
+    return {"rates": "several", "data": "digits"}
 
 
 EXPERIMENT = Experiment(
@@ -298,4 +224,5 @@ EXPERIMENT = Experiment(
     _rounds,
     _rows,
     _plot,
+    _setup,
 )

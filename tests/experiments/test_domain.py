@@ -15,6 +15,7 @@ from bn_keras.population import estimate_population_statistics
 
 def network(before=400, after=(800, 900), back=500, lost=20):
     facts = {"before": before, "after": list(after), "back": back}
+    facts["mixed"] = [850, 900]
     facts |= {"gained": after[-1] - before + lost, "lost": lost}
     return {
         "images": 1000,
@@ -125,7 +126,14 @@ def test_each_estimate_starts_from_the_trained_network(monkeypatch):
         test = Arrays(change(digits.test.images), digits.test.labels)
         trained.set_weights(weights)
         right = [evaluate(trained, test).top1]
+        mixed = []
         for count in (64, 1437):
+            trained.set_weights(weights)
+            unlabelled = change(digits.train.images)[order[:count]]
+            estimate_population_statistics(
+                trained, unlabelled, "layerwise", verbose=0, prior_count="auto"
+            )
+            mixed.append(evaluate(trained, test).top1)
             trained.set_weights(weights)
             unlabelled = change(digits.train.images)[order[:count]]
             estimate_population_statistics(trained, unlabelled, "pooled", verbose=0)
@@ -137,20 +145,21 @@ def test_each_estimate_starts_from_the_trained_network(monkeypatch):
         assert min(facts["gained"], facts["lost"]) >= 0
         counted = [facts["before"], *facts["after"], facts["back"]]
         np.testing.assert_allclose(np.divide(counted, 360), right, atol=1e-12)
+        np.testing.assert_allclose(np.divide(facts["mixed"], 360), mixed, atol=1e-12)
 
 
-def test_the_figure_shows_bars_and_curves_of_each_network(measurements):
+def test_the_figure_shows_dots_and_curves_of_each_network(measurements):
     figure = EXPERIMENT.plot(measurements)
     assert len(figure.axes) == 4
-    bars, curves = figure.axes[:2]
-    assert bars.get_ylabel() == "test accuracy"
+    dots, curves = figure.axes[:2]
+    assert dots.get_ylabel() == "test accuracy"
     assert curves.get_xlabel() == "unlabelled pictures of the new domain"
-    assert len(bars.patches) == 2 * len(domain.DOMAINS)
-    np.testing.assert_allclose(bars.patches[0].get_height(), 0.41)
-    np.testing.assert_allclose(bars.patches[len(domain.DOMAINS)].get_height(), 0.905)
+    before, after = (container.lines[0].get_ydata() for container in dots.containers)
+    assert len(before) == len(after) == len(domain.DOMAINS)
+    np.testing.assert_allclose([before[0], after[0]], [0.41, 0.905])
     assert len(curves.lines) == len(curves.collections) == len(domain.DOMAINS)
     np.testing.assert_allclose(curves.lines[-1].get_ydata(), [0.805, 0.905])
-    assert [text.get_text() for text in bars.get_xticklabels()] == list(domain.DOMAINS)
+    assert [text.get_text() for text in dots.get_xticklabels()] == list(domain.DOMAINS)
 
 
 @pytest.mark.fast
@@ -169,7 +178,14 @@ def test_rows_say_higher_lower_or_undecided(measurements):
     assert words == ["undecided", "higher", "higher", "lower", "undecided", "undecided"]
     assert rows[1].claim == "3 x 100 sigmoid units, dark (p / 4): accuracy (%)"
     assert rows[1].measured == "41.0 (40.0 to 42.0) -> 90.5 (90.0 to 91.0): higher"
-    assert {(row.paper, row.agrees) for row in rows} == {("-", None)}
+    assert {(row.paper, row.direction) for row in rows} == {("-", None)}
+
+
+@pytest.mark.fast
+def test_rows_compare_both_estimates_from_few_pictures(measurements):
+    row = EXPERIMENT.rows(measurements)[2 * len(domain.DOMAINS) + 1]
+    assert row.claim == "3 x 100 sigmoid units, dark, 32 pictures: accuracy (%)"
+    assert row.measured == "new statistics 80.5; mixed with the old ones 85.0"
 
 
 @pytest.mark.fast
@@ -191,4 +207,4 @@ def test_a_smoke_run_measures_each_part_once(tmp_path):
     assert progress == [("", 1, 1)]
     assert second == first
     assert len(EXPERIMENT.plot(first).axes) == 2
-    assert len(EXPERIMENT.rows(first)) == len(domain.DOMAINS)
+    assert len(EXPERIMENT.rows(first)) == 2 * len(domain.DOMAINS)

@@ -5,7 +5,7 @@ import pytest
 
 from bn_keras import data
 from bn_keras.evaluation import evaluate, predict_probabilities
-from bn_keras.experiments import ensemble
+from bn_keras.experiments import ensemble, ensemble_member
 from bn_keras.experiments.curves import sample
 from bn_keras.experiments.ensemble import EXPERIMENT
 from bn_keras.models import ConvNet
@@ -77,21 +77,22 @@ def test_each_line_of_figure_4_has_a_row_and_a_gain(measurements):
         "20.1 (ImageNet)",
         "more than 0 (3.2)",
         "more than 0 (1.9)",
-        "more than 0 (1.9)",
+        "-",
     ]
-    assert rows[3].agrees
-    assert rows[4].agrees
+    assert [row.direction for row in rows] == [*3 * [None], "yes", "yes", None]
+    assert rows[3].n == "6 networks, 400 pictures"
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    ("low", "high", "agrees"), [(-0.001, 0.02, False), (0.001, 0.02, True)]
+    ("low", "high", "verdict"),
+    [(-0.001, 0.02, "undecided"), (0.001, 0.02, "yes"), (-0.02, -0.001, "no")],
 )
-def test_a_gain_whose_interval_contains_zero_does_not_agree(
-    measurements, low, high, agrees
+def test_a_gain_whose_interval_contains_zero_is_undecided(
+    measurements, low, high, verdict
 ):
     measurements["gains"]["ensemble"] = [0.01, low, high]
-    assert EXPERIMENT.rows(measurements)[4].agrees is agrees
+    assert EXPERIMENT.rows(measurements)[4].direction == verdict
 
 
 @pytest.mark.fast
@@ -107,16 +108,18 @@ def test_an_ensemble_is_compared_with_its_members_and_with_the_best():
 
 
 @pytest.mark.fast
-def test_the_figure_has_one_bar_per_line(measurements):
+def test_the_figure_has_one_square_per_line_and_a_dot_per_network(measurements):
     (axes,) = EXPERIMENT.plot(measurements).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == [
         "single crop",
         "multicrop",
         "ensemble",
     ]
-    heights = [patch.get_height() for patch in axes.patches]
+    heights = [container.lines[0].get_ydata()[0] for container in axes.containers]
     means = [100 * np.mean(errors) for errors in measurements["errors"].values()]
     np.testing.assert_allclose(heights, means)
+    dots = [line for line in axes.lines if line.get_marker() == "."]
+    assert [len(line.get_xdata()) for line in dots] == [6, 6]
     assert axes.get_ylabel() == "top-1 error (%)"
 
 
@@ -136,16 +139,24 @@ def test_a_member_is_asked_with_one_crop_and_with_all(monkeypatch):
     def predict(model, split, crops, *_):
         yield np.full((len(split), 10), crops / 1000), split.labels
 
-    monkeypatch.setattr(ensemble, "predict_probabilities", predict)
-    monkeypatch.setattr(ensemble, "train_or_load", lambda *_: None)
+    monkeypatch.setattr(ensemble_member, "predict_probabilities", predict)
+
+    def train(recipe, *_):
+        rates.append(recipe.learning_rate)
+
+    rates = []
+    monkeypatch.setattr(ensemble_member, "train_or_load", train)
     sizes = {"size": 8, "width": 1 / 16, "epochs": 1, "images": 20, "crops": 10}
-    probabilities = ensemble._predict_member(
+    sizes["rate"] = 0.2
+    probabilities = ensemble_member.predict_member(
         {}, None, member=recipes.ENSEMBLE[0].name, data="digits", **sizes
     )
     np.testing.assert_array_equal(probabilities["single"], np.full((20, 10), 0.001))
     np.testing.assert_array_equal(probabilities["multiple"], np.full((20, 10), 0.01))
     expected = sample(data.digits().test, 20).labels
     np.testing.assert_array_equal(probabilities["labels"], expected)
+    # Larger initial weights, 1.5 times, get the rate at which they turn as fast.
+    np.testing.assert_allclose(rates, [0.2 * 1.5**2])
 
 
 @pytest.mark.slow

@@ -27,7 +27,9 @@ def test_the_measurements_have_the_scale_and_the_seconds():
         return {"squares": results}
 
     measurements = build(rounds).run(scale="full")
-    assert list(measurements) == ["scale", "seconds", "squares"]
+    assert list(measurements) == [
+        *("scale", "plan", "seconds", "sources", "commits", "squares")
+    ]
     assert measurements["scale"] == "full"
     assert measurements["seconds"] >= 0
     assert measurements["squares"] == {"one": 9}

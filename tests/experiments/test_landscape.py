@@ -1,4 +1,4 @@
-"""The loss landscape: curves, figure, rows and a smoke run."""
+"""The loss around VGG: curves, figure, rows and a smoke run."""
 
 import json
 
@@ -8,17 +8,16 @@ import pytest
 
 from bn_keras.experiments import landscape_training
 from bn_keras.experiments.landscape import EXPERIMENT, PLANS
-from bn_keras.experiments.landscape_training import (
-    BATCH_SIZE,
-    train_linear,
-)
+from bn_keras.experiments.landscape_training import BATCH_SIZE
+from bn_keras.experiments.smoothness import geometric_mean_ratio, rows_of_smoothness
 
 POINTS = [0, 10, 20]
+MEASURES = ["loss variation", "gradient predictiveness", "effective beta-smoothness"]
 
 
-def network(scale):
+def network(scale, cosine=0.5):
     """Return the curves of one training, rougher by that factor."""
-    shift = {"2": [scale, 50.0, scale], "3": [3 * scale, 3 * scale, 99.0]}
+    shift = {"5": [scale] * 3, "10": [2 * scale] * 3}
     return {
         "steps": POINTS,
         "loss": [2.0, 1.5, 1.0],
@@ -26,175 +25,159 @@ def network(scale):
         "loss_most": [1 + scale, 1 + 2 * scale, 1 + 3 * scale],
         "loss_variation": [scale, 2 * scale, 3 * scale],
         "distance_least": [0.5 * scale, 9.0, 0.1],
-        "distance_most": [2 * scale, 9.0, 2 * scale],
+        "distance_most": [2 * scale, 9.0 * scale, 2 * scale],
         "smoothness": [scale, 4 * scale, 2 * scale],
         "shift_distance": shift,
-        "shift_cosine": {
-            key: [1 / (1 + value) for value in values] for key, values in shift.items()
-        },
+        "shift_cosine": {key: [cosine, None, cosine] for key in shift},
     }
 
 
 @pytest.fixture
 def measurements():
-    """Return two seeds that are 2 and 4 times as rough, with more shift, without BN."""
-
-    def facts(title):
-        return {
-            "title": title,
-            "with": [network(1.0), network(1.0)],
-            "without": [network(2.0), network(4.0)],
-        }
-
+    """Return three seeds that are about 3 times as rough without BN."""
     return {
-        "scale": "smoke",
+        "scale": "default",
         "seconds": 1.0,
-        "vgg": facts("VGG-11 on digits"),
-        "linear": facts("5-layer deep linear network"),
+        "title": "VGG-16 on digits",
+        "curves": {
+            "bn": {"0.1": [network(1.0, 0.3)] * 3},
+            "none": {
+                "0.1": [network(x, y) for x, y in ((2.7, 0.5), (3, 0.6), (3.3, 0.4))]
+            },
+        },
     }
 
 
-def row(measurements, claim, network="vgg"):
-    """Return the one row of that network whose claim contains those words."""
-    title = measurements[network]["title"]
-    (row,) = [
-        row
-        for row in EXPERIMENT.rows(measurements)
-        if row.claim.startswith(title) and claim in row.claim
-    ]
+def row(measurements, claim):
+    """Return the one row whose claim contains those words."""
+    (row,) = [row for row in EXPERIMENT.rows(measurements) if claim in row.claim]
     return row
 
 
-MEDIANS = [
-    "loss variation, median over the steps",
-    "gradient predictiveness, median over the steps",
-    "effective beta-smoothness, median over the steps",
-]
-
-
 @pytest.mark.fast
-@pytest.mark.parametrize("network", ["vgg", "linear"])
-@pytest.mark.parametrize("claim", MEDIANS)
-def test_rows_give_the_factor_by_which_bn_is_smoother(measurements, network, claim):
-    claimed = row(measurements, claim, network)
+@pytest.mark.parametrize("claim", MEASURES)
+def test_rows_give_the_factor_by_which_bn_is_smoother(measurements, claim):
+    claimed = row(measurements, claim)
     assert claimed.paper == "smoother with BN"
-    assert claimed.measured == "without BN 3.00 (2.00 to 4.00) times as large"
-    assert claimed.agrees is True
+    # The geometric mean of 2.7, 3 and 3.3, and Student's interval of their logarithms.
+    assert claimed.measured.startswith("without BN 2.99 times (2.33 to 3.84) as large")
+    assert "larger at 100% of the probes" in claimed.measured
+    assert (claimed.n, claimed.direction) == ("3 seeds", "yes")
 
 
 @pytest.mark.fast
-def test_the_first_step_has_separate_rows_without_a_verdict(measurements):
-    measurements["vgg"]["without"][1]["smoothness"][0] = 0.8
-    first = row(measurements, "effective beta-smoothness, at the first step")
-    assert first.measured == "without BN 1.40 (0.80 to 2.00) times as large"
-    assert (first.paper, first.agrees) == ("-", None)
-    assert row(measurements, MEDIANS[2]).measured.startswith("without BN 3.00 (2.00")
-
-
-@pytest.mark.fast
-def test_claims_are_short(measurements):
-    measurements["linear"]["title"] = "25-layer deep linear network"
-    assert all(len(row.claim) <= 80 for row in EXPERIMENT.rows(measurements))
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("claim", MEDIANS)
-def test_rows_disagree_if_one_seed_is_rougher_with_bn(measurements, claim):
-    measurements["vgg"]["without"][1] = network(0.5)
-    assert row(measurements, claim).agrees is False
-    assert row(measurements, claim, "linear").agrees is True
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("claim", MEDIANS)
-def test_rows_have_no_verdict_if_the_shown_difference_is_zero(measurements, claim):
-    measurements["vgg"]["without"][1] = network(1.001)
-    assert row(measurements, claim).agrees is None
+@pytest.mark.parametrize("claim", MEASURES)
+def test_seeds_that_contradict_each_other_decide_nothing(measurements, claim):
+    measurements["curves"]["none"]["0.1"][1] = network(0.2)
+    assert row(measurements, claim).direction == "undecided"
+    measurements["curves"]["none"]["0.1"] = [network(x) for x in (0.2, 0.3, 0.25)]
+    assert row(measurements, claim).direction == "no"
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("value", [np.inf, np.nan, None])
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("key", ["with", "without"])
-@pytest.mark.parametrize("claim", MEDIANS)
-def test_rows_have_no_verdict_if_a_seed_diverged(measurements, claim, key, seed, value):
-    measurements["vgg"]["without"][1 - seed] = network(0.5)
-    for name in ("loss_variation", "distance_most", "smoothness"):
-        measurements["vgg"][key][seed][name][2] = value
-    undecided = row(measurements, claim)
-    assert undecided.agrees is None
-    assert "nan" in undecided.measured
+@pytest.mark.parametrize("claim", MEASURES)
+def test_a_probe_that_overflows_is_rougher(measurements, claim, value):
+    for seed in measurements["curves"]["none"]["0.1"]:
+        for name in ("loss_variation", "distance_most", "smoothness"):
+            seed[name] = [*seed[name][:2], value]
+    assert row(measurements, claim).direction == "yes"
+    # The network with BN was a little rougher at the other probes.
+    measurements["curves"]["bn"]["0.1"] = [network(x) for x in (3.3, 3.4, 3.5)]
+    assert row(measurements, claim).measured.startswith("without BN 0.88 times")
 
 
 @pytest.mark.fast
-def test_a_loss_that_does_not_vary_gives_no_ratio(measurements):
-    measurements["vgg"]["with"][0] = network(0.0)
-    assert row(measurements, MEDIANS[0]).agrees is None
+def test_an_overflow_of_both_networks_compares_nothing():
+    assert geometric_mean_ratio([np.inf, 8.0], [np.inf, 2.0]) == pytest.approx(2)
+    assert geometric_mean_ratio([1.0, 4.0], [1.0, 1.0]) == pytest.approx(2)
 
 
 @pytest.mark.fast
-def test_rows_of_the_covariate_shift_agree_if_bn_does_not_reduce_it(measurements):
-    for network in ("vgg", "linear"):
-        # The mean over the layers of their medians over the steps.
-        length = row(measurements, "covariate shift, L2, layers 2 and 3", network)
-        assert length.measured == "with BN 0.38 (0.25 to 0.50) times as large"
-        angle = row(measurements, "covariate shift, cosine, layers 2 and 3", network)
-        assert angle.measured == (
-            "with BN 0.375 (0.375 to 0.375), without BN 0.188 (0.138 to 0.238)"
-        )
-        assert length.agrees is False
-        assert angle.agrees is False
-        facts = measurements[network]
-        facts["with"], facts["without"] = facts["without"], facts["with"]
-        for claim in ("shift, L2", "shift, cosine"):
-            assert row(measurements, claim, network).agrees is True
+def test_a_measure_without_a_claim_has_no_verdict(measurements):
+    curves = measurements["curves"]
+    rows = rows_of_smoothness("x", curves["none"]["0.1"], curves["bn"]["0.1"], {})
+    assert {(row.paper, row.direction, row.fact) for row in rows} == {("-", None, "")}
 
 
 @pytest.mark.fast
-def test_cosines_that_look_equal_in_the_table_decide_nothing(measurements):
-    facts = measurements["linear"]
-    for key, cosine in (("with", 0.99999), ("without", 0.99995)):
-        for seed in facts[key]:
-            seed["shift_cosine"] = {"2": [cosine] * 3, "3": [cosine] * 3}
-    shift = row(measurements, "shift, cosine", "linear")
-    assert shift.agrees is None
-    assert shift.measured.startswith("with BN 1.000 (1.000 to 1.000), without BN 1.000")
+def test_the_covariate_shift_has_margins_that_were_fixed_before(measurements):
+    length, angle = (
+        row(measurements, f"covariate shift, {name}, layers 5 and 10")
+        for name in ("L2", "mean cosine")
+    )
+    assert length.measured == "with BN 0.33 times (0.26 to 0.43) as large"
+    assert length.direction == "no"
+    assert angle.measured == (
+        "with BN 0.300 (0.300 to 0.300), without BN 0.500 (0.252 to 0.748)"
+    )
+    assert angle.direction == "yes"  # 0.2 less, +- 0.25; the margin is -0.1
+    measurements["curves"]["bn"]["0.1"] = [network(1.0, 0.45)] * 3
+    assert row(measurements, "shift, mean cosine").direction == "undecided"
+    none = measurements["curves"]["none"]["0.1"]
+    none[:] = [network(x, y) for x, y in ((1.12, 0.5), (1.13, 0.52), (1.14, 0.48))]
+    assert row(measurements, "shift, L2").direction == "yes"  # 0.87, at least 0.8
+    assert row(measurements, "shift, mean cosine").direction == "yes"
 
 
-def test_the_figure_has_the_papers_panels_for_both_networks(measurements):
+@pytest.mark.fast
+def test_networks_are_also_compared_from_where_both_learn(measurements):
+    """Chance is a loss of 2.3; before, and without learning, the loss is flat."""
+    for seed in measurements["curves"]["none"]["0.1"]:
+        seed["distance_most"] = [1e-3, *seed["distance_most"][1:]]
+    assert len(EXPERIMENT.rows(measurements)) == 5  # all learn from the start
+    first, second, third = measurements["curves"]["none"]["0.1"]
+    first["loss"], second["loss"] = [2.3, 1.5, 1.0], [2.3, 2.2, 2.1]
+    third["loss"] = [2.3, 2.31, None]
+    table = EXPERIMENT.rows(measurements)
+    assert len(table) == 10
+    assert {row.direction for row in table[5:]} == {None}
+    learning = row(measurements, "rate 0.1, both learn: gradient predictiveness")
+    assert learning.n == "2 seeds"
+    assert learning.measured.endswith("by seed 2.7, 3")
+    assert "at 100% of the probes" in learning.measured
+    whole = row(measurements, "rate 0.1: gradient predictiveness")
+    # The cube root of 1e-3 / 2 * 2.7 * 2.7, and so on.
+    assert whole.measured.endswith("by seed 0.15, 0.17, 0.18")
+    first["loss"] = second["loss"] = third["loss"]
+    assert len(EXPERIMENT.rows(measurements)) == 5  # none learns
+
+
+@pytest.mark.fast
+def test_claims_are_short(measurements):
+    measurements["title"] = "VGG-16 on cifar10"
+    measurements["curves"]["none"]["0.1"][0]["loss"] = [2.3, 2.1, 2.0]
+    assert len(EXPERIMENT.rows(measurements)) == 10
+    assert all(len(row.claim) <= 88 for row in EXPERIMENT.rows(measurements))
+
+
+def test_the_figure_has_the_papers_panels_for_each_rate(measurements):
+    for networks in measurements["curves"].values():
+        networks["0.01"] = networks["0.1"]
     figure = EXPERIMENT.plot(measurements)
     grid = np.array(figure.axes).reshape(5, 2)
-    assert [axes.get_ylabel() for axes in grid[:, 0]] == [
-        "loss (range: variation)",
-        "gradient predictiveness\n(smaller: smoother)",
-        "effective beta-smoothness\n(smaller: smoother)",
-        "covariate shift, L2",
-        "covariate shift, cosine",
-    ]
     assert [axes.get_title() for axes in grid[0]] == [
-        "VGG-11 on digits",
-        "5-layer deep linear network",
+        "VGG-16 on digits, rate 0.1",
+        "VGG-16 on digits, rate 0.01",
     ]
-    assert [axes.get_xlabel() for axes in grid[-1]] == ["steps", "steps"]
+    assert all(axes.get_xlabel().startswith("steps") for axes in grid[-1])
     for axes in grid[:3].ravel():
         assert [line.get_linestyle() for line in axes.lines] == ["-", "--"]
+        assert len({line.get_marker() for line in axes.lines}) == 2
         assert len(axes.collections) == 2  # the shaded ranges
     for axes in grid[3:].ravel():
         assert [line.get_label() for line in axes.lines] == [
-            "With BN, layer 2",
-            "With BN, layer 3",
-            "Without BN, layer 2",
-            "Without BN, layer 3",
+            "With BN, layer 5",
+            "With BN, layer 10",
+            "Without BN, layer 5",
+            "Without BN, layer 10",
         ]
-    names = [text.get_text() for text in grid[0, 0].get_legend().get_texts()]
-    assert names == ["With BN", "Without BN"]
-
-
-def test_the_shading_is_the_range_over_the_rates_averaged_over_seeds(measurements):
-    grid = np.array(EXPERIMENT.plot(measurements).axes).reshape(5, 2)
+    # A probe at which no seed's gradient has a direction is left out.
+    cosines = grid[4, 0].lines[2].get_ydata()
+    np.testing.assert_allclose(np.ma.filled(cosines, 9.0), [0.5, 9.0, 0.5])
     without = grid[0, 0].collections[1].get_paths()[0].vertices
-    assert without[:, 1].min() == 1.0
-    assert without[:, 1].max() == pytest.approx(1 + 3 * (2 + 4) / 2)
+    assert without[:, 1].max() == pytest.approx(1 + 3 * 3)
+    assert "Smaller is smoother" in figure.get_supxlabel()
 
 
 def test_training_is_plain_descent_and_probes_use_the_batch_of_their_step():
@@ -246,54 +229,20 @@ def test_training_is_plain_descent_and_probes_use_the_batch_of_their_step():
     assert list(curves["shift_distance"]) == list(curves["shift_cosine"]) == ["2"]
 
 
-def test_both_networks_of_a_seed_are_trained_on_the_same_data(monkeypatch):
-    seen = []
-
-    def record(model, loss, batches, **arguments):
-        seen.append((model.count_params(), *next(iter(batches))))
-        return {}
-
-    monkeypatch.setattr(landscape_training, "_train_and_probe", record)
-    for seed, bn in ((1, True), (1, False), (2, False)):
-        train_linear(None, None, seed=seed, batch_normalization=bn, **_tiny_linear())
-    (parameters, *data), (fewer, *same), (_, *other) = seen
-    assert parameters > fewer
-    for one, two, three in zip(data, same, other, strict=True):
-        np.testing.assert_array_equal(one, two)
-        assert (one != three).all()
-
-
-def test_a_seed_gives_the_same_results_again():
-    one, again = (
-        train_linear(None, None, seed=1, batch_normalization=True, **_tiny_linear())
-        for _ in range(2)
-    )
-    assert one == again
-
-
-def _tiny_linear():
-    return PLANS["smoke"].linear | {"steps": 1, "depth": 3, "drawn": [2, 3]}
-
-
 @pytest.mark.fast
 def test_every_plan_draws_layers_that_its_networks_have():
     kernels = {11: 9, 16: 14}  # convolutions of the network of 32x32, and the output
     for plan in PLANS.values():
-        assert all(2 <= i <= kernels[plan.vgg["depth"]] for i in plan.vgg["drawn"])
-        assert all(2 <= i <= plan.linear["depth"] for i in plan.linear["drawn"])
-        assert plan.vgg["steps"] / plan.vgg["every"] <= 200
-        assert plan.linear["steps"] / plan.linear["every"] <= 200
+        assert all(2 <= i <= kernels[plan.depth] for i in plan.drawn)
+        assert plan.steps / plan.every <= 200
 
 
 @pytest.mark.fast
 def test_the_full_plan_has_the_papers_sizes():
     full = PLANS["full"]
-    assert (full.vgg["data"], full.vgg["rate"]) == ("cifar10", 0.1)
-    assert (full.vgg["steps"], BATCH_SIZE) == (15000, 128)
-    assert (min(full.vgg["factors"]), max(full.vgg["factors"])) == (0.5, 4)
-    assert (full.linear["depth"], full.linear["rate"]) == (25, 1e-6)
-    assert full.linear["steps"] == 10000
-    assert (min(full.linear["factors"]), max(full.linear["factors"])) == (0.01, 30)
+    assert (full.data, full.rates) == ("cifar10", (0.1, 0.01))
+    assert (full.steps, BATCH_SIZE) == (15000, 128)
+    assert (min(full.factors), max(full.factors)) == (0.5, 4)
 
 
 def test_a_smoke_run_measures_each_part_once(tmp_path):
@@ -301,17 +250,16 @@ def test_a_smoke_run_measures_each_part_once(tmp_path):
     measurements = EXPERIMENT.run(
         tmp_path, "smoke", on_part=lambda *part: progress.append(part)
     )
-    assert progress[0] == ("", 0, 4)
-    assert progress[-1][1:] == (4, 4)
+    assert progress[0] == ("", 0, 2)
+    assert progress[-1][1:] == (2, 2)
     assert measurements == json.loads(json.dumps(measurements))
-    for network in ("vgg", "linear"):
-        for key in ("with", "without"):
-            (seed,) = measurements[network][key]
-            assert np.isfinite(seed["smoothness"]).all()
-    assert len(EXPERIMENT.rows(measurements)) == 16
-    assert len(EXPERIMENT.plot(measurements).axes) == 10
+    for network in measurements["curves"].values():
+        (seed,) = network["0.1"]
+        assert np.isfinite(seed["smoothness"]).all()
+    assert len(EXPERIMENT.rows(measurements)) == 5
+    assert len(EXPERIMENT.plot(measurements).axes) == 5
     again = []
     assert measurements == EXPERIMENT.run(
         tmp_path, "smoke", on_part=lambda *part: again.append(part)
     )
-    assert again == [("", 4, 4)]
+    assert again == [("", 2, 2)]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bn_keras.data import Shuffling
-from bn_keras.experiments import mnist
+from bn_keras.experiments import mnist_summary
+from bn_keras.experiments.answers import pack_answers
 from bn_keras.experiments.mnist import EXPERIMENT
 from bn_keras.experiments.mnist_training import (
     load_binary,
@@ -112,6 +113,7 @@ def test_training_matches_the_papers_formulas_and_observes_in_inference_mode(rec
     # One of the 360 images may be on the border between two classes.
     np.testing.assert_allclose(observations.accuracy, accuracy, atol=1.01 / 360)
     np.testing.assert_allclose(observations.percentiles, percentiles, rtol=0, atol=2e-4)
+    assert observations.correct.mean() == observations.accuracy[-1]
 
 
 def test_initial_weights_have_the_given_deviation():
@@ -175,15 +177,25 @@ def test_drift_is_the_movement_of_percentiles_in_widths():
         / np.mean([q[2] - q[0] for q in percentiles[:, :, unit]])
         for unit in range(7)
     ]
-    np.testing.assert_allclose(mnist.drift(percentiles), expected, rtol=1e-12)
+    np.testing.assert_allclose(mnist_summary.drift(percentiles), expected, rtol=1e-12)
     # Neither the scale nor the offset of the input matters.
-    np.testing.assert_allclose(mnist.drift(5 * percentiles - 3), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        mnist_summary.drift(5 * percentiles - 3), expected, rtol=1e-12
+    )
 
 
 @pytest.mark.fast
 def test_the_typical_unit_has_the_median_drift():
-    assert mnist.median_unit(np.array([5.0, 1.0, 3.0])) == 2
-    assert mnist.median_unit(np.array([4.0, 1.0, 3.0, 2.0])) == 3
+    assert mnist_summary.median_unit(np.array([5.0, 1.0, 3.0])) == 2
+    assert mnist_summary.median_unit(np.array([4.0, 1.0, 3.0, 2.0])) == 3
+
+
+IMAGES = 100
+
+
+def answers(*right):
+    """Return the packed answers of seeds that have so many of 100 images right."""
+    return [pack_answers(np.arange(IMAGES) < count) for count in right]
 
 
 def made_up(**changes):
@@ -193,53 +205,75 @@ def made_up(**changes):
         "drift": [0.2, 0.1],
         "unit": 3,
         "percentiles": [[-1, 0, 1], [-1.1, 0, 1], [-1, 0.1, 1], [-1, 0, 1.2]],
+        "correct": answers(98, 97),
     }
     without = {
         "accuracy": [[0.1, 0.3, 0.9, 0.94], [0.1, 0.2, 0.91, 0.9]],
-        "drift": [0.8, 0.5],
+        "drift": [0.8, 0.41],
         "unit": 9,
         "percentiles": [[0, 0, 0], [-1, 0, 1], [-2, 0, 3], [-4, 0, 5]],
+        "correct": answers(94, 93),
     }
+    networks = {BN_MLP.name: with_bn | changes, MLP.name: without}
     return {
         "scale": "default",
         "seconds": 1.0,
         "data": "mnist",
+        "images": IMAGES,
         "deviation": 0.01,
         "learning_rate": 0.5,
         "steps": [10, 20, 30, 40],
-        "networks": {BN_MLP.name: with_bn | changes, MLP.name: without},
+        "networks": networks,
+        "tuned": {
+            "deviation": 0.1,
+            "learning_rate": 1.0,
+            **{
+                key: {name: of[key] for name, of in networks.items()}
+                for key in ("accuracy", "correct")
+            },
+        },
     }
 
 
 @pytest.mark.fast
 def test_rows_hold_what_was_measured():
-    steps, best, last, drift = EXPERIMENT.rows(made_up())
-    assert steps.measured == "15 (10 to 20) with BN, 35 (30 to 40) without"
-    assert best.measured == "97.5 (97.0 to 98.0) with BN, 92.5 (91.0 to 94.0) without"
-    assert last.measured == "97.5 (97.0 to 98.0) with BN, 92.0 (90.0 to 94.0) without"
-    assert drift.measured == (
-        "0.150 (0.100 to 0.200) with BN, 0.650 (0.500 to 0.800) without"
+    steps, last, drift, tuned, tuned_steps = EXPERIMENT.rows(made_up())
+    assert steps.measured.startswith(
+        "15 (10 to 20) with BN, 35 (30 to 40) without: 2.4 times"
     )
-    assert steps.agrees is best.agrees is last.agrees is True
-    assert drift.agrees is True
+    assert last.measured == (
+        "97.5 (97.0 to 98.0) with BN, 92.0 (90.0 to 94.0) without; "
+        "difference 4.00 (1.00 to 8.00)"
+    )
+    assert last.n == "2 seeds, 100 pictures"
+    assert drift.measured.startswith(
+        "0.150 (0.100 to 0.200) with BN, 0.605 (0.410 to 0.800) without: 4.0 times"
+    )
+    assert [row.direction for row in (steps, last, drift)] == [
+        "undecided",  # 2 to 3 times, with two seeds
+        "yes",  # 1 to 8 of 100 pictures
+        "yes",
+    ]
+    # The baseline at its best is not in the paper.
+    assert {(row.paper, row.direction) for row in (tuned, tuned_steps)} == {("-", None)}
+    assert "rate 1, deviation 0.1" in tuned.claim
     json.dumps(EXPERIMENT.rows(made_up()))
 
 
 @pytest.mark.fast
-def test_one_seed_that_contradicts_a_claim_is_enough():
+def test_a_training_that_never_exceeds_contradicts_the_claim():
     worse = made_up(
         accuracy=[[0.8, 0.95, 0.96, 0.98], [0.8, 0.8, 0.9, 0.89]], drift=[0.2, 0.6]
     )
-    steps, best, last, drift = EXPERIMENT.rows(worse)
+    steps, _, drift, *_ = EXPERIMENT.rows(worse)
     assert steps.measured == "not exceeded in 1 of 2 trainings"
-    assert steps.agrees is best.agrees is last.agrees is False
-    assert drift.agrees is False
+    assert (steps.direction, drift.direction) == ("no", "undecided")
 
 
 @pytest.mark.fast
 def test_a_drift_of_nan_decides_nothing():
-    drift = EXPERIMENT.rows(made_up(drift=[0.2, float("nan")]))[-1]
-    assert drift.agrees is None
+    drift = EXPERIMENT.rows(made_up(drift=[0.2, float("nan")]))[2]
+    assert drift.direction == "undecided"
 
 
 @pytest.mark.fast
@@ -251,8 +285,10 @@ def test_the_axis_starts_at_0_if_a_curve_would_be_below_it():
 @pytest.mark.fast
 def test_the_figure_has_the_axes_of_the_paper():
     figure = EXPERIMENT.plot(made_up())
-    accuracy, without, with_bn = figure.axes
-    assert accuracy.get_ylim() == (0.7, 1)
+    accuracy, tuned, without, with_bn = figure.axes
+    assert accuracy.get_ylim() == tuned.get_ylim() == (0.7, 1)
+    assert accuracy.get_title() == "(a) rate 0.5, deviation 0.01"
+    assert tuned.get_title() == "(a) rate 1, deviation 0.1"
     assert [line.get_label() for line in accuracy.lines] == ["With BN", "Without BN"]
     assert [line.get_linestyle() for line in accuracy.lines] == ["-", "--"]
     np.testing.assert_allclose(accuracy.lines[0].get_xdata(), [0.01, 0.02, 0.03, 0.04])
@@ -274,12 +310,15 @@ def test_a_smoke_run_measures_each_part_once(tmp_path):
         parts.append((name, done, total))
 
     measurements = EXPERIMENT.run(tmp_path, "smoke", on_part=note)
-    assert parts == [("", 0, 2), ("bn-mlp-seed0", 1, 2), ("mlp-seed0", 2, 2)]
+    assert [name for name, *_ in parts] == [
+        *("", "bn-mlp-seed0", "mlp-seed0"),
+        *("", "bn-mlp-tuned-seed0", "mlp-tuned-seed0"),
+    ]
     parts.clear()
     assert EXPERIMENT.run(tmp_path, "smoke", on_part=note) == measurements
-    assert parts == [("", 2, 2)]
+    assert parts == [("", 2, 2), ("", 2, 2)]
     assert json.loads(json.dumps(measurements)) == measurements
     assert measurements["steps"] == [50, 100, 150, 200]
     assert measurements["networks"]["bn-mlp"]["accuracy"][0][-1] > 0.7
-    assert len(EXPERIMENT.rows(measurements)) == 4
+    assert len(EXPERIMENT.rows(measurements)) == 5
     EXPERIMENT.plot(measurements).canvas.draw()

@@ -34,8 +34,8 @@ def markdown(outputs):
 
 @pytest.mark.fast
 def test_a_table_is_markdown():
-    shown = notebook.table(("a", "b"), [(1, "x"), (2, "y")])
-    assert shown.data == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
+    shown = notebook.table(("a", "b"), [(1, "x"), (2, "|g|")])
+    assert shown.data == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | \\|g\\| |"
 
 
 @pytest.fixture
@@ -56,7 +56,8 @@ def test_an_experiment_is_measured_once_and_shown(made_up, tmp_path, displayed):
     texts = [shown.data for shown in displayed if isinstance(shown, Markdown)]
     assert texts[:2] == ["`made-up`", "`made-up`: 0 of 1 parts measured"]
     assert texts[3].startswith("`bn-keras reproduce made-up --scale default`: ")
-    assert "| The last value of the parabola [0, 1] | 1 | 1.0 | yes |" in texts[4]
+    row = "| The last value of the parabola [0, 1] | 1 | 1.0 | 1 seed | yes | yes |"
+    assert row in texts[4]
     assert texts[5] == f"**Set-up.** {made_up_experiment.SETUP}"
     assert texts[6] == "**Published run.** It went `up`."
     (image,) = (shown for shown in displayed if isinstance(shown, Image))

@@ -14,6 +14,7 @@ import pytest
 from bn_keras.experiments import parts
 from bn_keras.experiments.data_sets import load_data
 from bn_keras.experiments.parts import Part, measure
+from bn_keras.experiments.sources import commit, hash_sources
 
 
 def square(directories, folder, *, number):
@@ -229,6 +230,7 @@ import sys, time
 from pathlib import Path
 from bn_keras.experiments import parts
 from bn_keras.experiments.parts import Part, measure
+from bn_keras.experiments.sources import commit, hash_sources
 
 def wait(directories, folder, *, number):
     import os
@@ -269,7 +271,12 @@ def wait_until(condition, seconds=120):
 def test_a_result_file_has_the_arguments_the_seconds_and_the_result(tmp_path, clock):
     measure([Part("one", fail_at_three, {"number": 1})], tmp_path)
     facts = json.loads((tmp_path / "one.json").read_text())
-    assert facts["part"] == {"versions": parts.versions(), "arguments": {"number": 1}}
+    assert facts["part"] == {
+        "versions": parts.versions(),
+        "sources": hash_sources(fail_at_three),
+        "arguments": {"number": 1},
+    }
+    assert facts["commit"] == commit()
     assert facts["measured"] == 1
     assert facts["seconds"] == 2.5
 

@@ -196,3 +196,16 @@ def test_a_backend_other_than_tensorflow_is_refused(monkeypatch):
     message = r"need Keras' TensorFlow backend\. Received: jax\. Set KERAS_BACKEND"
     with pytest.raises(ValueError, match=message):
         build_loss_and_gradients(small_model(False), keras.losses.MeanSquaredError())
+
+
+def test_a_separable_convolution_may_be_the_first_layer():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.SeparableConv2D(4, 3, use_bias=False),
+            BatchNormalization(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    assert group_weights(model) == [[0, 1, 2, 3], [4, 5]]

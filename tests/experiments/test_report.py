@@ -73,15 +73,18 @@ def test_the_report_has_all_rows_and_a_section_per_experiment(folder):
     page = Page(path.read_text(encoding="utf-8"))
     assert [one["id"] for one in page.of("section") if one] == ["made-up", "second"]
     assert [one["href"] for one in page.of("a")] == [
-        *["#made-up"] * 3, *["#second"] * 3
+        "#made-up", "#second"
     ]  # fmt: skip
-    assert len(page.of("tr")) == 1 + 6 + 2 * (1 + 3)
-    agrees = [one["class"] for one in page.of("td") if "class" in one]
-    assert agrees.count("yes") == agrees.count("no") == agrees.count("-") == 4
+    # The verdict counts of both experiments, and each one's own table.
+    assert len(page.of("tr")) == 1 + 2 + 2 * (1 + 3)
+    verdicts = [one["class"] for one in page.of("td") if "class" in one]
+    assert verdicts.count("yes") == 2 + 2  # a direction and a size
+    assert verdicts.count("no") == 2
     shown = " ".join("".join(page.text).split())
     for text in (
-        *("agree with 2 of 4 claims", "Scale default: minutes", "Not run: absent."),
-        *("The last value of the parabola [0, 1] 1 1.0 yes", "&amp;"),
+        *("Of 4 claims, 2 are confirmed, 2 contradicted, 0 undecided.",),
+        *("Scale default: minutes", "Not run: absent."),
+        *("The last value of the parabola [0, 1] 1 1.0 1 seed yes yes", "&amp;"),
         *("bn-keras reproduce second --scale default", "Duration0:00:00"),
         "is not markup, and these lines are one paragraph.",
         "What came out of the run in the repository It went up.",
@@ -98,7 +101,10 @@ def test_results_and_pages_cannot_inject_markup(folder):
     facts["versions"] = {SCRIPT: SCRIPT}
     facts["machine"] = {"cores": SCRIPT, "architecture": SCRIPT, "devices": [SCRIPT]}
     facts["rows"] = [
-        {"claim": SCRIPT, "paper": SCRIPT, "measured": SCRIPT, "agrees": None}
+        {
+            **{"claim": SCRIPT, "paper": SCRIPT, "measured": SCRIPT, "n": SCRIPT},
+            **{"direction": None, "size": None, "fact": SCRIPT},
+        }
     ]
     path.write_text(json.dumps(facts))
     text = write_report(folder, NAMES).read_text(encoding="utf-8")
@@ -106,9 +112,9 @@ def test_results_and_pages_cannot_inject_markup(folder):
     assert not {tag for tag, _ in page.elements} & {"script", "b"}
     assert len(page.of("img")) == 2
     assert all("src" in one and "onerror" not in one for one in page.of("img"))
-    # Its title, set-up, command, 2 of its versions, 3 of its machine, its row of 3 in
-    # both tables, and the other experiment's set-up.
-    assert "".join(page.text).count(SCRIPT) == 1 + 1 + 1 + 2 + 3 + 2 * 3 + 1
+    # Its title in both tables, set-up, command, 2 of its versions, 3 of its machine,
+    # its row of 4, and the other experiment's set-up.
+    assert "".join(page.text).count(SCRIPT) == 2 + 1 + 1 + 2 + 3 + 4 + 1
     assert page.of("img")[1]["alt"].startswith(SCRIPT)
 
 
@@ -130,7 +136,7 @@ def test_a_report_without_results_says_so(tmp_path):
     text = write_report(tmp_path, NAMES).read_text()
     assert "Not run: made-up, second, absent." in text
     assert "<table>" not in text
-    assert "agree" not in text
+    assert "confirmed" not in text
 
 
 @pytest.mark.fast

@@ -2,7 +2,15 @@
 
 import pytest
 
-from bn_keras.experiments.rows import cells, steps_to_accuracy, verdict
+from bn_keras.experiments.intervals import Interval
+from bn_keras.experiments.rows import (
+    Row,
+    cells,
+    count_seeds,
+    count_verdicts,
+    steps_to_accuracy,
+    with_interval,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -16,23 +24,37 @@ def test_a_curve_reaches_an_accuracy_between_its_points():
     assert steps_to_accuracy(*curve, 0.6) is None
 
 
+def test_a_row_has_texts_for_every_column_but_its_fact():
+    row = Row("a", "b", "c", "3 seeds", "undecided", fact="key")._asdict()
+    assert cells(row) == ("a", "b", "c", "3 seeds", "undecided", "-")
+
+
+@pytest.mark.parametrize("name", ["direction", "size"])
+@pytest.mark.parametrize("verdict", [True, False, "maybe"])
+def test_the_verdict_of_a_row_must_be_a_known_one(name, verdict):
+    with pytest.raises(KeyError):
+        cells(Row("a", "b", "c")._asdict() | {name: verdict})
+
+
+def test_directions_are_counted():
+    rows = [
+        Row("a", "b", "c", direction=x)._asdict() for x in ("yes", "no", "yes", None)
+    ]
+    assert count_verdicts(rows) == [2, 1, 0]
+
+
 @pytest.mark.parametrize(
-    ("gains", "expected"),
+    ("interval", "text"),
     [
-        ([1, 2], True),
-        ([1, -1], False),
-        ([-1, 0], False),
-        ([1, 0], None),
-        ([1, float("nan")], None),
-        ([], None),
+        ((6.54, 5.2, 7.2), "6.5 times (5.2 to 7.2)"),
+        ((1234.5, -0.5, 2e7), "1,234 times (-0.5 to 2e+07)"),
+        ((2.0, -float("inf"), float("inf")), "2.0 times"),
     ],
 )
-def test_a_verdict_needs_every_seed(gains, expected):
-    assert verdict(gains) is expected
+def test_an_interval_is_written_with_its_estimate(interval, text):
+    assert with_interval(Interval(*interval), unit=" times") == text
 
 
-def test_the_verdict_of_a_row_must_be_one_of_three():
-    row = {"claim": "a", "paper": "b", "measured": "c", "agrees": None}
-    assert cells(row) == ("a", "b", "c", "-")
-    with pytest.raises(KeyError):
-        cells({**row, "agrees": "yes"})
+def test_what_an_interval_is_over_is_counted():
+    assert (count_seeds(1), count_seeds(3)) == ("1 seed", "3 seeds")
+    assert count_seeds(5, "10 pictures") == "5 seeds, 10 pictures"

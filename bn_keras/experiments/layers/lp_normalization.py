@@ -7,10 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from bn_keras.layer.arguments import standardize_axis
 from bn_keras.layer.axes import (
     reshape_for_broadcast,
     resolve_channel_axes,
-    standardize_axis,
+    resolve_weight_shape,
 )
 from bn_keras.layer.moving_statistics import update_average
 
@@ -21,15 +22,16 @@ class LpNormalization(keras.layers.Layer):
 
     `y = gamma * (x - mean) / norm + beta` with `norm = (E[|x|**p] + epsilon)**(1/p)`
     over the values of a channel; for `p = infinity`, `norm = max |x| + epsilon`. The
-    norm is that of the inputs "before shifting the mean", as in the paper; with
-    centered values, p = 2 would be BN itself. Inference uses moving averages of `mean`
-    and `norm`.
+    norm is that of the inputs "before shifting the mean", as in the paper. With
+    `centred`, it is that of `x - mean`, and p = 2 is BN itself. Inference uses moving
+    averages of `mean` and `norm`.
 
     Args:
         p: The exponent, 1 or more; may be `math.inf`.
         axis: The axis, or the axes, of the channels.
         momentum: The weight of the past in the moving averages, from 0 to 1.
         epsilon: Prevents a division by zero for a channel that is always 0.
+        centred: Whether the norm is that of the inputs after the mean is subtracted.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Raises:
@@ -56,6 +58,7 @@ class LpNormalization(keras.layers.Layer):
         axis: int | Sequence[int] = -1,
         momentum: float = 0.99,
         epsilon: float = 1e-3,
+        centred: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -65,12 +68,11 @@ class LpNormalization(keras.layers.Layer):
         self.axis = standardize_axis(axis)
         self.momentum = momentum
         self.epsilon = epsilon
+        self.centred = centred
 
     def build(self, input_shape: Any) -> None:
         """Create `gamma`, `beta`, `moving_mean`, `moving_norm`."""
-        shape = [
-            input_shape[axis] for axis in resolve_channel_axes(self.axis, input_shape)
-        ]
+        shape = resolve_weight_shape(self.axis, input_shape)
 
         def add(name, initializer, trainable):
             return self.add_weight(
@@ -94,7 +96,8 @@ class LpNormalization(keras.layers.Layer):
                 axis for axis in range(len(inputs.shape)) if axis not in channel_axes
             ]
             mean = ops.mean(inputs, axes, keepdims=True)
-            norm = self._norm(ops.abs(inputs), axes)
+            values = inputs - mean if self.centred else inputs
+            norm = self._norm(ops.abs(values), axes)
             for average, new in ((self.moving_mean, mean), (self.moving_norm, norm)):
                 new = ops.cast(ops.reshape(new, average.shape), average.dtype)
                 average.assign(update_average(average.value, new, 1 - self.momentum))
@@ -108,6 +111,7 @@ class LpNormalization(keras.layers.Layer):
             "axis": self.axis,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
+            "centred": self.centred,
         }
 
     @classmethod

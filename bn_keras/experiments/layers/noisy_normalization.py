@@ -5,10 +5,11 @@ from typing import Any
 
 import keras
 
+from bn_keras.layer.arguments import standardize_axis
 from bn_keras.layer.axes import (
     reshape_for_broadcast,
     resolve_channel_axes,
-    standardize_axis,
+    resolve_weight_shape,
 )
 from bn_keras.layer.batch_normalization import BatchNormalization
 
@@ -146,9 +147,7 @@ class NoisyBias(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Create `bias`."""
-        shape = [
-            input_shape[axis] for axis in resolve_channel_axes(self.axis, input_shape)
-        ]
+        shape = resolve_weight_shape(self.axis, input_shape)
         self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros")
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
