@@ -13,93 +13,16 @@ import json
 import math
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
+from benchmarks.derivatives import forward_mode, second_derivatives
+from benchmarks.peers import LIBRARIES, Layer, keras_layer, to_numpy
 from benchmarks.timing import provenance
-from bn_keras import BatchNormalization
 
-LIBRARIES = ("bn_keras", "Keras", "PyTorch", "Flax")
 # Values of one channel: biased variance 14 / 3, unbiased 14 / 2.
 THREE = np.array([[1.0], [2.0], [6.0]], "float32")
-
-
-def keras_layer(library, **settings):
-    """Return this package's layer or Keras' own."""
-    layers = {"bn_keras": BatchNormalization, "Keras": keras.layers.BatchNormalization}
-    return layers[library](**settings)
-
-
-def to_numpy(tensor) -> np.ndarray:
-    """Return a tensor of Keras as an array."""
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
-
-
-class Layer:
-    """A batch normalization of any library: train on arrays, read its statistics.
-
-    The new statistics replace the old ones at once.
-
-    Args:
-        library: One of `LIBRARIES`.
-        channels: Size of the last axis of its two-dimensional inputs.
-        half: Everything in float16.
-    """
-
-    def __init__(self, library, channels, half=False):
-        self.library = library
-        self.layer: Any
-        if library in ("bn_keras", "Keras"):
-            dtype = "float16" if half else None
-            self.layer = keras_layer(library, momentum=0.0, dtype=dtype)
-            self.layer.build((None, channels))
-        elif library == "PyTorch":
-            import torch
-
-            self.layer = torch.nn.BatchNorm1d(channels, momentum=1.0)
-            self.layer = self.layer.half() if half else self.layer
-        else:
-            import jax.numpy as jnp
-            from flax import nnx
-
-            self.layer = nnx.BatchNorm(
-                channels,
-                momentum=0.0,
-                use_running_average=False,
-                dtype=jnp.float16 if half else None,
-                param_dtype=jnp.float16 if half else jnp.float32,
-                rngs=nnx.Rngs(0),
-            )
-
-    def train(self, values):
-        """Normalize one mini-batch in training mode."""
-        if self.library in ("bn_keras", "Keras"):
-            self.layer(values, training=True)
-        elif self.library == "PyTorch":
-            import torch
-
-            self.layer(torch.tensor(values))
-        else:
-            self.layer(values)
-
-    @property
-    def mean(self):
-        """The population mean, as an array."""
-        return self._statistic("moving_mean", "running_mean", "mean")
-
-    @property
-    def variance(self):
-        """The population variance, as an array."""
-        return self._statistic("moving_variance", "running_var", "var")
-
-    def _statistic(self, keras_name, torch_name, flax_name):
-        if self.library in ("bn_keras", "Keras"):
-            return to_numpy(getattr(self.layer, keras_name))
-        if self.library == "PyTorch":
-            return getattr(self.layer, torch_name).numpy()
-        return np.asarray(getattr(self.layer, flax_name)[...])
 
 
 def stored_variance(library):
@@ -275,98 +198,6 @@ def frozen_statistics(library):
     return "yes, `frozen_statistics=True`"
 
 
-def second_derivatives(library):
-    """Return the relative error of a gradient of a gradient, in float64.
-
-    The function is a gradient penalty, the mean of `(slope - 1) ** 2` over the slopes
-    of `sum(tanh(y) * c)` with the layer's outputs `y`. The truth are central
-    differences.
-    """
-    draw = np.random.default_rng(3)
-    values, factors = draw.normal(size=(6, 2)), draw.normal(size=(6, 2))
-    if library == "PyTorch":
-        function, gradient = _torch_slope_function(factors)
-    elif library == "Flax":
-        function, gradient = _flax_slope_function(factors)
-    else:
-        function, gradient = _tensorflow_slope_function(library, factors)
-    truth, step = np.zeros_like(values), 1e-5
-    for index in np.ndindex(values.shape):
-        up, down = values.copy(), values.copy()
-        up[index] += step
-        down[index] -= step
-        truth[index] = (function(up) - function(down)) / (2 * step)
-    error = np.abs(np.asarray(gradient(values)) - truth).max() / np.abs(truth).max()
-    return f"{error:.0%} wrong" if error > 0.005 else "right"
-
-
-def _torch_slope_function(factors):
-    """Return the function of `second_derivatives`, and its gradient by PyTorch."""
-    import torch
-
-    layer = torch.nn.BatchNorm1d(2).double()
-    weights = torch.tensor(factors)
-
-    def slopes(x):
-        score = (torch.tanh(layer(x)) * weights).sum()
-        (slope,) = torch.autograd.grad(score, x, create_graph=True)
-        return (slope - 1).square().mean()
-
-    def function(values):
-        return slopes(torch.tensor(values, requires_grad=True)).item()
-
-    def gradient(values):
-        x = torch.tensor(values, requires_grad=True)
-        return torch.autograd.grad(slopes(x), x)[0].numpy()
-
-    return function, gradient
-
-
-def _flax_slope_function(factors):
-    """Return the function of `second_derivatives`, and its gradient by JAX."""
-    import jax
-    import jax.numpy as jnp
-    from flax import linen
-
-    jax.config.update("jax_enable_x64", True)
-    layer = linen.BatchNorm(
-        use_running_average=False, dtype="float64", param_dtype="float64"
-    )
-    state = layer.init(jax.random.key(0), jnp.zeros((6, 2)))
-
-    def score(x):
-        y, _ = layer.apply(state, x, mutable=["batch_stats"])
-        return (jnp.tanh(y) * factors).sum()
-
-    def slopes(x):
-        return ((jax.grad(score)(x) - 1) ** 2).mean()
-
-    return slopes, jax.grad(slopes)
-
-
-def _tensorflow_slope_function(library, factors):
-    """Return the function of `second_derivatives`, and its gradient by TensorFlow."""
-    import tensorflow as tf
-
-    layer = keras_layer(library, dtype="float64")
-    layer.build((None, 2))
-
-    def slopes(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            score = tf.reduce_sum(tf.tanh(layer(x, training=True)) * factors)
-        return tf.reduce_mean((tape.gradient(score, x) - 1) ** 2)
-
-    def gradient(values):
-        x = tf.constant(values)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            value = slopes(x)
-        return to_numpy(tape.gradient(value, x))
-
-    return lambda values: float(slopes(tf.constant(values))), gradient
-
-
 def population_estimate(library):
     """Return whether statistics can be estimated again for a trained model."""
     if library in ("Keras", "Flax"):
@@ -420,62 +251,6 @@ def folding(library):
     return {0: "after and before a convolution", 1: "after a convolution", 2: "no"}[
         left
     ]
-
-
-def forward_mode(library):
-    """Return whether `jvp` and `hessian` work in training mode; Keras on JAX."""
-    values, ones = np.array([[1.0], [2.0], [6.0]]), np.ones((3, 1))
-    if library == "PyTorch":
-        import torch
-
-        layer = torch.nn.BatchNorm1d(1, track_running_stats=False).double()
-        weights, jvp, hessian = torch.tensor(values), torch.func.jvp, torch.func.hessian
-        values, ones = torch.tensor(values), torch.tensor(ones)
-
-        def score_by_torch(x):
-            return (torch.tanh(layer(x)) * weights).sum()
-
-        score = score_by_torch
-    else:
-        import jax
-
-        values, ones = values.astype("float32"), ones.astype("float32")
-        weights, jvp, hessian = values, jax.jvp, jax.hessian
-        normalize = _jax_normalization(library, values)
-
-        def score_by_jax(x):
-            return (jax.numpy.tanh(normalize(x)) * weights).sum()
-
-        score = score_by_jax
-    works = {}
-    for name, run in {
-        "jvp": lambda: jvp(score, (values,), (ones,)),
-        "hessian": lambda: hessian(score)(values),
-    }.items():
-        try:
-            run()
-            works[name] = True
-        except (TypeError, NotImplementedError, RuntimeError):
-            works[name] = False
-    return ", ".join(f"`{name}`: {'yes' if ok else 'no'}" for name, ok in works.items())
-
-
-def _jax_normalization(library, values):
-    """Return the layer in training mode, as a function of JAX."""
-    if library == "Flax":
-        import jax
-        from flax import linen
-
-        layer = linen.BatchNorm(use_running_average=False)
-        state = layer.init(jax.random.key(0), values)
-        return lambda x: layer.apply(state, x, mutable=["batch_stats"])[0]
-    layer = keras_layer(library)
-    layer.build((None, 1))
-    trainable, others = (
-        [variable.value for variable in variables]
-        for variables in (layer.trainable_variables, layer.non_trainable_variables)
-    )
-    return lambda x: layer.stateless_call(trainable, others, x, training=True)[0]
 
 
 QUESTIONS = {

@@ -1,15 +1,15 @@
 """Compare an export of BN-Inception with Keras' own: `python -m benchmarks.export`.
 
-Measure the bytes on disk, the latency, and the seconds and memory of loading. ONNX
-Runtime and OpenVINO run the same folded network where they are installed. Every
-runtime has its own process and its default number of threads. They take turns, one
-request each, so that other load on the machine affects all of them.
+Measure the bytes on disk, the latency, the seconds and memory of loading, and the
+memory of each signature, of the embedded server and of exporting. ONNX Runtime and
+OpenVINO run the same folded network where they are installed. Every runtime has its own
+process and its default number of threads. They take turns, one request each, so that
+other load on the machine affects all of them.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import export_memory, processes
+from benchmarks.timing import provenance
+
+KIND = "savedmodel"
 BATCHES = (1, 8)
 SIDE = 224
 
@@ -33,9 +37,14 @@ def write_models(folder):
     # zero, and TensorFlow would remove the additions.
     model = build("BNInception", SIDE)
     ours = export_saved_model(model, folder / "ours")
+    constants = export_saved_model(model, folder / "constants", constants=True)
     theirs = folder / "keras" / "1"
     model.export(theirs, format="tf_saved_model", verbose=False)
-    models = {"bn_keras": ("savedmodel", ours), "Keras": ("savedmodel", theirs)}
+    models = {
+        "bn_keras": (KIND, ours),
+        "bn_keras, constants": (KIND, constants),
+        "Keras": (KIND, theirs),
+    }
     if find_spec("tf2onnx") and (find_spec("onnxruntime") or find_spec("openvino")):
         path = folder / "model.onnx"
         folded = fold_batch_normalization(model).model
@@ -49,7 +58,7 @@ def write_models(folder):
 
 def load(kind, path):
     """Return a function from a batch of images to the outputs of the network."""
-    if kind == "savedmodel":
+    if kind == KIND:
         import tensorflow as tf
 
         session = tf.compat.v1.Session(graph=tf.Graph())
@@ -75,11 +84,11 @@ def load(kind, path):
 def serve(kind, path):
     """Load, run once, then run the batch sizes that are read from standard input."""
     # Every server of that kind has imported these, so they are not measured.
-    __import__("tensorflow" if kind == "savedmodel" else kind)
-    before = peak()
+    __import__("tensorflow" if kind == KIND else kind)
+    before = processes.peak()
     start = time.perf_counter()
     run = load(kind, path)
-    loaded, loading = time.perf_counter() - start, peak() - before
+    loaded, loading = time.perf_counter() - start, processes.peak() - before
     images = {
         size: np.random.default_rng(size).random((size, SIDE, SIDE, 3), np.float32)
         for size in BATCHES
@@ -88,8 +97,8 @@ def serve(kind, path):
     report = {
         "load": loaded,
         "ready": time.perf_counter() - start,
-        "loading": loading / 1e6,
-        "peak": (peak() - before) / 1e6,
+        "loading": loading,
+        "peak": processes.peak() - before,
         "answer": np.asarray(first)[0, :8].tolist(),
     }
     print(json.dumps(report), flush=True)
@@ -97,14 +106,6 @@ def serve(kind, path):
         start = time.perf_counter()
         run(images[int(line)])
         print(time.perf_counter() - start, flush=True)
-
-
-def peak():
-    """Return the peak memory of this process in bytes."""
-    # `getrusage` would include the peak of the parent process.
-    status = Path("/proc/self/status").read_text()
-    (line,) = (x for x in status.splitlines() if x.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
 
 
 class Worker:
@@ -209,6 +210,15 @@ def table(relative):
     return "\n".join(lines)
 
 
+def memory_table(memory):
+    """Return the figures of `export_memory.measure` as a Markdown table."""
+    lines = [f"| | {' | '.join(memory)} |", "|---|" + "---|" * len(memory)]
+    for label in memory["bn_keras"]:
+        cells = [f"{x[label]:.1f}" if label in x else "" for x in memory.values()]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main():
     """Print the table and, with `--json`, write the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -225,14 +235,19 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         models = write_models(Path(folder))
         results, relative = measure(models, arguments.rounds, arguments.loads)
+        export_memory.write_tiny_model(Path(folder))
+        saved_models = {x: path for x, (kind, path) in models.items() if kind == KIND}
+        memory = export_memory.measure(saved_models)
     print(f"Relative to Keras' own export, BN-Inception {SIDE} x {SIDE}:\n")
     print(table(relative))
+    print("\nMemory in MB, and the seconds of exporting:\n")
+    print(memory_table(memory))
     if arguments.json:
         facts = {
-            "command": "python -m benchmarks.export --json FILE",
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU only",
+            **provenance("benchmarks.export"),
             "results": results,
             "relative to Keras": relative,
+            "memory, MB": memory,
         }
         arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
 

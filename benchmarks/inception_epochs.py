@@ -1,10 +1,10 @@
-"""Figures 2 and 3, trained longer than in `bn-keras reproduce inception`.
+"""Figures 2 and 3 at the paper's rates only, with one seed and any number of epochs.
 
 `python -m benchmarks.inception_epochs --cifar10-dir DIR`.
 
-Trains the five variants of figure 3 at the paper's rates, like the experiment at the
-scale `default` but with one seed, more epochs and the decay stretched over them.
-Prints the best accuracies, and the speed-up of each variant to Inception's best.
+Trains the five variants of figure 3 like `bn-keras reproduce inception`, the decay
+stretched over the epochs. Prints the best accuracies, and the speed-up of each variant
+to Inception's final accuracy.
 """
 
 import argparse
@@ -47,15 +47,15 @@ def run(
         parts[variant] = Part(
             f"{name}-seed{SEED}", function, {**arguments, "seed": SEED}
         )
-    results, seconds = measure(
+    measured = measure(
         list(parts.values()),
         workdir,
         {"cifar10": directory},
         jobs,
         lambda name, done, total: print(f"{done} of {total} {name}", flush=True),
     )
-    curves = {variant: [results[part.name]] for variant, part in parts.items()}
-    return {"seconds": seconds, "curves": curves}
+    curves = {variant: [measured.results[part.name]] for variant, part in parts.items()}
+    return {"seconds": measured.seconds, "curves": curves}
 
 
 def main():
@@ -78,8 +78,8 @@ def main():
         (speedup,) = speedups(curves, name)
         text = "never reached" if speedup is None else f"{speedup:.1f} times faster"
         print(
-            f"{name}: best {100 * accuracy:.1f}% at step {step:,}; Inception's best: "
-            f"{text}"
+            f"{name}: best {100 * accuracy:.1f}% at step {step:,}; Inception's final "
+            f"accuracy: {text}"
         )
     if options.json:
         facts = {**provenance("benchmarks.inception_epochs"), **results}

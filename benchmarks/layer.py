@@ -24,6 +24,7 @@ from benchmarks.layer_contenders import (
     tensorflow_contenders,
     tensorflow_layer,
 )
+from benchmarks.layer_grid import grid_rows, kernel_rows
 from benchmarks.timing import medians, provenance
 from bn_keras.models import BNInception
 
@@ -179,14 +180,29 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument(
+        "--grid",
+        action="store_true",
+        help="all modes, batches of 1 to 512, 1 to 4,096 channels (TensorFlow)",
+    )
+    parser.add_argument(
+        "--kernels",
+        action="store_true",
+        help="the measurements behind the constants of the TensorFlow kernels",
+    )
     parser.add_argument("--peak-memory-of", choices=["ours", "keras", "floor"])
     options = parser.parse_args()
     if options.peak_memory_of:
         print(peak_memory(options.peak_memory_of))
         return
-    rows = layer_rows(options.rounds) + growth_rows(options.rounds)
-    if BACKEND == "tensorflow":
-        rows += memory_rows() + training_rows(max(3, options.rounds // 5))
+    if options.grid:
+        rows = grid_rows(options.rounds)
+    elif options.kernels:
+        rows = kernel_rows(options.rounds)
+    else:
+        rows = layer_rows(options.rounds) + growth_rows(options.rounds)
+        if BACKEND == "tensorflow":
+            rows += memory_rows() + training_rows(max(3, options.rounds // 5))
     for row in rows:
         print(
             f"{row['case']:36} {row['metric']:20} ours {row['ours']:9.3f}  "

@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import serving_rest
 from benchmarks import serving_sections as sections
 from benchmarks.serving_contenders import Contender, Direct, Rest, Served
 from benchmarks.serving_requests import NETWORK, PIXELS, TINY, write_models
@@ -24,7 +25,8 @@ from benchmarks.timing import provenance
 from bn_keras.atomic_files import atomic_write
 
 PROGRAMS = "benchmarks.serving_processes"
-SECTIONS = ("network", "batching", "tiny", "load", "peers")
+SECTIONS = ("overhead", "network", "batching", "tiny", "load", "rest", "peers")
+TINY_SECTIONS = ("tiny", "load", "rest")
 NETWORKS = {
     "full": {"input_shape": (224, 224, 3)},
     "small": {
@@ -92,10 +94,21 @@ def summarize(facts):
         ):
             if values:
                 rows.append((f"{title}, {part}", min(values)))
-    for row in facts.get("tiny", ()):
-        if row["by"] == "gRPC" and row["concurrency"] == 1:
-            title = "tiny model: p50 over the direct call, ms"
-            rows.append((title, row["p50 over direct, ms"]))
+    for row in facts.get("overhead", ()):
+        if row["by"] == "served":
+            for title in (
+                "p50 over direct, ms",
+                "over direct / empty call",
+                "over direct and empty call, ms",
+            ):
+                rows.append((f"{row['model']}: {title}", row[title]))
+    for row in facts.get("rest_sizes", ()):
+        title = f"REST / gRPC, {row['megabytes']} MB {row['direction']}"
+        rows.append((title, row["REST / gRPC"]))
+    for row in facts.get("rest_beside", ()):
+        if "p99 / alone" in row:
+            title = f"tiny gRPC call beside {row['beside']}: p99 / alone"
+            rows.append((title, row["p99 / alone"]))
     for row in facts.get("load", ()):
         title = f"{row['model']}, 80% load, {row['arrivals']} arrivals: p99 / p50"
         rows.append((title, row["p99 / p50"]))
@@ -108,12 +121,17 @@ def measure(record, folder, options):
     if options.rounds is not None:
         effort = dataclasses.replace(effort, rounds=options.rounds)
     selected = options.sections or SECTIONS
-    with_network = set(selected) != {"tiny"} and not options.tiny_only
+    with_network = not options.tiny_only and not set(selected) <= {"tiny", "rest"}
     name = "small" if options.quick else "full"
     write_models(folder, NETWORKS[name] if with_network else None)
     cases = (TINY, NETWORK) if with_network else (TINY,)
     direct, ours = Direct(folder), start_server(folder, "ours")
     try:
+        if "overhead" in selected:
+            empty = start_server(folder, "empty")
+            rounds = sections.overhead(direct, empty, ours, effort)
+            record.follow("overhead", rounds)
+            empty.close()
         if "network" in selected:
             record.follow("network", sections.network(direct, ours, effort))
             record.put(images_per_second_per_core=per_core(record.facts["network"]))
@@ -121,7 +139,14 @@ def measure(record, folder, options):
             rest = Rest(ours, folder)
             record.follow("tiny", sections.tiny(direct, ours, rest, effort))
         if "load" in selected:
-            record.follow("load", sections.at_load({"ours": ours}, cases, effort))
+            empty = start_server(folder, "empty")
+            record.follow(
+                "load", sections.at_load({"ours": ours}, empty, cases, effort)
+            )
+            empty.close()
+        if "rest" in selected:
+            record.follow("rest_sizes", serving_rest.sizes(ours, folder, effort))
+            record.follow("rest_beside", serving_rest.beside(ours, folder, effort))
         if "batching" in selected:
             parameters = folder / "models" / NETWORK.model / "batching_parameters.txt"
             batched = start_server(folder, "ours-batched", "ours", parameters)
@@ -153,7 +178,9 @@ def measure_peers(record, folder, options, effort, direct, ours):
         # At most two rounds, since this section takes most of the time.
         fewer = dataclasses.replace(effort, rounds=min(2, effort.rounds))
         cases = (TINY, NETWORK)
-        record.follow("peers_load", sections.at_load(contenders, cases, fewer))
+        empty = start_server(folder, "empty")
+        record.follow("peers_load", sections.at_load(contenders, empty, cases, fewer))
+        empty.close()
         rows = [
             sections.round_row(
                 {
@@ -202,7 +229,7 @@ def main():
     parser.add_argument(
         "--tiny-only",
         action="store_true",
-        help="measure tiny and load, without BN-Inception",
+        help=f"measure {', '.join(TINY_SECTIONS)}, without BN-Inception",
     )
     parser.add_argument("--sections", nargs="+", choices=SECTIONS)
     parser.add_argument(
@@ -215,7 +242,7 @@ def main():
     options = parser.parse_args()
     if options.tiny_only:
         options.sections = [
-            name for name in options.sections or SECTIONS if name in ("tiny", "load")
+            name for name in options.sections or SECTIONS if name in TINY_SECTIONS
         ]
     record = Record(options.json)
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,7 @@
 """The programs under test as a client sees them, each in its own processes."""
 
 import base64
+import copy
 import http.client
 import json
 import os
@@ -99,15 +100,27 @@ class Contender:
 
 
 class Direct:
-    """Direct calls of the signatures, in a process without a server."""
+    """Direct calls of the signatures, in a process without a server.
+
+    Attributes:
+        pause: Seconds before each call.
+    """
 
     def __init__(self, folder):
         command = ["benchmarks.serving_processes", "direct", folder]
         self.contender = Contender("direct", command, folder)
+        self.pause = 0.0
+
+    def with_pauses(self, seconds):
+        """Return the same process, called with pauses."""
+        paused = copy.copy(self)
+        paused.pause = seconds
+        return paused
 
     def closed_loop(self, case, concurrency, seconds, minimum=1):
         """Call as `serving_load.closed_loop` does."""
-        return Load(**self.contender.ask([case, concurrency, seconds, minimum]))
+        settings = [case, concurrency, seconds, minimum, self.pause]
+        return Load(**self.contender.ask(settings))
 
     def close(self):
         """End the process."""

@@ -35,7 +35,11 @@ class Load:
 
 
 def closed_loop(
-    call: Callable[[], object], concurrency: int, seconds: float, minimum: int = 1
+    call: Callable[[], object],
+    concurrency: int,
+    seconds: float,
+    minimum: int = 1,
+    pause: float = 0.0,
 ) -> Load:
     """Call from several threads, each as soon as its previous call is answered.
 
@@ -44,11 +48,14 @@ def closed_loop(
         concurrency: Number of calls in flight at any time.
         seconds: Time after which no further call begins.
         minimum: Number of calls to make even if they take longer than that.
+        pause: Seconds to sleep before each call.
     """
     end = time.perf_counter() + seconds
     numbers = itertools.count()
 
     def begin():
+        if pause:
+            time.sleep(pause)
         now = time.perf_counter()
         return now if next(numbers) < minimum or now < end else None
 

@@ -51,26 +51,104 @@ def request_input(folder, case):
 
 
 def direct(folder):
-    """Answer lines of `[case, threads, seconds, minimum]` with a `Load`."""
-    import tensorflow as tf
+    """Answer lines of `[case, threads, seconds, minimum, pause]` with a `Load`.
 
-    models = load_models(folder)
+    The models are loaded and called as in the server: through TensorFlow's session,
+    which is faster than the functions of `tf.saved_model.load`.
+    """
+    from bn_keras_serving.servable.servable import Servable
+
+    models = {
+        path.name: Servable(1, path / "1")
+        for path in sorted((folder / "models").iterdir())
+    }
 
     def make_call(case):
-        function = models[case.model].signatures[case.signature]
+        signature = models[case.model].signatures[case.signature]
         name, array = request_input(folder, case)
-
-        def call():
-            outputs = function(**{name: tf.constant(array)})
-            return {key: value.numpy() for key, value in outputs.items()}
-
-        return call
+        return lambda: signature.compute({name: array})
 
     send({})
     for line in sys.stdin:
         case, *settings = json.loads(line)
         load = closed_loop(make_call(Case(*case)), *settings)
         send(vars(load))
+
+
+def empty(folder):
+    """Answer every request of the benchmark with the bytes of its answer at once.
+
+    This is the time that gRPC's own Python server takes, without a model.
+    """
+    from concurrent import futures
+
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2
+
+    answers = {}
+    for path in (folder / "requests").glob("*.predict"):
+        answer = np.load(path.with_suffix(".answer.npy"))
+        response = predict_pb2.PredictResponse()
+        response.model_spec.CopyFrom(
+            predict_pb2.PredictRequest.FromString(path.read_bytes()).model_spec
+        )
+        response.outputs["y"].CopyFrom(tf.make_tensor_proto(answer))
+        answers[path.stat().st_size] = response.SerializeToString()
+    server = grpc.server(
+        futures.ThreadPoolExecutor(16),
+        options=[("grpc.max_receive_message_length", -1)],
+    )
+    handler = grpc.unary_unary_rpc_method_handler(
+        lambda request, context: answers[len(request)]
+    )
+    service, method = PREDICT.strip("/").split("/")
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {method: handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    send({"address": f"127.0.0.1:{port}", "method": PREDICT, "form": "predict"})
+    sys.stdin.read()
+
+
+def poster(folder):
+    """Post documents without a pause: answer `[address, path, file]` with the count.
+
+    A line without an address ends the posting. The process is separate from the one
+    that measures, so that the two do not compete for an interpreter.
+    """
+    import http.client
+
+    stop, counts = threading.Event(), []
+
+    def post(address, path, body):
+        connection = http.client.HTTPConnection(address, timeout=120)
+        count = 0
+        while not stop.is_set():
+            connection.request("POST", path, body)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise RuntimeError(answer.read())
+            answer.read()
+            count += 1
+        counts.append(count)
+
+    send({})
+    thread = None
+    for line in sys.stdin:
+        question = json.loads(line)
+        if question:
+            address, path, file = question
+            stop.clear()
+            body = Path(file).read_bytes()
+            thread = threading.Thread(target=post, args=(address, path, body))
+            thread.start()
+            send({})
+        else:
+            stop.set()
+            thread.join()
+            send({"posted": counts[-1]})
 
 
 def ours(folder, batching=None):
@@ -210,6 +288,5 @@ def kserve(folder):
 
 if __name__ == "__main__":
     kind, *paths = sys.argv[1:]
-    {"direct": direct, "ours": ours, "ray": ray, "kserve": kserve}[kind](
-        *map(Path, paths)
-    )
+    programs = (direct, empty, poster, ours, ray, kserve)
+    {program.__name__: program for program in programs}[kind](*map(Path, paths))

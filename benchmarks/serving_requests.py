@@ -43,10 +43,26 @@ def write_models(folder, network):
         input_signature=[tf.TensorSpec([None], tf.string, "x")],
         autograph=False,
     )
+    # Large documents in one direction only.
+    tiny.total = tf.function(
+        lambda x: {"y": tf.reduce_sum(x)},
+        input_signature=[tf.TensorSpec([None, 4], tf.float32, "x")],
+        autograph=False,
+    )
+    tiny.rows = tf.function(
+        lambda x: {"y": tf.reshape(tf.sin(tf.range(4.0 * x)), [-1, 4])},
+        input_signature=[tf.TensorSpec([], tf.float32, "x")],
+        autograph=False,
+    )
     tf.saved_model.save(
         tiny,
         f"{folder}/models/tiny/1",
-        signatures={"serving_default": tiny.double, "text": tiny.text},
+        signatures={
+            "serving_default": tiny.double,
+            "text": tiny.text,
+            "total": tiny.total,
+            "rows": tiny.rows,
+        },
     )
     cases = [TINY, TEXT]
     if network is not None:

@@ -11,6 +11,8 @@ from benchmarks.serving_load import (
 from benchmarks.serving_requests import NETWORK, PIXELS, TEXT, TINY
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
+# About what a call takes without its model: its messages, and the switches of threads.
+PAUSE_SECONDS = 0.001
 # Concurrency of the direct calls: on few cores more threads gain nothing.
 THREADS = (1, 2, 4)
 # For requests of eight images: a longer queue would take many seconds.
@@ -134,6 +136,44 @@ def _relative_to_direct(figures, cell):
     return round_row(row)
 
 
+def overhead(direct, empty, served, effort):
+    """Yield rows of single calls: what serving adds to a direct call.
+
+    The yardstick is a call of gRPC's own Python server with the same bytes and no
+    model. A model that is called after a pause, as a server calls it, takes longer than
+    in a loop without pauses, since its threads and caches have gone cold meanwhile;
+    `direct after a pause` shows that part.
+    """
+    contenders = {
+        "direct": direct,
+        "direct after a pause": direct.with_pauses(PAUSE_SECONDS),
+        "empty call": empty,
+        "served": served,
+    }
+    # The model takes most of the time: many calls, for the difference of two medians.
+    effort = dataclasses.replace(effort, network=3 * effort.network)
+    cells = [
+        (name, target, case, 1)
+        for case in (TINY, NETWORK)
+        for name, target in contenders.items()
+    ]
+    for figures in take_turns(cells, effort):
+        rows = []
+        for (name, case, concurrency), row in figures.items():
+            row = {"model": case.model, "by": name, **row}
+            if name == "served":
+                direct_ms = figures["direct", case, concurrency]["p50 ms"]
+                after_pause = figures["direct after a pause", case, concurrency]
+                over = row["p50 ms"] - direct_ms
+                empty_ms = figures["empty call", case, concurrency]["p50 ms"]
+                row["p50 over direct, ms"] = over
+                row["over direct / empty call"] = over / empty_ms
+                row["over direct and empty call, ms"] = over - empty_ms
+                row["of it, the pause, ms"] = after_pause["p50 ms"] - direct_ms
+            rows.append(round_row(row))
+        yield rows
+
+
 def batching(plain, batched, effort):
     """Yield rows of BN-Inception, with and without batching of single images."""
     longer = dataclasses.replace(effort, network=2 * effort.network)
@@ -183,13 +223,16 @@ def tiny(direct, served, rest, effort):
         ]
 
 
-def at_load(contenders, cases, effort, share=0.8):
+def at_load(contenders, empty, cases, effort, share=0.8):
     """Yield rows of latencies at a fraction of the highest throughput.
 
-    The highest throughput is measured again just before each load.
+    The highest throughput is measured again just before each load. The same load is
+    given to a server without a model: its ratio is that of the machine, on which the
+    clients run too.
 
     Args:
         contenders: Dict from name to `Served`.
+        empty: The server without a model, a `Served`.
         cases: Cases to call.
         effort: An `Effort`.
         share: Fraction of the throughput with 16 calls in flight.
@@ -206,12 +249,13 @@ def at_load(contenders, cases, effort, share=0.8):
                 ):
                     times = make(share * peak, seconds)
                     load = target.open_loop(case, times, CLIENTS)
+                    without_model = empty.open_loop(case, times, CLIENTS)
                     row = {"highest a second": peak, **summary(load)}
                     row["p99 / p50"] = row["p99 ms"] / row["p50 ms"]
-                    perfect = perfect_queue(times, 1 / peak)
-                    row["p99 / p50, perfect queue"] = perfect.percentile(
-                        99
-                    ) / perfect.percentile(50)
+                    row["p99 / p50, empty call"] = _spread(without_model)
+                    row["p99 / p50, perfect queue"] = _spread(
+                        perfect_queue(times, 1 / peak)
+                    )
                     rows_of.setdefault((name, case, arrivals), []).append(row)
         yield [
             round_row(
@@ -224,6 +268,10 @@ def at_load(contenders, cases, effort, share=0.8):
             )
             for (name, case, arrivals), rows in rows_of.items()
         ]
+
+
+def _spread(load):
+    return load.percentile(99) / load.percentile(50)
 
 
 def peers(direct, contenders, effort):

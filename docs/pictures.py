@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation: `python -m docs.pictures`.
+"""Draw the pictures of the documentation, for `python -m docs.pages`.
 
 Each picture is a small SVG file of plain shapes and text, drawn from what was measured
 (`benchmarks/results/`) or from a model that is folded on the spot.
@@ -195,33 +195,43 @@ def _draw_graph(picture, model, left, title, folded):
 
 
 def draw_export():
-    """Draw latency and size of Keras' own export and of the folded one."""
-    facts = json.loads((RESULTS / "export.json").read_text())["results"]
-    names = {"Keras": "Keras' export", "bn_keras": "folded export", "int8": "int8"}
-    names = {key: words for key, words in names.items() if key in facts}
-    groups = [
-        ("latency, batch 1", 1e3, "ms"),
-        ("latency, batch 8", 1e3, "ms"),
-        ("bytes", 1e-6, "MB"),
-    ]
-    titles = {"bytes": "size on disk"}
+    """Draw latency and size of this package's exports, relative to Keras' own."""
+    facts = json.loads((RESULTS / "quantization.json").read_text())
+    results = facts["BN-Inception"]
+    names = {
+        "Keras float32": "Keras' export",
+        "bn_keras float32": "folded",
+        "bn_keras bfloat16": "folded, bfloat16",
+        "bn_keras int8": "folded, int8",
+    }
+    columns = ["latency, batch 1", "latency, batch 8", "size on disk"]
+    size = results["Keras float32"]["size"]
+    values = {
+        name: [
+            results[name]["clock, batch 1, over Keras"],
+            results[name]["clock, batch 8, over Keras"],
+            results[name]["size"] / size,
+        ]
+        for name in names
+    }
     picture = Svg(
         720,
-        70 + 62 * len(names),
-        "Latency and size of BN-Inception exported by Keras and by this package.",
+        84 + 46 * len(names),
+        "Latency and size of BN-Inception, exported by Keras and by this package in "
+        "float32, bfloat16 and int8, relative to Keras' export.",
     )
     picture.text(20, 26, "BN-Inception, 224 x 224, two CPU cores", 15, weight="600")
-    for column, (key, factor, unit) in enumerate(groups):
+    words = "relative to Keras' export; shorter is better"
+    picture.text(700, 26, words, 13, "end", GREY)
+    for column, title in enumerate(columns):
         left = 20 + 236 * column
-        largest = max(facts[name][key] for name in names)
-        picture.text(left, 54, titles.get(key, key), 13, fill=GREY)
+        picture.text(left, 54, title, 13, fill=GREY)
         for row, (name, words) in enumerate(names.items()):
-            top = 66 + 58 * row
-            length = 206 * facts[name][key] / largest
-            color = SLATE if name == "Keras" else BLUE
-            picture.rect(left, top, length, 24, color, radius=3)
-            value = f"{facts[name][key] * factor:.0f} {unit}"
-            picture.text(left, top + 42, f"{words}: {value}", 13)
+            top = 66 + 46 * row
+            ratio = values[name][column]
+            color = SLATE if name.startswith("Keras") else BLUE
+            picture.rect(left, top, 206 * min(ratio, 1), 14, color, radius=3)
+            picture.text(left, top + 31, f"{words}: {ratio:.2f}", 13)
     picture.save("export.svg")
 
 
@@ -271,12 +281,8 @@ def draw_figure_1():
     picture.save("figure_1.svg")
 
 
-def main():
+def draw_all():
     """Draw them all."""
     draw_folding()
     draw_export()
     draw_figure_1()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,19 @@
 """Fixtures that several folders of tests share."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from browser import browser, missing
 from optional import skip_or_fail
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Keep what is known of picture files out of the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 

@@ -7,9 +7,11 @@ pages again and compare.
 from docs.pages.comparison import comparison_page
 from docs.pages.papers import papers_page
 from docs.pages.performance import performance_page
+from docs.pages.results import PAPERS, page_of
 
 PAGES = {
     "comparison.md": comparison_page,
     "papers.md": papers_page,
     "performance.md": performance_page,
+    **{f"results/{name}.md": page_of(name) for name in PAPERS},
 }

@@ -45,6 +45,4 @@ What the differences mean in practice:
 - **Unbiased statistics.** The paper stores `m / (m - 1)` times the biased variance.
   `BatchNormalization(unbiased=False)` stores Keras' value.
 - **Second derivatives.** See [the measurements](performance.md#second-derivatives).
-- **Forward mode.** `jax.jvp` and `jax.jacfwd` do not work through this layer in training mode;
-  `jax.grad` any number of times and `jax.hessian` do.
 """

@@ -1,11 +1,17 @@
 """The sections on the layer: its speed, memory and second derivatives."""
 
+import bisect
+import itertools
+import math
+import re
+import statistics
+
 from docs.pages.markdown import load, number, source, table
 
 
 def layer_section():
     """Return the section on the speed and memory of the layer."""
-    facts, jax = load("layer"), load("layer_jax")
+    facts, jax, grid = load("layer"), load("layer_jax"), load("layer_grid")
 
     def ratios(rows, metric, peer):
         return {
@@ -71,11 +77,40 @@ the least memory traffic that an operation on two of them can have.
   {number(compiled[slow]["ours"])} ms compiled and {number(keras[slow]["ours"])} ms otherwise,
   Keras' layer {number(compiled[slow]["peer_value"])} and
   {number(keras[slow]["peer_value"])} ms.
-- Nothing here was measured on a GPU, and TensorFlow's fused kernel is used on CPUs only.
+- Nothing here was measured on a GPU.
+
+Beside Keras' layer in every mode, in a graph whose batch size is unknown, as in `fit`, by the number of
+values in a batch. Geometric means of the ratios of processor times, over batches of 1 to 512, 1 to
+4,096 channels, and 1, 49 and 1,024 positions:
+
+{_grid_table(grid)}
+
+An unknown batch counts as 64 examples when a kernel is chosen. The fused kernel repays its start-up
+from some 130,000 values on; a batch of a few examples may take half a millisecond longer than with
+Keras' layer. Keras' layer has no virtual batches: it is compared with its plain mode.
 
 {source(facts, "layer")}
 {source(jax, "layer_jax")}
+{source(grid, "layer_grid")}
 """
+
+
+def _grid_table(grid):
+    """Return the geometric means of the grid's ratios, by mode and size."""
+    limits = [2**12, 2**17, 2**20, 2**63]
+    heads = ["under 4,096", "to 130,000", "to a million", "a million and more", "all"]
+    rows = []
+    for metric in dict.fromkeys(row["metric"] for row in grid["rows"]):
+        ratios = [[] for _ in limits]
+        for row in grid["rows"]:
+            if row["metric"] == metric:
+                values = math.prod(map(int, re.findall(r"\d+", row["case"])))
+                ratios[bisect.bisect_right(limits, values)].append(row["ratio"])
+        means = [statistics.geometric_mean(x) if x else None for x in ratios]
+        means.append(statistics.geometric_mean(itertools.chain(*ratios)))
+        name = metric.removeprefix("ms, ").replace("ghost", "virtual batches")
+        rows.append([name, *(f"{x:.2f}" if x else "" for x in means)])
+    return table(["mode", *heads], rows)
 
 
 def derivatives_section():

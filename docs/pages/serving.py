@@ -41,27 +41,11 @@ def serving_section():
     processes = {row["by"]: row for row in facts["peers_processes"]}
     for key in ("processes", "seconds to the first answer", "resident MB"):
         rows.append([key, *(number(processes[by][key]) for by in peers)])
-    load_rows = [
-        [
-            {"tiny": "tiny model", "bn_inception": "BN-Inception"}[row["model"]],
-            row["arrivals"],
-            number(row["a second"]),
-            number(row["p50 ms"]),
-            number(row["p99 ms"]),
-            f"{row['p99 / p50']:.1f}",
-            f"{row['p99 / p50, perfect queue']:.1f}",
-        ]
-        for row in facts["load"]
-    ]
-    load_columns = [
-        "model",
-        "arrivals",
-        "requests a second",
-        "median, ms",
-        "99th percentile, ms",
-        "their ratio",
-        "ratio of a perfect queue",
-    ]
+    load_table = _load_table(
+        facts["load"],
+        {"tiny": "tiny model", "bn_inception": "BN-Inception"},
+        ("perfect queue", "ratio of a perfect queue"),
+    )
     network_rows = [
         [
             f"`{row['signature']}`",
@@ -103,13 +87,91 @@ One client alone waits for the 0.6 MB of its image to cross two Python processes
 
 At 80% of the highest throughput, with even and with random arrivals:
 
-{table(load_columns, load_rows)}
+{load_table}
 
 {run["minutes"]:.0f} minutes of mixed calls, including calls that must be refused: {run["calls"]:,} calls,
 {run["errors"]} errors, {run["growth of resident memory, per cent"]:.1f}% more resident memory
 ([serving_soak.json](../benchmarks/results/serving_soak.json)).
 
 {source(facts, "serving")}
+"""
+
+
+def overhead_section():
+    """Return the section on what the server adds to a model."""
+    facts = load("serving_overhead")
+    models = {"tiny": "tiny model", "bn_inception": "BN-Inception, one image"}
+    rows = []
+    for model, title in models.items():
+        by = {row["by"]: row for row in facts["overhead"] if row["model"] == model}
+        served = by["served"]
+        rows.append(
+            [
+                title,
+                f"{by['direct']['p50 ms']:.2f}",
+                f"{by['direct after a pause']['p50 ms']:.2f}",
+                f"{by['empty call']['p50 ms']:.2f}",
+                f"{served['p50 ms']:.2f}",
+                f"{served['p50 over direct, ms']:.2f}",
+            ]
+        )
+    columns = [
+        "model",
+        "direct call, ms",
+        "direct after a pause, ms",
+        "empty gRPC call, ms",
+        "served, ms",
+        "served over direct, ms",
+    ]
+    load_table = _load_table(
+        facts["load"], models, ("empty call", "ratio of empty calls")
+    )
+    size_rows = [
+        [
+            f"{row['megabytes']} MB",
+            row["direction"],
+            number(row["REST p50 ms"]),
+            number(row["gRPC p50 ms"]),
+            f"{row['REST / gRPC']:.1f}",
+        ]
+        for row in facts["rest_sizes"]
+    ]
+    size_columns = ["document", "direction", "REST, ms", "gRPC, ms", "ratio"]
+    beside_rows = [
+        [
+            row["beside"],
+            number(row["p50 ms"]),
+            number(row["p99 ms"]),
+            f"{row['p99 / alone']:.1f}",
+        ]
+        for row in facts["rest_beside"]
+    ]
+    beside_columns = ["beside", "median, ms", "99th percentile, ms", "of alone"]
+    return f"""\
+## What the server adds
+
+Median latencies of one client. A direct call runs the same graph through TensorFlow's session; an
+empty call is answered by gRPC's own Python server with the same bytes and no model. In a server a model
+runs after a pause, while the answer is sent and the next request comes: its threads and caches have gone
+cold, which takes as long as the second column says. Differences of some milliseconds of BN-Inception are
+within the noise of the model's own time.
+
+{table(columns, rows)}
+
+At 80% of the highest throughput:
+
+{load_table}
+
+A JSON document and a gRPC request with the same numbers:
+
+{table(size_columns, size_rows)}
+
+Large documents are converted in processes of their own. The tiny model over gRPC, while documents
+are posted one after the other:
+
+{table(beside_columns, beside_rows)}
+
+{source(facts, "serving_overhead")}
 """
 
 
@@ -130,3 +192,27 @@ table for a figure of your own. The network columns are for uint8 pixels / float
 
 {capacity.describe(rate)}
 """
+
+
+def _load_table(load, models, reference):
+    """Return the table of latencies under load.
+
+    Args:
+        load: The rows of the result file.
+        models: A dict from the name of a model to its title.
+        reference: What the ratio of the percentiles is compared with: the end of its
+            key, and the head of its column.
+    """
+    key, head = reference
+    columns = ["model", "arrivals", "requests a second", "median, ms"]
+    columns += ["99th percentile, ms", "their ratio", head]
+    rows = [
+        [
+            models[row["model"]],
+            row["arrivals"],
+            *(number(row[name]) for name in ("a second", "p50 ms", "p99 ms")),
+            *(f"{row[name]:.1f}" for name in ("p99 / p50", f"p99 / p50, {key}")),
+        ]
+        for row in load
+    ]
+    return table(columns, rows)

@@ -145,5 +145,7 @@ def test_a_short_run_with_the_tiny_model_writes_its_figures(tmp_path):
     for row in [*facts["tiny"], *facts["load"]]:
         assert "errors" not in row
         assert 0 < row["p50 ms"] <= row["p95 ms"] <= row["p99 ms"]
-    assert len(facts["summary"]) == 3
+    figures = {row["figure"] for row in facts["summary"]}
+    assert {"REST / gRPC, 1 MB in", "REST / gRPC, 8 MB out"} <= figures
+    assert all(np.isfinite(row["measured"]) for row in facts["summary"])
     assert "| gRPC | 1 |" in done.stdout

@@ -11,13 +11,15 @@ PACKAGES = {
     "bn_keras": ROOT / "bn_keras",
     "bn_keras_serving": ROOT / "serving" / "bn_keras_serving",
 }
+# Its modules are imported one by one: the client may have some of them only.
+COMMON = "bn_keras_serving.common"
 # The level of each module or package directly below the two; imports go to lower
 # levels only. A package is one unit: its modules import one another.
 LEVELS = {
     "bn_keras.atomic_files": 0,
     "bn_keras.devices": 0,
     "bn_keras.errors": 0,
-    "bn_keras.html_tables": 0,
+    "bn_keras.tables": 0,
     "bn_keras.images": 0,
     "bn_keras.keras_graph": 0,
     "bn_keras.layer": 0,
@@ -27,14 +29,16 @@ LEVELS = {
     "bn_keras.folding": 1,
     "bn_keras.models": 1,
     "bn_keras.population": 1,
-    "bn_keras.replacement": 1,
+    "bn_keras.quantization": 1,
+    "bn_keras.replacement": 2,
+    "bn_keras.diagnosis": 2,
     "bn_keras.evaluation": 2,
     "bn_keras.export": 2,
     "bn_keras.training": 2,
     "bn_keras.experiments": 3,
     "bn_keras.cli": 4,
     "bn_keras.__main__": 5,
-    "bn_keras_serving.client": 0,
+    "bn_keras_serving.client": 1,
     "bn_keras_serving.common": 0,
     "bn_keras_serving.configuration": 1,
     "bn_keras_serving.models": 2,
@@ -54,14 +58,23 @@ MAY_IMPORT_TENSORFLOW = {
     "bn_keras.export",
     "bn_keras.images",
     "bn_keras.layer",
+    "bn_keras.models",
+    "bn_keras.quantization",
     "bn_keras.training",
 }
 MAY_IMPORT_SERVING = {"bn_keras.cli"}
 # What the client may import beside the standard library; rich only inside a function,
 # since a client without a progress bar does not need it.
-CLIENT_IMPORTS = {"numpy", "grpc", "google", "bn_keras_serving.client"}
+CLIENT_IMPORTS = {
+    *("numpy", "grpc", "google", "bn_keras_serving.client"),
+    f"{COMMON}.messages",
+}
 OPTIONAL_CLIENT_IMPORTS = {"rich"}
-MAY_PLOT = {"bn_keras.cli", "bn_keras.evaluation", "bn_keras.experiments"}
+MAY_PLOT = {
+    "bn_keras.diagnosis",
+    *("bn_keras.cli", "bn_keras.evaluation", "bn_keras.experiments"),
+    "bn_keras.quantization",
+}
 
 
 def imported_names():
@@ -79,7 +92,7 @@ def imported_names():
                 elif isinstance(node, ast.ImportFrom):
                     assert node.level == 0, f"{module}: a relative import"
                     names = [node.module or ""]
-                    if node.module in PACKAGES:
+                    if node.module in PACKAGES or node.module == COMMON:
                         names = [f"{node.module}.{alias.name}" for alias in node.names]
                 else:
                     continue
@@ -140,7 +153,8 @@ def test_the_client_imports_no_tensorflow():
     for module, unit, name, at_the_top in imported_names():
         package = name.split(".")[0]
         if package == "bn_keras_serving":
-            package = ".".join(name.split(".")[:2])
+            depth = 3 if name.startswith(COMMON) else 2
+            package = ".".join(name.split(".")[:depth])
         allowed = CLIENT_IMPORTS | sys.stdlib_module_names
         if not at_the_top:
             allowed |= OPTIONAL_CLIENT_IMPORTS

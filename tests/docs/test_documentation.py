@@ -25,8 +25,8 @@ README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # A block of code, with the marks of a comment before it, such as <!-- test: slow -->.
 BLOCK = re.compile(
-    r"(?:^<!-- test: (?P<marks>.*) -->\n)?^(?P<indent> *)```(?P<language>python|sh)\n"
-    r"(?P<code>.*?)^ *```$",
+    r"(?:^<!-- test: (?P<marks>[^\n]*) -->\n)?"
+    r"^(?P<indent> *)```(?P<language>python|sh)\n(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
 # Python packages by the names that pages ask for.
@@ -141,7 +141,7 @@ def served(tmp_path_factory):
             keras.layers.Flatten(),
             keras.layers.Dense(10, use_bias=False),
             BatchNormalization(),
-            keras.layers.Softmax(name="probabilities"),
+            keras.layers.Softmax(name="predictions"),
         ]
     )
     export_saved_model(model, folder / "digits")
@@ -151,6 +151,7 @@ def served(tmp_path_factory):
 
 # What converters of others warn of.
 @pytest.mark.filterwarnings("ignore:.*np.object:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Statistics for quantized inputs:UserWarning")
 @pytest.mark.parametrize(("path", "runnable"), list(pages_with_code()))
 def test_the_code_of_every_page_runs(path, runnable, tmp_path, monkeypatch, request):
     """Run a page's blocks one after the other, as a reader does."""
@@ -326,7 +327,7 @@ def test_pictures_show_what_was_measured(draw, tmp_path, monkeypatch):
     draw()
     (drawn,) = tmp_path.iterdir()
     committed = ROOT / "docs" / "pictures" / drawn.name
-    assert drawn.read_bytes() == committed.read_bytes(), "run `python -m docs.pictures`"
+    assert drawn.read_bytes() == committed.read_bytes(), "run `python -m docs.pages`"
 
 
 @pytest.mark.fast

@@ -3,26 +3,26 @@
 import http.client
 import json
 import threading
-from concurrent import futures
 from types import SimpleNamespace
 
 import grpc
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    predict_pb2,
     regression_pb2,
 )
 
-from bn_keras_serving.common import tensors
+from bn_keras_serving.common.limits import Limits
 from bn_keras_serving.common.metrics import Metrics
 from bn_keras_serving.dispatch.deadline import UNLIMITED
 from bn_keras_serving.dispatch.error_mapping import StatusError
-from bn_keras_serving.rest import RestServer, json_tensors, json_text
+from bn_keras_serving.dispatch.request_log import RequestLogger
+from bn_keras_serving.dispatch.workers import Workers
+from bn_keras_serving.rest import json_numbers, json_tensors, json_text
+from bn_keras_serving.rest.server import RestServer
 
 METRICS = "/monitoring/prometheus/metrics"
 
@@ -41,17 +41,21 @@ def read_json(text, **inputs):
     """Decode a Predict document for inputs of the given types; return the arrays."""
     if not isinstance(text, str):
         text = json.dumps(text)
-    decoded = json_tensors.decode_inputs(
-        json_text.parse(text.encode()),
-        tensor_infos(**{name: (dtype, None) for name, dtype in inputs.items()}),
-    )
-    # TensorFlow's C++ code parses the protocol buffers.
-    return {
-        name: tensors.to_array(
-            tf.io.parse_tensor(proto.SerializeToString(), inputs[name])
-        )
-        for name, proto in decoded.tensors.items()
-    }
+    types = {name: dtype.as_datatype_enum for name, dtype in inputs.items()}
+    fast = json_numbers.decode(text.encode(), {"serving_default": types})
+    decoded = json_tensors.decode_inputs(json_text.parse(text.encode()), types)
+    if fast is not None:
+        assert fast[1].by_row == decoded.by_row
+        for name in inputs:
+            check_equal(fast[1].arrays[name], decoded.arrays[name])
+    return decoded.arrays
+
+
+def check_equal(array, expected):
+    """Check that two arrays have the same type, shape and bits."""
+    assert array.dtype == expected.dtype
+    assert array.shape == expected.shape
+    assert array.tobytes() == expected.tobytes()
 
 
 def signature(inputs, outputs, method="tensorflow/serving/predict"):
@@ -81,7 +85,9 @@ class DispatcherDouble:
         signatures: Name to `SignatureDef`, the same for every model.
         functions: Signature name to function from arrays to arrays.
         error: Exception to raise instead of running a model, if set.
-        requests: The method and the message of each request.
+        versions: Version, state and error of each version, the same for every model.
+        requests: The method and the message of each request. That of Predict has
+            arrays as its inputs.
         hold: Whether predictions wait until `release` is set.
         running: Set once a prediction waits.
         release: Set by a test to let predictions continue.
@@ -91,6 +97,7 @@ class DispatcherDouble:
     def __init__(self, names=("m",), error=""):
         self.models = SimpleNamespace(names=lambda: list(names))
         self.metrics = Metrics(self.models.names)
+        self.request_log = RequestLogger()
         self.signatures = SIGNATURES
         self.functions = {
             "": lambda x: {"y": 2 * x},
@@ -103,7 +110,9 @@ class DispatcherDouble:
         self.release = threading.Event()
         self.finished = threading.Event()
         self._names = names
-        self._load_error = error
+        self.versions = [(2, "AVAILABLE", "")]
+        if error:
+            self.versions.append((1, "END", error))
 
     def answer(self, api, request, deadline=UNLIMITED):
         self.requests.append((api, request))
@@ -120,6 +129,19 @@ class DispatcherDouble:
                 raise self.error
         return getattr(self, f"_{api}")(request)
 
+    def predict_arrays(self, spec, inputs, deadline=UNLIMITED):
+        request = SimpleNamespace(model_spec=spec, inputs=inputs)
+        return self.answer("Predict", request, deadline)
+
+    def input_types(self, spec):
+        if spec.name not in self._names:
+            details = f"Servable not found for request: Latest({spec.name})"
+            raise StatusError(grpc.StatusCode.NOT_FOUND, details)
+        return {
+            name: {alias: info.dtype for alias, info in definition.inputs.items()}
+            for name, definition in self.signatures.items()
+        }
+
     def _wait(self):
         if self.hold:
             self.running.set()
@@ -128,14 +150,11 @@ class DispatcherDouble:
 
     def _GetModelStatus(self, request):  # noqa: N802
         response = get_model_status_pb2.GetModelStatusResponse()
-        response.model_version_status.add(
-            version=2, state="AVAILABLE", status={"error_message": ""}
-        )
-        if self._load_error:
+        for version, state, error in self.versions:
             response.model_version_status.add(
-                version=1,
-                state="END",
-                status={"error_code": 2, "error_message": self._load_error},
+                version=version,
+                state=state,
+                status={"error_code": 2 if error else 0, "error_message": error},
             )
         return response
 
@@ -149,19 +168,12 @@ class DispatcherDouble:
         return response
 
     def _Predict(self, request):  # noqa: N802
-        function = self.functions[request.model_spec.signature_name]
-        arrays = {
-            name: tf.make_ndarray(proto) for name, proto in request.inputs.items()
-        }
-        return predict_pb2.PredictResponse(
-            outputs={
-                name: tensors.to_typed_fields(np.asarray(array))
-                for name, array in function(**arrays).items()
-            }
-        )
+        return self.functions[request.model_spec.signature_name](**request.inputs)
 
     def _Classify(self, request):  # noqa: N802
-        response = classification_pb2.ClassificationResponse()
+        response = classification_pb2.ClassificationResponse(
+            model_spec=request.model_spec
+        )
         for example in request.input.example_list.examples:
             classification = response.result.classifications.add()
             score = example.features.feature["x"].float_list.value[0]
@@ -169,7 +181,7 @@ class DispatcherDouble:
         return response
 
     def _Regress(self, request):  # noqa: N802
-        response = regression_pb2.RegressionResponse()
+        response = regression_pb2.RegressionResponse(model_spec=request.model_spec)
         for example in request.input.example_list.examples:
             score = example.features.feature["x"].float_list.value[0]
             response.result.regressions.add(value=score / 2 + 2)
@@ -182,19 +194,22 @@ class RunningRestServer:
     Args:
         dispatcher: The double; a new one by default.
         workers: Number of threads that run predictions.
+        limits: Keyword arguments of `Limits`.
         options: Further arguments of `RestServer`.
     """
 
-    def __init__(self, dispatcher=None, workers=2, **options):
+    def __init__(self, dispatcher=None, workers=2, limits=None, **options):
         self.dispatcher = dispatcher or DispatcherDouble()
-        self.workers = futures.ThreadPoolExecutor(workers)
-        options = {
-            "metrics_path": METRICS,
-            "message_bytes": 2**22,
-            "concurrent_requests": 8,
-            "workers": self.workers,
-        } | options
-        self.server = RestServer(self.dispatcher, "127.0.0.1", 0, **options)
+        self.workers = Workers(workers, "rest-worker")
+        self.information = Workers(2, "information")
+        options = {"host": "127.0.0.1", "port": 0, "metrics_path": METRICS} | options
+        self.server = RestServer(
+            self.dispatcher,
+            workers=self.workers,
+            information=self.information,
+            limits=Limits(**{"message_bytes": 2**22} | (limits or {})),
+            **options,
+        )
         self.port = self.address = None
 
     def __enter__(self):
@@ -205,7 +220,8 @@ class RunningRestServer:
     def __exit__(self, *_):
         self.dispatcher.release.set()
         self.server.stop(5)
-        self.workers.shutdown()
+        self.workers.stop(5)
+        self.information.stop(5)
 
     def request(self, method, path, body=None, **headers):
         """Send a request; return status, body and headers."""

@@ -10,8 +10,8 @@ from bn_keras import BatchNormalization
 class LoadedExport:
     """A SavedModel in the kind of session that TensorFlow Serving uses."""
 
-    def __init__(self, path):
-        self.session = tf.compat.v1.Session(graph=tf.Graph())
+    def __init__(self, path, config=None):
+        self.session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         with self.session.graph.as_default():
             self.meta = tf.compat.v1.saved_model.loader.load(
                 self.session, ["serve"], str(path)

@@ -7,6 +7,16 @@ from bn_keras import BatchNormalization
 from bn_keras.folding import fold_batch_normalization
 
 NORMALIZATIONS = (BatchNormalization, keras.layers.BatchNormalization)
+# The largest difference of a folded model, by the dtype of its layers.
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+
+
+def chain(shape, *steps, dtype="float32"):
+    """Return a Functional model that applies the steps; None is batch normalization."""
+    x = inputs = keras.Input(shape, dtype=dtype)
+    for step in steps:
+        x = (BatchNormalization() if step is None else step)(x)
+    return roughen(keras.Model(inputs, x))
 
 
 def all_layers(model):

@@ -59,6 +59,11 @@ CASES = {
     "far": case((64, 16, 2), (32, 16, 2), mean=1e4),
     "far masked": case((64, 16, 2), (32, 16, 2), mean=1e4, masked=(0.8, 0.3)),
     "one value each": case((1, 3), (1, 3)),
+    "large": case((32, 32, 32, 6), (16, 32, 32, 6)),
+    "large far masked": case((32, 32, 32, 6), (40, 32, 32, 6), 1e4, masked=(0.8, 0.3)),
+    # The kernel is chosen by the size of the batch, but alike in both replicas.
+    "one large": case((32, 32, 32, 6), (1, 32, 32, 6)),
+    "one folded": case((64, 7, 7, 33), (63, 7, 7, 33)),
     "debiased": case((6, 3), (2, 3), averaging="debiased"),
     "biased": case((6, 3), (2, 3), unbiased=False),
 }
@@ -77,6 +82,8 @@ REPRESENTATIVES = {
     "synchronized unknown empty",
     "synchronized one replica masked",
     "synchronized far",
+    "synchronized large",
+    "synchronized one large",
     "synchronized debiased",
     "unsynchronized unequal",
     "unsynchronized cumulative",

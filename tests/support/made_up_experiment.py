@@ -2,7 +2,7 @@
 
 from bn_keras.experiments.experiment import Experiment
 from bn_keras.experiments.parts import Part
-from bn_keras.experiments.rows import Row, mean_and_range
+from bn_keras.experiments.rows import Row, count_seeds, mean_and_range
 
 TITLE = "A parabola <b>& more</b>"
 # The number of seeds at each scale.
@@ -60,9 +60,16 @@ def rows(measurements):
     last = [seed["values"][-1] for seed in measurements["seeds"].values()]
     text = mean_and_range(last)
     return [
-        Row("The last value of the parabola [0, 1]", "1", text, max(last) == 1),
+        Row(
+            *("The last value of the parabola [0, 1]", "1", text),
+            count_seeds(len(last)),
+            *2 * ["yes" if max(last) == 1 else "no"],
+        ),
         Row('"><img src=x onerror=alert(1)>', "-", "&amp;"),
-        Row("The last value is below zero", "below 0", text, max(last) < 0),
+        Row(
+            *("The last value is below zero", "below 0", text, count_seeds(len(last))),
+            direction="yes" if max(last) < 0 else "no",
+        ),
     ]
 
 

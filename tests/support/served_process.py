@@ -146,6 +146,24 @@ def run_in_process(function, *arguments):
         process.join(60)
 
 
+@contextlib.contextmanager
+def start_process(function, *arguments):
+    """Run a function of an importable module beside the test, in a child process.
+
+    Its last argument is one end of a connection; yield the process' number and the
+    other end.
+    """
+    connection, child_connection = _processes.Pipe()
+    process = _processes.Process(target=function, args=(*arguments, child_connection))
+    process.start()
+    child_connection.close()
+    try:
+        yield process.pid, connection
+    finally:
+        connection.close()
+        process.join(60)
+
+
 def wait_until(condition, seconds=60.0):
     """Wait until a function returns something true, and return that."""
     end = time.monotonic() + seconds

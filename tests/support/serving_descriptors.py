@@ -7,7 +7,7 @@ Run it after an update of tensorflow-serving-api.
 from google.protobuf import descriptor_pb2
 from paths import ROOT
 
-DESCRIPTORS = ROOT / "serving/bn_keras_serving/client/tensorflow_serving.binpb"
+DESCRIPTORS = ROOT / "serving/bn_keras_serving/common/tensorflow_serving.binpb"
 
 
 def descriptor_set():

@@ -27,7 +27,9 @@ def train_small(workdir, epochs, distribution_name=None):
         population_batches=3,
     )
     digits = data.digits()
-    train_split = data.Arrays(digits.train.images[:320], digits.train.labels[:320])
+    # Two steps an epoch: after five, rounding has changed which of two almost equal
+    # values a pooling window takes, and weights by 1e-4.
+    train_split = data.Arrays(digits.train.images[:128], digits.train.labels[:128])
     # An odd number of test examples: the machines cannot divide them evenly.
     test_split = data.Arrays(digits.test.images[:301], digits.test.labels[:301])
     model, history = train(

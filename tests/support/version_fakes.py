@@ -89,8 +89,10 @@ def versions_factory(directory, loader):
     """Yield a function that creates and polls versions of model `m`; close them."""
     with contextlib.ExitStack() as stack:
 
-        def make(policy=LATEST, poll_seconds=60, load=loader):
-            versions = Versions("m", directory, policy, load, poll_seconds)
+        def make(policy=LATEST, poll_seconds=60, load=loader, **retries):
+            # By default the next poll tries a failed version again.
+            retries = {"retry_seconds": 0.0, **retries}
+            versions = Versions("m", directory, policy, load, poll_seconds, **retries)
             stack.callback(versions.close)
             versions.poll()
             return versions
