@@ -190,7 +190,7 @@ def test_a_loaded_version_does_not_need_its_files(served, root):
     assert version_and_factor(served, "emptied") == (2, 2.0)
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_no_graph_with_flipped_bits_crashes_the_process(served, root, saved, count):
     """Whether or not TensorFlow accepts a damaged graph, the process survives."""
     for seed in range(count):
