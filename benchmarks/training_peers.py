@@ -20,6 +20,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -208,13 +209,16 @@ def measure_speed(
             for process in processes:
                 process.kill()
                 process.join()
-    images = BATCH * steps
+    # The median, because an epoch in which the machine did something else counts less.
+    speeds = {
+        name: [BATCH * steps / value for value in seconds[name]] for name in names
+    }
     return {
         name: {
-            "images a second": round(images * rounds / sum(seconds[name]), 1),
-            "epochs": [round(images / value, 1) for value in seconds[name]],
+            "images a second": round(statistics.median(values), 1),
+            "epochs": [round(value, 1) for value in values],
         }
-        for name in names
+        for name, values in speeds.items()
     }
 
 

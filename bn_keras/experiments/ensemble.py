@@ -10,7 +10,12 @@ from bn_keras.evaluation import wilson_interval
 from bn_keras.experiments.drawing import BLACK, BLUE, ORANGE, add_caption
 from bn_keras.experiments.ensemble_member import predict_member
 from bn_keras.experiments.experiment import Experiment
-from bn_keras.experiments.intervals import Interval, has_size, is_above
+from bn_keras.experiments.intervals import (
+    UNDECIDED,
+    Interval,
+    has_size,
+    is_above,
+)
 from bn_keras.experiments.parts import Part
 from bn_keras.experiments.rows import Row, mean_and_range, with_interval
 from bn_keras.training import recipes
@@ -81,7 +86,9 @@ def compare(single: np.ndarray, multiple: np.ndarray, labels: Any) -> dict[str, 
         error of each member, and from `"ensemble"` to a list of one error. `"gains"` is
         a dict from `"multicrop"` and `"ensemble"` to `[gain, low, high]` over the line
         before, and from `"best"` to that of the ensemble over the best member's
-        multicrop.
+        multicrop. `"learning"` is the number of members whose accuracy with a single
+        crop is above twice chance, and `"learning gains"` are the gains if these alone
+        are the members that the ensemble of all is compared with.
 
     Example:
     ```python
@@ -100,21 +107,41 @@ def compare(single: np.ndarray, multiple: np.ndarray, labels: Any) -> dict[str, 
         "multicrop": multiple.argmax(-1) != labels,
         "ensemble": multiple.mean(0, keepdims=True).argmax(-1) != labels,
     }
-    z = NormalDist().inv_cdf(0.975)
-    means = {name: errors.mean(0) for name, errors in wrong.items()}
     best = wrong["multicrop"][wrong["multicrop"].mean(1).argmin()]
-    differences = {
-        **{after: means[before] - means[after] for before, after in pairwise(means)},
-        "best": best - means["ensemble"],
-    }
-    gains = {}
-    for name, gain in differences.items():
-        half = z * gain.std(ddof=1 if gain.size > 1 else 0) / np.sqrt(gain.size)
-        gains[name] = [float(gain.mean() + side * half) for side in (0, -1, 1)]
+    learning = wrong["single crop"].mean(1) < 1 - 2 / single.shape[-1]
+    learning_gains = {}
+    if learning.any():
+        learning_gains = _gains(
+            {
+                name: errors if name == "ensemble" else errors[learning]
+                for name, errors in wrong.items()
+            }
+        )
     return {
         "errors": {name: errors.mean(1).tolist() for name, errors in wrong.items()},
-        "gains": gains,
+        "gains": {
+            **_gains(wrong),
+            "best": _interval_over_images(best - wrong["ensemble"].mean(0)),
+        },
+        "learning": int(learning.sum()),
+        "learning gains": learning_gains,
     }
+
+
+def _gains(wrong):
+    """Return the gain of each line over the one before, errors `(members, images)`."""
+    means = {name: errors.mean(0) for name, errors in wrong.items()}
+    return {
+        after: _interval_over_images(means[before] - means[after])
+        for before, after in pairwise(means)
+    }
+
+
+def _interval_over_images(gain):
+    """Return the mean over images and its normal 95% interval."""
+    half = NormalDist().inv_cdf(0.975) * gain.std(ddof=1 if gain.size > 1 else 0)
+    half /= np.sqrt(gain.size)
+    return [float(gain.mean() + side * half) for side in (0, -1, 1)]
 
 
 def _rows(measurements):
@@ -136,25 +163,40 @@ def _rows(measurements):
     ]
     single, multiple, together = FIGURE_4.values()
     n = f"{members} networks, {images:,} pictures"
+    # The size of a gain over networks at chance says nothing about the paper's.
+    learning = measurements["learning"]
     for name, claim, paper in (
         ("multicrop", "multicrop instead of single crop", single - multiple),
         ("ensemble", "ensemble instead of one network, multicrop", multiple - together),
         # The paper compares with one network; this is a question of our own.
         ("best", "ensemble instead of its best member, multicrop", None),
     ):
-        gain = Interval(*(100 * value for value in measurements["gains"][name]))
+        gain = _in_points(measurements["gains"][name])
+        text, size = with_interval(gain, unit=" points"), None
+        if paper is not None:
+            size = has_size(gain, paper) if learning == members else UNDECIDED
+        if name in measurements["learning gains"] and learning < members:
+            other = _in_points(measurements["learning gains"][name])
+            text = (
+                f"{with_interval(other, unit=' points')} over the {learning} networks "
+                f"that learn; {text} over all"
+            )
         table.append(
             Row(
                 f"{claim}: reduction of the error (points)",
                 "-" if paper is None else f"more than 0 ({paper:.1f})",
-                with_interval(gain, unit=" points"),
+                text,
                 n,
                 None if paper is None else is_above(gain, 0),
-                None if paper is None else has_size(gain, paper),
+                size,
                 fact="" if paper is None else name,
             )
         )
     return table
+
+
+def _in_points(gain):
+    return Interval(*(100 * value for value in gain))
 
 
 def _interval(error, images):

@@ -108,6 +108,29 @@ def test_an_ensemble_is_compared_with_its_members_and_with_the_best():
 
 
 @pytest.mark.fast
+def test_members_at_chance_decide_no_size_and_the_gain_of_the_others_is_named():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 5, 400)
+    multiple = answers(rng, 4, 400, labels, 2.0)
+    multiple[1:3] = [1.0, 0.0, 0.0, 0.0, 0.0]  # right in a fifth of the images
+    comparison = ensemble.compare(multiple, multiple, labels)
+    assert comparison["learning"] == 2
+    first, last = (
+        comparison["errors"]["multicrop"][index] - comparison["errors"]["ensemble"][0]
+        for index in (0, 3)
+    )
+    gain, low, high = comparison["learning gains"]["ensemble"]
+    assert gain == pytest.approx((first + last) / 2)
+    assert low < gain < high
+    rows = EXPERIMENT.rows({"images": 400, "crops": 144, **comparison})
+    assert [row.size for row in rows[3:5]] == ["undecided", "undecided"]
+    texts = [row.measured.partition("; ")[0] for row in rows[3:]]
+    assert texts[1].startswith(f"{100 * gain:.1f} points ({100 * low:.1f} to ")
+    others = [text.endswith(" over the 2 networks that learn") for text in texts]
+    assert others == [True, True, False]
+
+
+@pytest.mark.fast
 def test_the_figure_has_one_square_per_line_and_a_dot_per_network(measurements):
     (axes,) = EXPERIMENT.plot(measurements).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == [
