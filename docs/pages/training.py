@@ -1,6 +1,10 @@
 """The section on data, training and evaluation."""
 
+from bn_keras.experiments.intervals import mean_interval
 from docs.pages.markdown import load, number, source, table
+
+# What is compared of two trainings on the same mini-batches.
+_ACCURACIES = ("training", "test")
 
 
 def training_section():
@@ -66,6 +70,8 @@ files is faster than records of the same files: {number(folder)} and {
     } images a
 second. {source(data, "data")}
 
+{_beside_keras(load("training_peers"))}
+
 The recipes after 600 steps on CIFAR-10 at a quarter of the width, one seed, the paper's own
 learning rates. Chance is 10%; so few steps show how the networks begin to learn, not their best accuracies.
 
@@ -90,3 +96,66 @@ Estimates of the full ImageNet runs of the paper's figure 3, from the training s
 
 {source(training, "training")}
 """
+
+
+def _beside_keras(facts):
+    """Return the comparison with Keras' `fit` and PyTorch."""
+    speeds = facts["speed"]
+    names = {
+        "bn_keras": "`bn_keras.training.train`",
+        "Keras": "Keras' `fit`, layer and folder reader",
+        "PyTorch": "PyTorch, pictures in memory",
+    }
+    speed_rows = [
+        [
+            names[name],
+            number(speed["images a second"]),
+            f"{number(min(speed['epochs']))} to {number(max(speed['epochs']))}",
+            f"{speeds['bn_keras']['images a second'] / speed['images a second']:.2f}",
+        ]
+        for name, speed in speeds.items()
+    ]
+    seeds = facts["accuracy"]
+    accuracy_rows = [
+        [
+            names[name] if name == "bn_keras" else "Keras' `fit` and layer",
+            *(_mean_and_range(row[name][key] for row in seeds) for key in _ACCURACIES),
+        ]
+        for name in ("bn_keras", "Keras")
+    ]
+    differences = []
+    for key in _ACCURACIES:
+        points = [100 * (row["bn_keras"][key] - row["Keras"][key]) for row in seeds]
+        differences.append("{:.1f} ({:.1f} to {:.1f})".format(*mean_interval(points)))
+    columns = [f"{key} accuracy (%)" for key in _ACCURACIES]
+    accuracy_rows.append(["difference (points)", *differences])
+    count = len(speeds["bn_keras"]["epochs"])
+    speed_columns = ["training", "images a second", "of each epoch", "`train` / this"]
+    slow = "".join(
+        f" {below} of the {count} epochs of {names[name]} took more than twice the median "
+        "time; the cause is not known."
+        for name, speed in speeds.items()
+        if (below := sum(x < speed["images a second"] / 2 for x in speed["epochs"]))
+    )
+    width, narrow = facts["width"], facts["accuracy width"]
+    steps = seeds[0]["steps"]
+    return f"""\
+BN-x5 at {width:g} of the width on CIFAR-10 from 32x32 PNG files, epoch by epoch in turns: median
+and range of {count} epochs. `train` augments as the recipe does, checks files, writes checkpoints and
+watches for divergence. Keras rescales and flips. PyTorch reads no files.{slow}
+
+{table(speed_columns, speed_rows)}
+
+At {narrow:g} of the width, both from the same initial weights on the same mini-batches,
+{steps} steps, {len(seeds)} seeds, 10,000 test pictures: mean and range over seeds, and the 95% interval of
+the paired difference. Keras tests with moving averages, `train` with the statistics that it
+estimates at the end.
+
+{table(["training", *columns], accuracy_rows)}
+
+{source(facts, "training_peers")}"""
+
+
+def _mean_and_range(values):
+    values = [100 * value for value in values]
+    return f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"

@@ -52,7 +52,8 @@ def test_a_short_run_measures_speed_and_accuracy(tmp_path):
     result = tmp_path / "result.json"
     command = [sys.executable, "-m", "benchmarks.training_peers"]
     command += ["--data-dir", tmp_path / "pictures", "--json", result]
-    command += ["--width", "0.0625", "--steps", "3", "--accuracy-steps", "5"]
+    command += ["--width", "0.0625", "--steps", "3"]
+    command += ["--accuracy-width", "0.0625", "--accuracy-steps", "5"]
     subprocess.run([*command, "--rounds", "2", "--seeds", "1"], cwd=ROOT, check=True)
     record = json.loads(result.read_text())
     assert {"bn_keras", "Keras"} <= set(record["speed"])
