@@ -6,8 +6,8 @@ width, for accuracy at an eighth. Two questions:
 - Images a second, pictures, augmentation and callbacks included. Each contender trains
   in a process of its own, and they take turns epoch by epoch. Keras has its own layer,
   `image_dataset_from_directory`, rescaling and random flips, which is less augmentation
-  than the recipe's. PyTorch, where it is installed, trains the same network on
-  pictures that are in memory already.
+  than the recipe's. PyTorch, where it is installed, trains the same network on one
+  random mini-batch in memory.
 - Accuracy by step: this package's `train`, and Keras' `fit` with Keras' layer on the
   same initial weights and mini-batches.
 
@@ -56,7 +56,7 @@ def copy_pictures(source: Path, target: Path, train: int, test: int) -> None:
 
 
 class Turn:
-    """A callback with which several trainings take turns epoch by epoch.
+    """Lets several trainings take turns epoch by epoch, and times the steps.
 
     Args:
         mine: A semaphore that is released when it is this training's turn.
@@ -133,7 +133,7 @@ def keras_model(folder: Path, width: float, seed: int = 0) -> Any:
 
 
 def train_pytorch(folder: Path, width: float, epochs: int, turn: Turn) -> None:
-    """Train the same network in PyTorch, on pictures that are in memory already."""
+    """Train the same network in PyTorch, on one random mini-batch in memory."""
     import torch  # pyright: ignore[reportMissingImports]
 
     # The optimizer imports it. After TensorFlow, which contains LLVM too, it crashes.

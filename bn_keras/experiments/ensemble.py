@@ -10,12 +10,7 @@ from bn_keras.evaluation import wilson_interval
 from bn_keras.experiments.drawing import BLACK, BLUE, ORANGE, add_caption
 from bn_keras.experiments.ensemble_member import predict_member
 from bn_keras.experiments.experiment import Experiment
-from bn_keras.experiments.intervals import (
-    UNDECIDED,
-    Interval,
-    has_size,
-    is_above,
-)
+from bn_keras.experiments.intervals import UNDECIDED, Interval, has_size, is_above
 from bn_keras.experiments.parts import Part
 from bn_keras.experiments.rows import Row, mean_and_range, with_interval
 from bn_keras.training import recipes

@@ -104,7 +104,7 @@ def _beside_keras(facts):
     names = {
         "bn_keras": "`bn_keras.training.train`",
         "Keras": "Keras' `fit`, layer and folder reader",
-        "PyTorch": "PyTorch, pictures in memory",
+        "PyTorch": "PyTorch, one mini-batch in memory",
     }
     speed_rows = [
         [
